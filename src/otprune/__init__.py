@@ -1,0 +1,1 @@
+"""Visual token pruning for multimodal language models by optimal transport."""

@@ -1,0 +1,25 @@
+"""The errors a user of otprune can meet; each message says what was wrong, what was expected and what to do."""
+
+
+class OTPruneError(ValueError):
+    """Base of every error that otprune raises on purpose."""
+
+
+class TokenError(OTPruneError):
+    """The tokens are not a finite floating (m, d) or (B, m, d) array."""
+
+
+class KeepError(OTPruneError):
+    """`keep` is neither a ratio in (0, 1] nor a number of tokens >= 1."""
+
+
+class WeightError(OTPruneError):
+    """The weights do not fit the tokens, or the method has no meaning for weights."""
+
+
+class UnsupportedError(OTPruneError):
+    """A model, a feature or a combination that otprune refuses rather than prune wrongly."""
+
+
+class MissingDependencyError(OTPruneError):
+    """An optional dependency is needed for what was asked, and is not installed."""
