@@ -1,1 +1,66 @@
 """Visual token pruning for multimodal language models by optimal transport."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+from otprune.budget import count
+from otprune.errors import (
+    KeepError,
+    MissingDependencyError,
+    OTPruneError,
+    TokenError,
+    UnsupportedError,
+    WeightError,
+)
+from otprune.selectors import (
+    METHODS,
+    DivPrune,
+    DPPPrune,
+    GridPrune,
+    HerdingPrune,
+    NormPrune,
+    OTPrune,
+    RandomPrune,
+    Reduction,
+    Selector,
+    TransportPrune,
+)
+
+if TYPE_CHECKING:
+    from otprune.engines.transformers import prune, prune_inputs
+
+__version__ = _version("otprune")
+
+__all__ = [
+    "METHODS",
+    "DPPPrune",
+    "DivPrune",
+    "GridPrune",
+    "HerdingPrune",
+    "KeepError",
+    "MissingDependencyError",
+    "NormPrune",
+    "OTPrune",
+    "OTPruneError",
+    "RandomPrune",
+    "Reduction",
+    "Selector",
+    "TokenError",
+    "TransportPrune",
+    "UnsupportedError",
+    "WeightError",
+    "count",
+    "prune",
+    "prune_inputs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The engine needs transformers, which the core does without.
+    if name in ("prune", "prune_inputs"):
+        from otprune.engines import transformers
+
+        return getattr(transformers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

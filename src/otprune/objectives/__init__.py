@@ -1,0 +1,1 @@
+"""What makes a set good: pure functions of tensors."""

@@ -1,0 +1,61 @@
+"""Transport with free mass: what it costs to move every token to its nearest kept one.
+
+When the kept tokens may carry any mass, the squared 2-Wasserstein distance between the full set
+(masses `p`) and the kept set `C` is `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2`: every token
+simply goes to its nearest kept one. The optimal masses are the shares `w_j` of the tokens that went
+to `j`; the plan's barycentric projection replaces `v_j` by the mean of those tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from otprune.search.ties import TOLERANCE
+from otprune.tokens import unit_rows
+
+Metric = Literal["cosine", "euclidean"]
+
+
+def embed(tokens: Tensor, metric: Metric) -> Tensor:
+    """Points whose squared Euclidean distance is the metric's, `(B, m, d)`, centred.
+
+    "cosine" puts every token on the unit sphere (a zero token at its centre), where the squared
+    distance is `2 - 2 cos`. Distances do not see the centring; rounding does: what tokens have in
+    common no longer drowns what tells them apart.
+    """
+    points = unit_rows(tokens) if metric == "cosine" else tokens
+    return points - points.mean(dim=-2, keepdim=True)
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """`|x_i - y_j|^2`, `(B, n, d)` and `(B, k, d)` to `(B, n, k)`, never negative."""
+    squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+    return (squares - 2 * (x @ y.mT)).clamp(min=0)
+
+
+def assign(points: Tensor, indices: Tensor) -> Tensor:
+    """For every token the position in `indices` of its nearest kept token, `(B, m)` int64.
+
+    A kept token belongs to itself, whatever its duplicates. Ties go to the lower position.
+
+    Args:
+        points: `(B, m, d)` from `embed`.
+        indices: `(B, k)`.
+    """
+    k = indices.shape[-1]
+    kept = points.gather(1, indices.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
+    distance = squared_distances(points, kept)
+    slack = TOLERANCE * points.square().sum(-1).amax(dim=-1)[:, None, None]
+    place = torch.arange(k, device=points.device)
+    tied = distance <= distance.amin(dim=-1, keepdim=True) + slack
+    nearest = torch.where(tied, place, k).amin(dim=-1)
+    return nearest.scatter(1, indices, place.expand_as(indices))
+
+
+def plan(assignment: Tensor, mass: Tensor, k: int) -> Tensor:
+    """The free-mass transport plan from kept tokens to all, `(B, k, m)`; rows sum to the masses."""
+    place = torch.arange(k, device=assignment.device).unsqueeze(-1)
+    return torch.where(assignment.unsqueeze(-2) == place, mass.unsqueeze(-2), 0.0)

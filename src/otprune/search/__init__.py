@@ -1,0 +1,1 @@
+"""How to find a good set: batched greedy searches that never wait for the device."""

@@ -1,0 +1,37 @@
+"""Greedy kernel herding without replacement. O(m k) after the kernel.
+
+Chen, Welling and Smola, "Super-samples from kernel herding", UAI 2010, equation 8. Departure: a
+token is kept once at most (they draw with replacement, from a continuum).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from otprune.search.ties import best
+
+
+def greedy(kernel: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
+    """Tokens in the order they were picked, `(B, k)` int64.
+
+    Step t keeps the token `x` of largest
+    `sum_i mass_i k(x, x_i) - sum_{j kept} k(x, x_j) / (t + 1)`.
+
+    Args:
+        kernel: `(B, m, m)`, symmetric, ones on the diagonal.
+        mass: `(B, m)`, sums to 1.
+        k: number of tokens, at most m.
+        rank: `(B, m)`, who wins ties (`ties.preference`).
+    """
+    batch, m = mass.shape
+    wanted = (kernel @ mass.unsqueeze(-1)).squeeze(-1)
+    got = torch.zeros_like(wanted)
+    taken = torch.zeros_like(wanted, dtype=torch.bool)
+    order = rank.new_empty(batch, k)
+    for t in range(k):
+        j = best((wanted - got / (t + 1)).masked_fill(taken, -torch.inf), rank, unit=1.0)
+        order[:, t : t + 1] = j
+        taken.scatter_(1, j, True)
+        got = got + kernel.gather(1, j.unsqueeze(-1).expand(-1, 1, m)).squeeze(1)
+    return order

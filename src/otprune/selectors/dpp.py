@@ -1,0 +1,35 @@
+"""Greedy determinantal point process on the cosine kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from otprune.objectives.logdet import Kernel
+from otprune.search import cholesky, ties
+from otprune.selectors.base import Selector
+from otprune.tokens import norms, unit_rows
+
+# Keeps the kernel of duplicates and of more tokens than features regular in float32.
+JITTER = 1e-4
+
+
+@dataclass(frozen=True)
+class DPPPrune(Selector):
+    """Keeps the tokens of largest `logdet(X_C X_C^T + jitter * I)`, greedily, `X` at unit rows.
+
+    The likeliest set of a determinantal point process on cosine similarity (Chen, Zhang and Zhou,
+    NeurIPS 2018), with no text in it.
+    """
+
+    name: ClassVar[str] = "dpp"
+    summary: ClassVar[str] = "greedy determinantal point process on cosine similarity"
+
+    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+        x = unit_rows(tokens)
+        K = Kernel(x, x)
+        return cholesky.greedy(
+            K.diagonal(), K.row, k, rank=ties.preference(norms(tokens)), shift=JITTER
+        )

@@ -1,0 +1,27 @@
+"""Evenly spaced tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from otprune.selectors.base import Selector
+
+
+@dataclass(frozen=True)
+class GridPrune(Selector):
+    """Keeps the middle token of each of k equal stretches of the sequence. A baseline.
+
+    Looks at positions alone: every picture of m tokens keeps the same ones.
+    """
+
+    name: ClassVar[str] = "grid"
+    summary: ClassVar[str] = "baseline: evenly spaced positions"
+
+    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+        batch, m, _ = tokens.shape
+        middle = (2 * torch.arange(k, device=tokens.device) + 1) * m // (2 * k)
+        return middle.expand(batch, k)

@@ -1,0 +1,23 @@
+"""Largest norms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from otprune.search import ties
+from otprune.selectors.base import Selector
+from otprune.tokens import norms
+
+
+@dataclass(frozen=True)
+class NormPrune(Selector):
+    """Keeps the tokens of largest Euclidean norm. A baseline: simple, and often bad."""
+
+    name: ClassVar[str] = "norm"
+    summary: ClassVar[str] = "baseline: the largest Euclidean norms"
+
+    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+        return ties.preference(norms(tokens)).argsort(dim=-1)[:, :k]

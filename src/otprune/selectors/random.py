@@ -1,0 +1,41 @@
+"""Uniformly random tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from otprune.errors import OTPruneError
+from otprune.selectors.base import Selector
+
+
+@dataclass(frozen=True)
+class RandomPrune(Selector):
+    """Keeps k positions drawn uniformly without replacement. A baseline.
+
+    The choice depends on the seed and m alone: the same on every device, for every picture of m
+    tokens and for every row of a batch. Vary the seed for independent draws.
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str] = "random"
+    summary: ClassVar[str] = "baseline: uniformly random positions, by seed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seed: object = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+            raise OTPruneError(f"seed={seed!r}: expected a non-negative whole number")
+        object.__setattr__(self, "seed", int(seed))
+
+    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+        batch, m, _ = tokens.shape
+        # On the CPU always: every device's generator is another one.
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
+        drawn = torch.randperm(m, generator=generator, device="cpu")[:k]
+        return drawn.to(tokens.device).expand(batch, k)

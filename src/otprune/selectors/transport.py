@@ -1,0 +1,54 @@
+"""Greedy on the true squared 2-Wasserstein distance with free mass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from torch import Tensor
+
+from otprune.errors import OTPruneError
+from otprune.objectives import transport
+from otprune.objectives.transport import Metric
+from otprune.search import cover, ties
+from otprune.selectors.base import Selector
+from otprune.tokens import norms, scale_down
+
+
+@dataclass(frozen=True)
+class TransportPrune(Selector):
+    """Keeps the tokens that all others are nearest to: facility location on squared distances.
+
+    Minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2` greedily: the squared 2-Wasserstein
+    distance from the full set to the kept one when the kept tokens may carry any mass.
+    The first pick is the best single token. Weights are the masses `p` of the full set.
+
+    Attributes:
+        metric: "cosine" measures between tokens at unit length (a zero token stays zero),
+            "euclidean" between tokens as they are.
+    """
+
+    metric: Metric = "cosine"
+
+    name: ClassVar[str] = "transport"
+    summary: ClassVar[str] = "true optimal transport with free mass: greedy facility location"
+    takes_weights: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric not in get_args(Metric):
+            raise OTPruneError(f'metric={self.metric!r}: expected "cosine" or "euclidean"')
+
+    @property
+    def assignment(self) -> Metric:
+        return self.metric
+
+    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+        points = transport.embed(scale_down(tokens)[0], self.metric)
+        mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
+        return cover.greedy(
+            transport.squared_distances(points, points),
+            mass / mass.shape[-1],
+            k,
+            rank=ties.preference(norms(tokens)),
+        )

@@ -1,0 +1,119 @@
+"""What a token array must be, and the normalisations that methods start from.
+
+All functions but the checks take `(B, m, d)` floating tensors. Every normalisation divides by the
+largest magnitude first, so that squares of 1e-30 or 1e30 neither vanish nor overflow in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprune.errors import TokenError, WeightError
+
+
+def check_tokens(tokens: Any) -> Tensor:
+    """`tokens` as a tensor of shape `(m, d)` or `(B, m, d)`, floating and finite, dtype untouched.
+
+    numpy arrays are converted. Finite means finite in float32, in which everything is computed.
+    The look for NaN and Inf is the one place where the host waits for the device.
+
+    Raises:
+        TokenError: says which of these the array is not.
+    """
+    if isinstance(tokens, np.ndarray):
+        if tokens.dtype.kind != "f":
+            raise TokenError(
+                f"tokens have dtype {tokens.dtype}: expected real floating numbers, convert first"
+            )
+        tokens = torch.from_numpy(np.ascontiguousarray(tokens))
+    if not isinstance(tokens, Tensor):
+        raise TokenError(
+            f"tokens are a {type(tokens).__name__}: expected a torch tensor or numpy array "
+            "of shape (m, d) or (B, m, d)"
+        )
+    shape = tuple(tokens.shape)
+    if tokens.ndim not in (2, 3):
+        raise TokenError(f"tokens have shape {shape}: expected (m, d) or (B, m, d)")
+    if tokens.numel() == 0:
+        raise TokenError(f"tokens have shape {shape}, which is empty: expected at least one token")
+    if not tokens.is_floating_point():
+        raise TokenError(
+            f"tokens have dtype {tokens.dtype}: expected real floating numbers, "
+            "convert with tokens.float()"
+        )
+    broken = int((~torch.isfinite(tokens.detach().float()).all(dim=-1)).sum())
+    if broken:
+        raise TokenError(
+            f"{broken} of {tokens.shape[:-1].numel()} tokens hold NaN or Inf (in float32): "
+            "mend the encoder's output first"
+        )
+    return tokens
+
+
+def check_weights(weights: Any, tokens: Tensor) -> Tensor:
+    """`weights` as a float32 tensor of mean 1 along the tokens, on the tokens' device.
+
+    One weight a token: shape `tokens.shape[:-1]`. Any real dtype, numpy arrays and lists too.
+
+    Raises:
+        WeightError: wrong shape, negative, not finite, or all zero.
+    """
+    try:
+        w = torch.as_tensor(weights, device=tokens.device)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise WeightError(f"weights are not numbers ({cause}): expected one a token") from cause
+    expected = tuple(tokens.shape[:-1])
+    if tuple(w.shape) != expected:
+        raise WeightError(
+            f"weights have shape {tuple(w.shape)}: expected one weight a token, shape {expected}"
+        )
+    if w.is_complex():
+        raise WeightError("weights are complex: expected non-negative real numbers")
+    w = w.detach().double()
+    if not bool(torch.isfinite(w).all()):
+        raise WeightError("weights hold NaN or Inf: expected finite, non-negative numbers")
+    if bool((w < 0).any()):
+        raise WeightError("weights hold negative numbers: expected non-negative ones")
+    largest = w.amax(dim=-1, keepdim=True)
+    if bool((largest == 0).any()):
+        raise WeightError("weights are all zero: at least one token must count")
+    # In float64, so that equal weights of any size become exactly 1.
+    w = w / largest
+    return (w * (w.shape[-1] / w.sum(dim=-1, keepdim=True))).float()
+
+
+def scale_down(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens divided by their largest magnitude, `(B, m, d)`, and that magnitude, `(B, 1, 1)`."""
+    size = tokens.abs().amax(dim=(-2, -1), keepdim=True)
+    return tokens / torch.where(size > 0, size, 1.0), size
+
+
+def _unit(x: Tensor, dim: int, weights: Tensor | None = None) -> Tensor:
+    size = x.abs().amax(dim=dim, keepdim=True)
+    x = x / torch.where(size > 0, size, 1.0)
+    square = x.square() if weights is None else x.square() * weights
+    norm = square.sum(dim=dim, keepdim=True).sqrt()
+    return torch.where(norm > 0, x / torch.where(norm > 0, norm, 1.0), 0.0)
+
+
+def unit_rows(tokens: Tensor) -> Tensor:
+    """Every token at Euclidean length one; a zero token stays zero."""
+    return _unit(tokens, dim=-1)
+
+
+def unit_columns(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Every feature (column) at length one over the tokens; a zero column stays zero.
+
+    With weights `(B, m)` of mean 1 the length is `sqrt(sum_i w_i x_i^2)`; a column that is zero
+    wherever the weight is not becomes zero, since the weighted set does not know of it.
+    """
+    return _unit(tokens, dim=-2, weights=None if weights is None else weights.unsqueeze(-1))
+
+
+def norms(tokens: Tensor) -> Tensor:
+    """Euclidean length of every token relative to the set's largest magnitude, `(B, m)`."""
+    return scale_down(tokens)[0].square().sum(dim=-1).sqrt()
