@@ -14,6 +14,8 @@ from otprune.errors import (
     UnsupportedError,
     WeightError,
 )
+from otprune.flops import kv_cache_bytes, prefill_flops
+from otprune.objectives.distances import exact_w2, free_mass_w2, gaussian_w2
 from otprune.selectors import (
     METHODS,
     DivPrune,
@@ -24,6 +26,7 @@ from otprune.selectors import (
     OTPrune,
     RandomPrune,
     Reduction,
+    Selection,
     Selector,
     TransportPrune,
 )
@@ -46,12 +49,19 @@ __all__ = [
     "OTPruneError",
     "RandomPrune",
     "Reduction",
+    "Selection",
     "Selector",
     "TokenError",
     "TransportPrune",
     "UnsupportedError",
     "WeightError",
+    "__version__",
     "count",
+    "exact_w2",
+    "free_mass_w2",
+    "gaussian_w2",
+    "kv_cache_bytes",
+    "prefill_flops",
     "prune",
     "prune_inputs",
 ]

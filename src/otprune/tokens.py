@@ -54,36 +54,35 @@ def check_tokens(tokens: Any) -> Tensor:
     return tokens
 
 
-def check_weights(weights: Any, tokens: Tensor) -> Tensor:
-    """`weights` as a float32 tensor of mean 1 along the tokens, on the tokens' device.
+def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
+    """`weights` as a float64 tensor of mean 1 along the last dimension, on the CPU.
 
-    One weight a token: shape `tokens.shape[:-1]`. Any real dtype, numpy arrays and lists too.
+    One weight a token: `shape` is `(m,)` or `(B, m)`. Any real dtype; numpy arrays and lists too.
 
     Raises:
         WeightError: wrong shape, negative, not finite, or all zero.
     """
     try:
-        w = torch.as_tensor(weights, device=tokens.device)
+        w = torch.as_tensor(weights, device="cpu")
     except (TypeError, ValueError, RuntimeError) as cause:
         raise WeightError(f"weights are not numbers ({cause}): expected one a token") from cause
-    expected = tuple(tokens.shape[:-1])
-    if tuple(w.shape) != expected:
+    if tuple(w.shape) != shape:
         raise WeightError(
-            f"weights have shape {tuple(w.shape)}: expected one weight a token, shape {expected}"
+            f"weights have shape {tuple(w.shape)}: expected one weight a token, shape {shape}"
         )
     if w.is_complex():
         raise WeightError("weights are complex: expected non-negative real numbers")
+    # float64 for two reasons: no real weight overflows, and equal weights become exactly 1.
     w = w.detach().double()
     if not bool(torch.isfinite(w).all()):
         raise WeightError("weights hold NaN or Inf: expected finite, non-negative numbers")
     if bool((w < 0).any()):
         raise WeightError("weights hold negative numbers: expected non-negative ones")
-    largest = w.amax(dim=-1, keepdim=True)
-    if bool((largest == 0).any()):
+    heaviest = w.amax(dim=-1, keepdim=True)
+    if bool((heaviest == 0).any()):
         raise WeightError("weights are all zero: at least one token must count")
-    # In float64, so that equal weights of any size become exactly 1.
-    w = w / largest
-    return (w * (w.shape[-1] / w.sum(dim=-1, keepdim=True))).float()
+    w = w / heaviest
+    return w * (w.shape[-1] / w.sum(dim=-1, keepdim=True))
 
 
 def scale_down(tokens: Tensor) -> tuple[Tensor, Tensor]:

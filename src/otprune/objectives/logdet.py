@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from otprune.objectives.certificate import Certificate, largest
 from otprune.search.cholesky import Elimination
 from otprune.tokens import unit_columns
 
@@ -63,37 +64,24 @@ def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kerne
     return Kernel(gamma * S * (1.0 if weights is None else weights.unsqueeze(-2)), S)
 
 
-@dataclass(frozen=True)
-class Trace:
-    """Value of a kept set and an upper bound on that of any set of its size, both in nats."""
-
-    value: float
-    bound: float
-
-
-def trace(K: Kernel, order: Tensor) -> Trace:
-    """`f` of a set and a bound on the best `f` of its size, found while walking through the set.
-
-    For any set A, `f(best of size k) <= f(A) + sum of the k largest log d2 of tokens not in A`
-    (monotone and submodular: Nemhauser, Wolsey and Fisher 1978). The bound is the least of these
-    over the walk's prefixes, the empty set first. It holds whatever order it is given; greedy
-    order makes it tight. Give a float64 kernel: then rounding is far below what the figures show.
+def certify(K: Kernel, order: Tensor) -> Certificate:
+    """Value of a kept set, in nats, and a bound on the best value of its size.
 
     Args:
-        K: of one set, B = 1.
-        order: `(k,)`, the kept tokens.
+        K: of one set, B = 1; in float64, so that rounding is far below what the figures show.
+        order: `(k,)`, the kept tokens in the order they were picked.
     """
     k = order.shape[0]
     state = Elimination(K.diagonal(), K.row, k, shift=1.0)
-    taken = torch.zeros_like(state.excess, dtype=torch.bool)
-    value = state.excess.new_zeros(())
-    bound = state.excess.new_full((), torch.inf)
+    taken = torch.zeros_like(state.excess[0], dtype=torch.bool)
+    value, bound = 0.0, float("inf")
     for t in range(k + 1):
-        gains = torch.log1p(state.excess).masked_fill(taken, 0.0)
-        bound = torch.minimum(bound, value + gains.topk(k, dim=-1).values.sum())
+        gains = torch.log1p(state.excess[0]).masked_fill(taken, 0.0)
+        bound = min(bound, value + largest(gains, k))
         if t < k:
-            j = order[t].reshape(1, 1)
-            value = value + gains.gather(1, j).squeeze()
-            state.eliminate(j)
-            taken.scatter_(1, j, True)
-    return Trace(float(value), float(bound))
+            j = order[t]
+            value += float(gains[j])
+            taken[j] = True
+            state.eliminate(j.reshape(1, 1))
+    bound = max(value, bound)
+    return Certificate(value, bound, value / bound if bound > 0 else 1.0)

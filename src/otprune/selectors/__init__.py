@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otprune.selectors.base import Reduction, Selector
+from otprune.selectors.base import Selector
 from otprune.selectors.divprune import DivPrune
 from otprune.selectors.dpp import DPPPrune
 from otprune.selectors.grid import GridPrune
@@ -10,6 +10,7 @@ from otprune.selectors.herding import HerdingPrune
 from otprune.selectors.norm import NormPrune
 from otprune.selectors.otprune import OTPrune
 from otprune.selectors.random import RandomPrune
+from otprune.selectors.results import Reduction, Selection
 from otprune.selectors.transport import TransportPrune
 
 METHODS: dict[str, type[Selector]] = {
@@ -36,6 +37,7 @@ __all__ = [
     "OTPrune",
     "RandomPrune",
     "Reduction",
+    "Selection",
     "Selector",
     "TransportPrune",
 ]

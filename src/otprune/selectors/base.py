@@ -10,38 +10,31 @@ import torch
 from torch import Tensor
 
 from otprune import budget
-from otprune.errors import WeightError
-from otprune.objectives import transport
+from otprune.errors import MissingDependencyError, TokenError, WeightError
+from otprune.objectives import distances, transport
+from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
-from otprune.tokens import check_tokens, check_weights
-
-
-@dataclass(frozen=True, eq=False)
-class Reduction:
-    """The kept tokens, ready for a language model; k of each, or (B, k) for a batch.
-
-    Attributes:
-        indices: `(k,)` int64, strictly ascending.
-        masses: `(k,)` float32, the share of the full set that each token stands for; sums to 1.
-        features: `(k, d)` in the tokens' dtype: the kept rows, or what they were merged to.
-    """
-
-    indices: Tensor
-    masses: Tensor
-    features: Tensor
+from otprune.selectors.results import Reduction, Selection
+from otprune.tokens import check_tokens, check_weights, scale_down
 
 
 @dataclass(frozen=True)
 class Selector(ABC):
     """Base of all methods: which tokens to keep, decided from the tokens alone.
 
-    Attributes:
-        keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int; `1.0` keeps
-            everything, `1` keeps one token.
-
     A method implements `_pick`; everything else is the same for all. Computed in float32 whatever
     the tokens' dtype, without gradients; deterministic; ties go to the larger norm, then to the
     lower index.
+
+    Attributes:
+        keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int; `1.0` keeps
+            everything, `1` keeps one token.
+        name: short name, the key in `METHODS`.
+        summary: one line for a table of methods.
+        takes_weights: whether weights have a meaning for the method.
+
+    Raises:
+        KeepError: `keep` is neither.
     """
 
     keep: float | int
@@ -68,6 +61,10 @@ class Selector(ABC):
             weights: `(B, m)` float32 of mean 1, or None.
         """
 
+    def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate | None:
+        """What can be proved about one set, `(m, d)` float64, kept in `order`, `(k,)`."""
+        return None
+
     def count(self, m: int) -> int:
         """Number of tokens kept of `m`; see `otprune.count`."""
         return budget.count(self.keep, m)
@@ -88,7 +85,8 @@ class Selector(ABC):
             WeightError: the weights do not fit, or the method has no meaning for weights.
         """
         tokens = check_tokens(tokens)
-        indices = self._select(_batched(tokens), self._weights(tokens, weights))
+        order = self._order(_batched(tokens), self._weights(tokens, weights))
+        indices = order.sort(dim=-1).values
         return indices if tokens.ndim == 3 else indices[0]
 
     def reduce(self, tokens: Any, merge: bool = False, weights: Any = None) -> Reduction:
@@ -102,19 +100,63 @@ class Selector(ABC):
         """
         tokens = check_tokens(tokens)
         batch, w = _batched(tokens), self._weights(tokens, weights)
-        indices = self._select(batch, w)
+        indices = self._order(batch, w).sort(dim=-1).values
         plan = self._plan(batch, indices, w)
         masses = plan.sum(dim=-1)
         features = batch.gather(1, indices.unsqueeze(-1).expand(-1, -1, batch.shape[-1]))
         if merge:
-            # A kept token whose group weighs nothing keeps its feature.
-            share = plan / torch.where(masses > 0, masses, 1.0).unsqueeze(-1)
-            with torch.autocast(tokens.device.type, enabled=False):
-                merged = (share @ batch.float()).to(tokens.dtype)
-            features = torch.where((masses > 0).unsqueeze(-1), merged, features)
+            features = _merged(batch, plan, features)
         if tokens.ndim == 2:
             return Reduction(indices[0], masses[0], features[0])
         return Reduction(indices, masses, features)
+
+    def explain(self, tokens: Any, weights: Any = None) -> Selection:
+        """What is kept of one set of tokens, `(m, d)`, and how good that is.
+
+        Unlike `select` this takes its time: certificate and distances are computed in float64 on
+        the CPU, the exact distance by POT (None if that is not installed). Arguments and errors
+        as for `select`.
+
+        Raises:
+            TokenError: also for a batch; explain its rows one by one.
+        """
+        tokens = check_tokens(tokens)
+        if tokens.ndim != 2:
+            raise TokenError(
+                f"explain got tokens of shape {tuple(tokens.shape)}: expected one set, (m, d)"
+            )
+        batch, w = tokens.unsqueeze(0), self._weights(tokens, weights)
+        order = self._order(batch, w)
+        indices = order.sort(dim=-1).values
+        masses = self._plan(batch, indices, w)[0].sum(dim=-1)
+
+        full = tokens.detach().cpu().double()
+        kept = full[indices[0].cpu()]
+        v = None if w is None else w[0].cpu().double()
+        proof = self._certify(full, order[0].cpu(), v)
+        gaussian = distances.gaussian_w2(full, kept, full_mass=v)
+        free = distances.free_mass_w2(full, kept, full_mass=v)
+        try:
+            exact = distances.exact_w2(full, kept, full_mass=v)
+        except MissingDependencyError:
+            exact = None
+        squares = full.square().sum(dim=-1)
+        size = float((squares if v is None else squares * v).mean())
+        per = 1 / size if size > 0 else 0.0
+        return Selection(
+            indices=indices[0],
+            masses=masses,
+            value=None if proof is None else proof.value,
+            bound=None if proof is None else proof.bound,
+            certificate=None if proof is None else proof.ratio,
+            reference=None if proof is None else proof.reference,
+            gaussian_w2=gaussian,
+            gaussian_w2_relative=gaussian * per,
+            exact_w2=exact,
+            exact_w2_relative=None if exact is None else exact * per,
+            free_mass_w2=free,
+            free_mass_w2_relative=free * per,
+        )
 
     def _weights(self, tokens: Tensor, weights: Any) -> Tensor | None:
         if weights is None:
@@ -125,18 +167,15 @@ class Selector(ABC):
                 f"{type(self).__name__} has no meaning for weights: "
                 f"leave them out, or use {', '.join(able)}"
             )
-        checked = check_weights(weights, tokens)
+        checked = check_weights(weights, tuple(tokens.shape[:-1])).float().to(tokens.device)
         return checked if tokens.ndim == 3 else checked.unsqueeze(0)
 
     @torch.no_grad()
-    def _select(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
-        return self._order(tokens, weights).sort(dim=-1).values
-
     def _order(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         batch, m, _ = tokens.shape
         k = self.count(m)
         if k == m:
-            return torch.arange(m, device=tokens.device).expand(batch, m)
+            return torch.arange(m, device=tokens.device).repeat(batch, 1)
         # Under a caller's autocast, matrix products would silently run in half precision.
         with torch.autocast(tokens.device.type, enabled=False):
             return self._pick(tokens.float(), k, weights)
@@ -147,10 +186,19 @@ class Selector(ABC):
         x = tokens.float()
         mass = x.new_full((batch, m), 1 / m) if weights is None else weights / m
         with torch.autocast(tokens.device.type, enabled=False):
-            points = transport.embed(x, self.assignment)
-            assignment = transport.assign(points, indices)
-        return transport.plan(assignment, mass, indices.shape[-1])
+            points = transport.embed(scale_down(x)[0], self.assignment)
+            nearest = transport.assign(points, indices)
+        return transport.plan(nearest, mass, indices.shape[-1])
 
 
 def _batched(tokens: Tensor) -> Tensor:
     return tokens if tokens.ndim == 3 else tokens.unsqueeze(0)
+
+
+def _merged(tokens: Tensor, plan: Tensor, kept: Tensor) -> Tensor:
+    masses = plan.sum(dim=-1, keepdim=True)
+    share = plan / torch.where(masses > 0, masses, 1.0)
+    with torch.autocast(tokens.device.type, enabled=False):
+        means = (share @ tokens.float()).to(tokens.dtype)
+    # A kept token whose tokens weigh nothing keeps its feature.
+    return torch.where(masses > 0, means, kept)

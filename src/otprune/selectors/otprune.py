@@ -10,6 +10,7 @@ from torch import Tensor
 
 from otprune.errors import OTPruneError
 from otprune.objectives import logdet
+from otprune.objectives.certificate import Certificate
 from otprune.search import cholesky, ties
 from otprune.selectors.base import Selector
 from otprune.tokens import norms
@@ -64,3 +65,8 @@ class OTPrune(Selector):
         return cholesky.greedy(
             K.diagonal(), K.row, k, rank=ties.preference(norms(tokens)), shift=1.0
         )
+
+    def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
+        w = None if weights is None else weights.unsqueeze(0)
+        gamma = self.gamma_for(*tokens.shape)
+        return logdet.certify(logdet.kernel(tokens.unsqueeze(0), gamma, w), order)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from otprune.errors import OTPruneError
 from otprune.objectives import transport
+from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
 from otprune.search import cover, ties
 from otprune.selectors.base import Selector
@@ -52,3 +53,9 @@ class TransportPrune(Selector):
             k,
             rank=ties.preference(norms(tokens)),
         )
+
+    def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
+        points = transport.embed(tokens, self.metric)
+        mass = tokens.new_ones(tokens.shape[0]) if weights is None else weights
+        distance = transport.squared_distances(points, points)
+        return transport.certify(distance, mass / mass.shape[0], order)
