@@ -1,4 +1,4 @@
-"""What every tiny family shares: a vocabulary, a text model, prompts made by hand, large random weights.
+"""What every tiny family shares: vocabulary, text model, prompts by hand, large random weights.
 
 No processor, no hub, no torchvision: the inputs are what a processor would return, written out.
 """
