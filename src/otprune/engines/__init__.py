@@ -1,0 +1,1 @@
+"""Engines: what runs a language model, and how otprune reaches into it."""

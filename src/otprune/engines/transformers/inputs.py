@@ -1,0 +1,337 @@
+"""Shrinking the inputs of a call: encode, select, drop the placeholders that were not kept.
+
+Arguments in, arguments out; the model is asked to encode and to place, and is not changed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from otprune.engines.transformers.families import (
+    check,
+    family,
+    flat_rows,
+    picture_lengths,
+    placeholder,
+    rows_of,
+)
+from otprune.engines.transformers.layout import Layout
+from otprune.engines.transformers.positions import (
+    Positions,
+    check_gaps,
+    check_positions,
+    compact_positions,
+    full_positions,
+    rope_delta,
+    with_text_index,
+)
+from otprune.engines.transformers.selection import Choice, choose
+from otprune.errors import OTPruneError, UnsupportedError
+
+if TYPE_CHECKING:
+    from otprune.selectors import Selector
+
+PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
+# Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
+PER_TOKEN = {
+    "attention_mask": 0,
+    "token_type_ids": 0,
+    "mm_token_type_ids": 0,
+    "moe_mm_token_type_ids": 0,
+    "labels": -100,
+}
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of one image or video of a call.
+
+    modality: "image" or "video".
+    row: row of the batch that it stands in.
+    before, after: tokens (special rows such as anyres newlines included).
+    indices: `(after,)` kept tokens among its `before`, ascending.
+    masses: `(after,)` share of the full set that each kept token stands for, sums to 1.
+    features: `(before, d)` its tokens before pruning, without gradient: what the selector saw.
+    seconds: time of the selection alone; a batched selection is shared out evenly.
+    """
+
+    modality: str
+    row: int
+    before: int
+    after: int
+    indices: Tensor
+    masses: Tensor
+    features: Tensor | None
+    seconds: float
+
+
+class PrunedOutputs(dict[str, Any]):
+    """The `mm_encoder_outputs` of a pruned call; its type says that it is pruned already."""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A pruned call. `layout` and `positions` are None when every token was kept."""
+
+    inputs: dict[str, Any]
+    items: list[Pruned]
+    layout: Layout | None = None
+    positions: Tensor | None = None
+
+
+def prune_inputs(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    selector: Selector,
+    positions: Positions = "preserved",
+    merge: bool = False,
+    padding_side: str = "left",
+) -> dict[str, Any]:
+    """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
+
+    For people who drive the model themselves; `prune` does the same around ordinary calls. Every
+    image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames;
+    anyres newline rows are tokens like any other.
+
+    Args:
+        model: a model that `support` accepts.
+        inputs: what the processor returned, `input_ids` `(B, S)` among it; not changed.
+        selector: any selector of `otprune.selectors`.
+        positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.
+        merge: kept tokens become the mean of the tokens that they stand for.
+        padding_side: where shorter rows are padded, "left" (generate) or "right".
+
+    Returns:
+        New arguments for one call: `mm_encoder_outputs` instead of pixels, shorter `input_ids`,
+        `attention_mask`, `labels` and the like, explicit `position_ids`. With every token kept they
+        stay as they came, but for the pixels. Decoding by hand continues at
+        `position_ids[..., -1:] + 1`; with `generate(use_cache=False)` ask for compact positions,
+        since gaps without a cache are read as packed sequences there.
+
+    Raises:
+        UnsupportedError: the model or an argument cannot be pruned; says which and why.
+        OTPruneError: placeholders and features differ in number, or an argument is wrong.
+    """
+    check(model)
+    check_positions(positions)
+    if padding_side not in ("left", "right"):
+        raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
+    if not has_pictures(inputs):
+        return dict(inputs)
+    return shrink(model, inputs, selector, positions, merge, padding_side).inputs
+
+
+def has_pictures(inputs: dict[str, Any]) -> bool:
+    """Whether a call brings images or videos, as pixels or encoded."""
+    encoded = inputs.get("mm_encoder_outputs") or {}
+    return any(inputs.get(key) is not None for key in PIXELS) or any(
+        encoded.get(modality) is not None for modality in ("image", "video")
+    )
+
+
+def shrink(
+    model: Any,
+    inputs: dict[str, Any],
+    selector: Selector,
+    positions: Positions,
+    merge: bool,
+    padding_side: str,
+) -> Shrunk:
+    """Prune a call that brings pictures. Arguments as in `prune_inputs`, checked before."""
+    given = {key: value for key, value in inputs.items() if value is not None}
+    ids, mask = _prompt(given)
+    encoded, rest = _encode(model, given)
+
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    outputs, found = PrunedOutputs(encoded), []
+    for modality in ("image", "video"):
+        if encoded.get(modality) is None:
+            continue
+        at = ids == placeholder(model.config, modality)
+        pictures = _pictures(model, encoded[modality], ids, at, modality)
+        if not pictures.tokens:
+            continue
+        choices = choose(selector, pictures.tokens, merge)
+        kept = torch.cat(
+            [start + c.indices for start, c in zip(pictures.starts, choices, strict=True)]
+        )
+        flags = torch.zeros(sum(map(len, pictures.tokens)), dtype=torch.bool)
+        flags[kept.cpu()] = True
+        keep[at] = flags.to(ids.device)
+        if not flags.all():
+            outputs[modality] = _hand_over(model, encoded[modality], pictures, choices)
+        first = at.nonzero().cpu()[torch.tensor(pictures.starts)].tolist()
+        found += [
+            ((row, column), _report(modality, row, tokens, choice))
+            for (row, column), tokens, choice in zip(first, pictures.tokens, choices, strict=True)
+        ]
+    items = [item for _, item in sorted(found, key=lambda pair: pair[0])]
+
+    if bool(keep.all()):
+        whole = {key: value for key, value in inputs.items() if key not in PIXELS}
+        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items)
+
+    layout = Layout.of(keep & mask.bool(), padding_side)
+    full = full_positions(model, given, mask)
+    check_gaps(model, positions, full)
+    new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
+    if positions == "compact":
+        placed = compact_positions(new["attention_mask"], full)
+    else:
+        placed = with_text_index(layout.take(full, 0), new["attention_mask"])
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        new["position_ids"] = placed
+    if hasattr(model.base_model, "rope_deltas"):
+        model.base_model.rope_deltas = rope_delta(placed, new["attention_mask"])
+    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, layout, placed)
+
+
+def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """Every argument with one number a token, cut to a layout; the others as they are.
+
+    Raises:
+        UnsupportedError: an argument of the prompt's shape of which we do not know what it means.
+    """
+    shape = torch.Size((layout.columns.shape[0], layout.width))
+    known = {*PER_TOKEN, "input_ids", "position_ids", *_signature_of_generate(model)}
+    for name, value in inputs.items():
+        if name not in known and isinstance(value, Tensor) and value.shape == shape:
+            raise UnsupportedError(
+                f"{name} has the prompt's shape {tuple(shape)}, and otprune does not know how to "
+                "shorten it: leave it out"
+            )
+    logits = inputs.get("logits_to_keep")
+    if isinstance(logits, Tensor) and logits.ndim:
+        raise UnsupportedError(
+            "logits_to_keep lists columns of the full prompt: give a number of last columns instead"
+        )
+    new = {key: value for key, value in inputs.items() if key != "position_ids"}
+    for name, fill in {**PER_TOKEN, "input_ids": _padding_id(model)}.items():
+        if isinstance(new.get(name), Tensor) and new[name].shape[-1] == layout.width:
+            new[name] = layout.take(new[name], fill)
+    return new
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    tokens: list[Tensor]  # (m, d) each, in prompt order
+    starts: list[int]  # first token of each among all
+
+
+def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    if given.get("inputs_embeds") is not None or "input_ids" not in given:
+        raise UnsupportedError(
+            "pictures came without input_ids, so their place in the prompt is not known: pass "
+            "input_ids instead of inputs_embeds"
+        )
+    if isinstance(given.get("mm_encoder_outputs"), PrunedOutputs):
+        raise UnsupportedError(
+            "these inputs are pruned already: use prune or prune_inputs, not both, and call "
+            "prune_inputs anew for every call"
+        )
+    ids = given["input_ids"]
+    mask = given.get("attention_mask")
+    if mask is None:
+        mask = torch.ones_like(ids)
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise UnsupportedError(
+            f"attention_mask is {shape}: expected the shape of input_ids, {tuple(ids.shape)}"
+        )
+    return ids, mask
+
+
+def _encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Encoder outputs by modality, made once, and the arguments that are not about pixels."""
+    before = dict(given.get("mm_encoder_outputs") or {})
+    rest = model._prepare_multimodal_encoder_kwargs_for_generation(
+        given | {"mm_encoder_outputs": before}
+    )
+    return rest.pop("mm_encoder_outputs"), rest
+
+
+def _pictures(model: Any, output: Any, ids: Tensor, at: Tensor, modality: str) -> _Pictures:
+    kind = family(model.config)
+    flat, entries = flat_rows(getattr(output, kind.features))
+    if int(at.sum()) != len(flat):
+        raise OTPruneError(
+            f"the prompt has {int(at.sum())} {modality} placeholders and the encoder made "
+            f"{len(flat)} tokens: pass input_ids and pixels of the same processor call, unabridged"
+        )
+    lengths = picture_lengths(kind.grouping, entries, ids, at)
+    rows_of(lengths, at, modality)
+    starts = [0]
+    for length in lengths[:-1]:
+        starts.append(starts[-1] + length)
+    return _Pictures(list(torch.split(flat, lengths)), starts)
+
+
+def _report(modality: str, row: int, tokens: Tensor, choice: Choice) -> Pruned:
+    return Pruned(
+        modality=modality,
+        row=row,
+        before=len(tokens),
+        after=len(choice.indices),
+        indices=choice.indices,
+        masses=choice.masses,
+        features=tokens.detach(),
+        seconds=choice.seconds,
+    )
+
+
+def _hand_over(model: Any, output: Any, pictures: _Pictures, choices: list[Choice]) -> Any:
+    """The encoder's output with kept tokens only.
+
+    Deepstack levels keep their own rows of the kept tokens, with `merge` too: the masses were
+    found among the tokens themselves, and a level is added at the place of one token.
+    """
+    kept = [start + c.indices for start, c in zip(pictures.starts, choices, strict=True)]
+    name = family(model.config).features
+    changed = {name: _refill(output[name], [choice.features for choice in choices])}
+    if output.get("deepstack_features") is not None:
+        changed["deepstack_features"] = _cut(output["deepstack_features"], kept)
+    return type(output)(**{**output, **changed})
+
+
+def _cut(level: Any, kept: list[Tensor]) -> Any:
+    """The kept rows of every tensor, or list of tensors, in nested lists and tuples."""
+    if isinstance(level, Tensor) or (
+        isinstance(level, (list, tuple)) and all(isinstance(x, Tensor) for x in level)
+    ):
+        flat, _ = flat_rows(level)
+        return _refill(level, [flat[rows] for rows in kept])
+    if isinstance(level, (list, tuple)):
+        return type(level)(_cut(x, kept) for x in level)
+    return level
+
+
+def _refill(old: Any, rows: list[Tensor]) -> Any:
+    """Rows, one `(k, d)` a picture, in the container that the model expects.
+
+    Pictures of different length in one tensor become entries of one token each, `(N, 1, d)`: models
+    look at the number of elements alone, and transformers then finds the border between two rows of
+    the batch when it repeats them for beams.
+    """
+    if not isinstance(old, Tensor):
+        deep = len(old) > 0 and old[0].ndim == 3
+        return type(old)([x.unsqueeze(1) if deep else x for x in rows])
+    if old.ndim < 3:
+        return torch.cat(rows)
+    if len({len(x) for x in rows}) == 1:
+        return torch.stack(rows)
+    return torch.cat(rows).unsqueeze(1)
+
+
+def _padding_id(model: Any) -> int:
+    token = getattr(model.generation_config, "pad_token_id", None)
+    return 0 if token is None else int(token)
+
+
+def _signature_of_generate(model: Any) -> set[str]:
+    return set(inspect.signature(type(model).generate).parameters)

@@ -1,0 +1,93 @@
+"""Where the tokens of a shrunk prompt stand.
+
+"preserved": every token keeps the position that it has in the full prompt, so the geometry that
+rotary embeddings see stays what it was; positions then have gaps. "compact": positions are counted
+anew, 0 to n - 1, as the code published with OTPrune does (arXiv 2602.20205).
+
+Positions are `(B, S)`, or `(3, B, S)` and `(4, B, S)` for M-RoPE: time, height and width, with the
+index in the text in front of them when there are four.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from otprune.errors import OTPruneError, UnsupportedError
+
+Positions = Literal["preserved", "compact"]
+
+
+def check_positions(positions: object) -> None:
+    """Raise OTPruneError unless `positions` is one of the two schemes."""
+    if positions not in get_args(Positions):
+        names = " or ".join(map(repr, get_args(Positions)))
+        raise OTPruneError(f"positions={positions!r}: expected {names}")
+
+
+def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
+    """Positions of the full prompt: the caller's, or what generate() would make of the inputs.
+
+    Args:
+        model: the model; M-RoPE families leave their rope_deltas on it, as ever.
+        inputs: arguments of the call, grids and type ids included.
+        mask: `(B, S)`, 1 at tokens and 0 at padding.
+    """
+    ids = inputs["input_ids"]
+    given: Tensor | None = inputs.get("position_ids")
+    if given is None:
+        others = {k: v for k, v in inputs.items() if k != "input_ids"} | {"attention_mask": mask}
+        given = model._prepare_position_ids_for_generation(ids, others)
+        takes = inspect.signature(model.forward).parameters
+        if given.ndim == 3 and "mm_token_type_ids" in takes and "mm_token_type_ids" not in inputs:
+            raise OTPruneError(
+                "mm_token_type_ids is missing, so the positions of the pictures are not known: "
+                "pass on everything that the processor returned"
+            )
+    return given.expand(*given.shape[:-2], *ids.shape)
+
+
+def compact_positions(mask: Tensor, like: Tensor) -> Tensor:
+    """0 to n - 1 over the tokens of each row, 0 at padding; as many leading axes as `like`."""
+    counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return counted.expand(*like.shape[:-2], *counted.shape).clone()
+
+
+def with_text_index(gathered: Tensor, mask: Tensor) -> Tensor:
+    """Preserved M-RoPE positions with the text index in front counted anew.
+
+    That first of four axes never reaches a rotary embedding; transformers reads its gaps as the
+    borders of packed sequences.
+    """
+    if gathered.ndim == 3 and gathered.shape[0] == 4:
+        gathered = gathered.clone()
+        gathered[0] = compact_positions(mask, mask)
+    return gathered
+
+
+def rope_delta(positions: Tensor, mask: Tensor) -> Tensor:
+    """M-RoPE's own bookkeeping `(B, 1)`: next position less the number of tokens so far."""
+    rotary = positions[1:] if positions.shape[0] == 4 else positions
+    return rotary.amax(dim=(0, -1)).unsqueeze(1) + 1 - mask.sum(dim=1, keepdim=True)
+
+
+def next_positions(last: Tensor, steps: Tensor) -> Tensor:
+    """Positions after a prompt: `last` `(..., B, 1)` plus `steps` `(B, q)`, 1 for the next."""
+    return last + steps
+
+
+def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
+    """Refuse one-dimensional positions with gaps where attention kernels would misread them."""
+    attention = str(getattr(model.config, "_attn_implementation", ""))
+    if positions == "preserved" and full.ndim == 2 and "flash" in attention:
+        raise UnsupportedError(
+            f"{attention} reads gaps in positions as packed sequences: use positions='compact', "
+            "or model.set_attn_implementation('sdpa')"
+        )
+    takes = inspect.signature(model.forward).parameters
+    if positions == "preserved" and "position_ids" not in takes:
+        raise UnsupportedError(
+            f"{type(model).__name__} takes no position_ids: use positions='compact'"
+        )
