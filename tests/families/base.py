@@ -18,6 +18,8 @@ logging.set_verbosity_error()
 VOCABULARY = 320
 PAD, BOS = 0, 1
 IMAGE, VIDEO, VISION_START, VISION_END = 300, 301, 302, 303
+OPEN_IMAGE, CLOSE_IMAGE, OPEN_VIDEO, CLOSE_VIDEO = 10, 20, 18, 28  # text around a picture
+OPENING, CLOSING = range(10, 19), range(20, 29)
 SPECIAL = range(300, 310)  # never generated: a random model would emit image placeholders
 
 TEXT: dict[str, Any] = {
@@ -41,8 +43,9 @@ Inputs = dict[str, torch.Tensor]
 class Family:
     """A tiny random model of one family, and inputs for it.
 
-    `placeholders` gives the number of placeholder tokens of image i of the call; one entry of
-    `Run.last` is expected for each of them, whatever tiles or samples the family makes of it.
+    name: the family's model_type.
+    build: a new model, of two layers and width 32.
+    make: `(images, generator)`, and `video` where `has_video`, to inputs; see `inputs`.
     """
 
     name: str
@@ -97,10 +100,10 @@ def prompts(
     for b, count in enumerate(images):
         row = [BOS, 5 + b, 6, 7]
         for j in range(count):
-            row += [10 + j, *placeholders[i], 20 + j]
+            row += [OPEN_IMAGE + j, *placeholders[i], CLOSE_IMAGE + j]
             i += 1
         if videos:
-            row += [25, *videos[b], 26]
+            row += [OPEN_VIDEO, *videos[b], CLOSE_VIDEO]
         rows.append(row + [30 + b, 31, 32, 33][: 4 - b % 2])
     length = max(map(len, rows))
     ids = torch.full((len(rows), length), PAD)
@@ -109,6 +112,33 @@ def prompts(
         ids[b, length - len(row) :] = torch.tensor(row)
         mask[b, length - len(row) :] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image or a video as it stands in a prompt: columns of its placeholders, `(m,)`."""
+
+    modality: str
+    row: int
+    columns: torch.Tensor
+
+
+def pictures(ids: torch.Tensor) -> list[Picture]:
+    """The pictures of a batch made by `prompts`, row by row, found by the text around them."""
+    found = []
+    for row, tokens in enumerate(ids.tolist()):
+        start = None
+        for column, token in enumerate(tokens):
+            if token in OPENING:
+                start = column
+            elif token in CLOSING and start is not None:
+                modality, placeholder = (
+                    ("video", VIDEO) if token == CLOSE_VIDEO else ("image", IMAGE)
+                )
+                columns = (ids[row, start:column] == placeholder).nonzero()[:, 0] + start
+                found.append(Picture(modality, row, columns))
+                start = None
+    return found
 
 
 def cycle(items: Sequence[Any], number: int) -> list[Any]:

@@ -1,0 +1,130 @@
+"""What a pruned call must give, built by hand.
+
+The embeddings that enter the language model of the unpruned call are taken, rows are dropped, and
+the language model alone is run on what is left: one row of the batch at a time, no padding, no
+cache, an explicit mask. Nothing here knows how the engine works.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .base import Inputs
+
+
+def language_model(model: PreTrainedModel) -> Any:
+    base = model.base_model
+    return getattr(base, "language_model", None) or base.text_model
+
+
+@torch.no_grad()
+def entering(model: PreTrainedModel, inputs: Inputs) -> dict[str, Any]:
+    """The arguments that the language model gets in `model(**inputs)`."""
+    seen: dict[str, Any] = {}
+    hook = language_model(model).register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    try:
+        model(**inputs, use_cache=False)
+    finally:
+        hook.remove()
+    return seen
+
+
+@torch.no_grad()
+def reference_logits(
+    model: PreTrainedModel,
+    inputs: Inputs,
+    keep: Tensor,
+    positions: str,
+    answer: Tensor,
+) -> list[Tensor]:
+    """Logits of each row: of its kept prompt tokens and of the answer's, `(n_b + t, V)`.
+
+    Args:
+        model: the model, not being pruned.
+        inputs: the unpruned call.
+        keep: `(B, S)` bool, prompt tokens that survive.
+        positions: "preserved" or "compact".
+        answer: `(B, t)` ids behind the prompt, t may be 0.
+    """
+    seen = entering(model, inputs)
+    steps = model.get_input_embeddings()(answer)
+    full = _positions(seen, inputs["attention_mask"])
+    rows = []
+    for b in range(len(keep)):
+        kept = keep[b] & inputs["attention_mask"][b].bool()
+        embeds = torch.cat([seen["inputs_embeds"][b][kept], steps[b]])[None]
+        place = _extended(full[..., b : b + 1, :][..., kept], answer.shape[1])
+        if positions == "compact":
+            place = torch.arange(embeds.shape[1]).expand_as(place)
+        out = language_model(model)(
+            inputs_embeds=embeds,
+            position_ids=place,
+            attention_mask=_mask(model, seen["attention_mask"], b, kept, answer.shape[1]),
+            use_cache=False,
+            **_deepstack(seen, b, kept, answer.shape[1]),
+        )
+        rows.append(model.lm_head(out.last_hidden_state)[0])
+    return rows
+
+
+def _positions(seen: dict[str, Any], mask: Tensor) -> Tensor:
+    """`(3, B, S)` as an M-RoPE model makes them, else `(B, S)` counted from the mask."""
+    given = seen.get("position_ids")
+    if given is not None and given.ndim == 3:
+        return given[-3:]
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _extended(place: Tensor, number: int) -> Tensor:
+    """Followed by `number` positions, counted on from the last."""
+    return torch.cat([place, place[..., -1:] + torch.arange(1, number + 1)], dim=-1)
+
+
+def _mask(model: PreTrainedModel, full: Any, row: int, kept: Tensor, number: int) -> Any:
+    """Additive `(1, 1, n, n)`: causal, or what the model made for the full prompt, sliced.
+
+    A sliding window has no meaning to slice: it counts the tokens that survive.
+    """
+    if isinstance(full, dict):
+        seen = _sliced(full["full_attention"], row, kept, number)
+        at = torch.arange(len(seen))
+        near = at[:, None] - at[None, :] < model.config.get_text_config().sliding_window
+        return {"full_attention": _additive(seen), "sliding_attention": _additive(seen & near)}
+    if full is not None and full.ndim == 4:
+        return _additive(_sliced(full, row, kept, number))
+    length = int(kept.sum()) + number
+    return _additive(torch.ones(length, length, dtype=torch.bool).tril())
+
+
+def _sliced(mask: Tensor, row: int, kept: Tensor, number: int) -> Tensor:
+    """The mask among kept tokens, then `number` more tokens that see everything before them."""
+    seen = mask[row, 0] if mask.dtype == torch.bool else mask[row, 0] == 0
+    seen = seen[kept][:, kept]
+    length = len(seen) + number
+    whole = torch.ones(length, length, dtype=torch.bool).tril()
+    whole[: len(seen), : len(seen)] = seen
+    return whole
+
+
+def _additive(seen: Tensor) -> Tensor:
+    return torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
+
+
+def _deepstack(seen: dict[str, Any], row: int, kept: Tensor, number: int) -> dict[str, Any]:
+    """Qwen3-VL's visual levels, each `(visual tokens of the batch, d)`: the row's kept ones."""
+    visual, levels = seen.get("visual_pos_masks"), seen.get("deepstack_visual_embeds")
+    if visual is None or levels is None:
+        return {}
+    at = torch.cat([visual[row][kept], torch.zeros(number, dtype=torch.bool)])[None]
+    cut = []
+    for level in levels:
+        spread = torch.zeros(*visual.shape, level.shape[-1])
+        spread[visual] = level
+        cut.append(spread[row][kept & visual[row]])
+    return {"visual_pos_masks": at, "deepstack_visual_embeds": cut}
