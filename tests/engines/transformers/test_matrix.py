@@ -33,18 +33,6 @@ GREEDY = {
 }
 
 
-@pytest.fixture(scope="module")
-def build():
-    made = {}
-
-    def of(name: str, attention: str):
-        if (name, attention) not in made:
-            made[name, attention] = FAMILIES[name].model(attention)
-        return made[name, attention]
-
-    return of
-
-
 @pytest.mark.parametrize(("name", "prompt", "attention"), CASES)
 @pytest.mark.parametrize("merge", [False, True], ids=["rows", "merged"])
 @torch.no_grad()

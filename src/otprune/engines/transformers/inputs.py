@@ -22,6 +22,7 @@ from otprune.engines.transformers.families import (
     rows_of,
 )
 from otprune.engines.transformers.layout import Layout
+from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import (
     Positions,
     check_gaps,
@@ -29,6 +30,7 @@ from otprune.engines.transformers.positions import (
     compact_positions,
     full_positions,
     rope_delta,
+    takes_positions,
     with_text_index,
 )
 from otprune.engines.transformers.selection import Choice, choose
@@ -77,12 +79,11 @@ class PrunedOutputs(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A pruned call. `layout` and `positions` are None when every token was kept."""
+    """A pruned call: new arguments, report, and how it was done; None if every token was kept."""
 
     inputs: dict[str, Any]
     items: list[Pruned]
-    layout: Layout | None = None
-    positions: Tensor | None = None
+    memory: Memory | None
 
 
 def prune_inputs(
@@ -154,6 +155,8 @@ def shrink(
         if encoded.get(modality) is None:
             continue
         at = ids == placeholder(model.config, modality)
+        if bool((at & ~mask.bool()).any()):
+            raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
         pictures = _pictures(model, encoded[modality], ids, at, modality)
         if not pictures.tokens:
             continue
@@ -175,7 +178,7 @@ def shrink(
 
     if bool(keep.all()):
         whole = {key: value for key, value in inputs.items() if key not in PIXELS}
-        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items)
+        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None)
 
     layout = Layout.of(keep & mask.bool(), padding_side)
     full = full_positions(model, given, mask)
@@ -185,11 +188,11 @@ def shrink(
         placed = compact_positions(new["attention_mask"], full)
     else:
         placed = with_text_index(layout.take(full, 0), new["attention_mask"])
-    if "position_ids" in inspect.signature(model.forward).parameters:
+    if takes_positions(model):
         new["position_ids"] = placed
     if hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = rope_delta(placed, new["attention_mask"])
-    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, layout, placed)
+    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, Memory(ids, layout, placed))
 
 
 def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str, Any]:

@@ -27,6 +27,11 @@ def check_positions(positions: object) -> None:
         raise OTPruneError(f"positions={positions!r}: expected {names}")
 
 
+def takes_positions(model: Any) -> bool:
+    """Whether the model can be told where its tokens stand."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
 def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
     """Positions of the full prompt: the caller's, or what generate() would make of the inputs.
 
@@ -69,13 +74,8 @@ def with_text_index(gathered: Tensor, mask: Tensor) -> Tensor:
 
 def rope_delta(positions: Tensor, mask: Tensor) -> Tensor:
     """M-RoPE's own bookkeeping `(B, 1)`: next position less the number of tokens so far."""
-    rotary = positions[1:] if positions.shape[0] == 4 else positions
-    return rotary.amax(dim=(0, -1)).unsqueeze(1) + 1 - mask.sum(dim=1, keepdim=True)
-
-
-def next_positions(last: Tensor, steps: Tensor) -> Tensor:
-    """Positions after a prompt: `last` `(..., B, 1)` plus `steps` `(B, q)`, 1 for the next."""
-    return last + steps
+    axes = positions.unsqueeze(0) if positions.ndim == 2 else positions[-3:]
+    return axes.amax(dim=(0, -1)).unsqueeze(1) + 1 - mask.sum(dim=1, keepdim=True)
 
 
 def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
@@ -86,8 +86,7 @@ def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
             f"{attention} reads gaps in positions as packed sequences: use positions='compact', "
             "or model.set_attn_implementation('sdpa')"
         )
-    takes = inspect.signature(model.forward).parameters
-    if positions == "preserved" and "position_ids" not in takes:
+    if positions == "preserved" and not takes_positions(model):
         raise UnsupportedError(
             f"{type(model).__name__} takes no position_ids: use positions='compact'"
         )

@@ -1,7 +1,8 @@
-"""The caller's prompt in front of what was generated from the pruned one.
+"""What the arguments of a call mean once the prompt is shorter.
 
 Whatever a caller hands to generate() that looks at the ids so far counts on the prompt that the
-caller gave: stopping criteria that skip `prompt_length` ids, processors, streamers. They see it.
+caller gave: stopping criteria that skip `prompt_length` ids, processors, streamers. They see it,
+and so does who reads the result.
 """
 
 from __future__ import annotations
@@ -12,6 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from otprune.engines.transformers.memory import length_of
+from otprune.errors import UnsupportedError
+
+# Arguments of generate() that would go wrong on a shortened prompt.
+_REFUSED = (
+    ("token_healing", True, "it would tokenize the shortened prompt anew"),
+    ("cache_implementation", "paged", "continuous batching takes no pictures"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,3 +85,60 @@ class _Streamer:
 
     def end(self) -> None:
         self._inner.end()
+
+
+def refuse(arguments: dict[str, Any], cache: Any) -> None:
+    """Raise UnsupportedError for what cannot come together with pictures."""
+    if length_of(cache):
+        raise UnsupportedError(
+            "new pictures on a cache that is not empty: prune the whole conversation at once, with "
+            "a new cache"
+        )
+    config = arguments.get("generation_config")
+    for name, value, why in _REFUSED:
+        if (arguments.get(name) or getattr(config, name, None)) == value:
+            raise UnsupportedError(f"{name}={value!r} with pruning: {why}; leave it out")
+
+
+def with_lengths(model: Any, arguments: dict[str, Any], dropped: int) -> dict[str, Any]:
+    """generate()'s arguments with max_length and min_length, which count the prompt, adjusted."""
+    changed = {}
+    for name in ("max_length", "min_length"):
+        length = _setting(model, arguments, name)
+        if length is not None:
+            changed[name] = max(0, length - dropped)
+    return arguments | changed
+
+
+def with_mask(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """generate()'s arguments with the mask that it would guess where none is given.
+
+    It takes padding ids for padding, unless they also end a text.
+    """
+    ids = arguments.get("input_ids")
+    if ids is None or arguments.get("attention_mask") is not None:
+        return arguments
+    pad = _setting(model, arguments, "pad_token_id")
+    eos = _setting(model, arguments, "eos_token_id")
+    if pad is None or pad in (eos if isinstance(eos, (list, tuple)) else [eos]):
+        return arguments
+    return arguments | {"attention_mask": (ids != pad).long()}
+
+
+def padding_side(arguments: dict[str, Any]) -> str:
+    """The side on which a batch is padded: "right" if a row's last id is padding, or "left"."""
+    mask = arguments.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, -1] == 0).any()):
+        return "right"
+    return "left"
+
+
+def _setting(model: Any, arguments: dict[str, Any], name: str) -> Any:
+    """A setting of generate(), from the most particular place that sets it."""
+    if arguments.get(name) is not None:
+        return arguments[name]
+    for config in (arguments.get("generation_config"), model.generation_config):
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    return None

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from otprune.engines.transformers.continuing import next_step, next_turn
 from otprune.engines.transformers.families import check
-from otprune.engines.transformers.inputs import Pruned, Shrunk, has_pictures, shrink
-from otprune.engines.transformers.memory import (
-    Memory,
-    length_of,
-    next_step,
-    next_turn,
-    recall,
-    remember,
-)
+from otprune.engines.transformers.inputs import Pruned, has_pictures, shrink
+from otprune.engines.transformers.memory import Memory, length_of, recall, remember
 from otprune.engines.transformers.positions import Positions, check_positions
-from otprune.engines.transformers.prompt import Prompt
+from otprune.engines.transformers.prompt import (
+    Prompt,
+    padding_side,
+    refuse,
+    with_lengths,
+    with_mask,
+)
 from otprune.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -121,120 +121,86 @@ class _Engine:
 
     @torch.no_grad()
     def generate(self, arguments: dict[str, Any]) -> Any:
-        inputs = arguments.pop("inputs", None)
-        if inputs is not None:
-            if arguments.get("input_ids") is not None:
-                raise UnsupportedError("both inputs and input_ids: pass the prompt once")
-            arguments["input_ids"] = inputs
+        """generate() on the shortened prompt; what comes back stands behind the full one."""
+        main = arguments.pop("inputs", None)
+        if main is not None:
+            arguments.setdefault(self._model.main_input_name, main)
         cache = arguments.get("past_key_values")
         memory = recall(cache)
+        self.run.last = []
         if has_pictures(arguments):
-            _refuse(arguments, cache)
-            arguments = self._with_mask(arguments)
+            refuse(arguments, cache)
+            arguments = with_mask(self._model, arguments)
             shrunk = self._shrink(arguments, padding_side="left")
             self.run.last = shrunk.items
+            memory = shrunk.memory
+            shortened = shrunk.inputs
         elif memory is not None:
-            layout = memory.layout.extended(arguments["input_ids"].shape[1])
-            shrunk = Shrunk(next_turn(self._model, arguments, memory), [], layout, memory.positions)
+            shortened = next_turn(self._model, arguments, memory)
         else:
-            self.run.last = []
-            shrunk = Shrunk(arguments, [])
-        if shrunk.layout is None or shrunk.positions is None:
-            return self._call_generate(shrunk.inputs, gaps=False)
+            shortened = arguments
+        if memory is None:  # nothing was dropped
+            return self._generate_inside(shortened)
 
-        ids = arguments["input_ids"]
-        if memory is None:
-            memory = Memory(ids, shrunk.layout, shrunk.positions)
         remember(cache, memory)
-        prompt = Prompt(ids, shrunk.inputs["input_ids"].shape[1])
-        shortened = prompt.shown_to(self._with_lengths(shrunk.inputs, shrunk.layout.dropped))
-        out = self._call_generate(shortened, gaps=shrunk.positions.ndim == 2)
+        prompt = Prompt(arguments["input_ids"], shortened["input_ids"].shape[1])
+        shortened = with_lengths(self._model, shortened, memory.layout.dropped)
+        self._gaps = memory.positions.ndim == 2
+        out = self._generate_inside(prompt.shown_to(shortened))
         if isinstance(out, Tensor):
             return prompt.restore(out)
         remember(getattr(out, "past_key_values", None), memory)
         out.sequences = prompt.restore(out.sequences)
         return out
 
-    def _call_generate(self, arguments: dict[str, Any], gaps: bool) -> Any:
-        self._inside_generate, self._gaps = True, gaps
+    def _generate_inside(self, arguments: dict[str, Any]) -> Any:
+        self._inside_generate = True
         try:
             return self._generate(**arguments)
         finally:
             self._inside_generate = self._gaps = False
-
-    def _with_mask(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Without a mask generate() takes padding ids for padding, unless they also end a text."""
-        if arguments.get("attention_mask") is not None or arguments.get("input_ids") is None:
-            return arguments
-        pad = self._setting(arguments, "pad_token_id")
-        eos = self._setting(arguments, "eos_token_id")
-        ends = eos if isinstance(eos, (list, tuple)) else [eos]
-        if pad is None or pad in ends:
-            return arguments
-        return arguments | {"attention_mask": (arguments["input_ids"] != pad).long()}
-
-    def _with_lengths(self, arguments: dict[str, Any], dropped: int) -> dict[str, Any]:
-        """max_length and min_length count the prompt: as many tokens less."""
-        changed = {}
-        for name in ("max_length", "min_length"):
-            length = self._setting(arguments, name)
-            if length is not None:
-                changed[name] = max(0, length - dropped)
-        return arguments | changed
-
-    def _setting(self, arguments: dict[str, Any], name: str) -> Any:
-        """A generation setting, from the most particular place that sets it."""
-        if arguments.get(name) is not None:
-            return arguments[name]
-        for config in (arguments.get("generation_config"), self._model.generation_config):
-            if getattr(config, name, None) is not None:
-                return getattr(config, name)
-        return None
 
     # -- forward -----------------------------------------------------------------------------
 
     def _before_forward(
         self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._inside_generate and not self._gaps:
+            return None
         arguments = _by_name(model.forward, args, kwargs)
         if self._inside_generate:
-            return self._fill_gaps(arguments)
+            return _fill_gaps(arguments)
         self._pending = None
         cache = arguments.get("past_key_values")
-        if has_pictures(arguments):
-            _refuse(arguments, cache)
-            mask = arguments.get("attention_mask")
-            right = isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, -1] == 0).any())
-            shrunk = self._shrink(arguments, padding_side="right" if right else "left")
-            self.run.last = shrunk.items
-            if shrunk.layout is not None and shrunk.positions is not None:
-                self._pending = Memory(arguments["input_ids"], shrunk.layout, shrunk.positions)
-            return (), shrunk.inputs
         memory = recall(cache)
+        if has_pictures(arguments):
+            refuse(arguments, cache)
+            shrunk = self._shrink(arguments, padding_side=padding_side(arguments))
+            self.run.last = shrunk.items
+            self._pending = shrunk.memory
+            return (), shrunk.inputs
         if memory is not None:
-            return (), next_step(arguments, memory, length_of(cache))
+            return (), next_step(model, arguments, memory, length_of(cache))
         if length_of(cache) == 0:
             self.run.last = []
         return None
-
-    def _fill_gaps(
-        self, arguments: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Without mask and cache, transformers reads gaps in positions as packed sequences."""
-        cached = arguments.get("past_key_values") is not None
-        if not self._gaps or cached or arguments.get("attention_mask") is not None:
-            return None
-        return (), arguments | {"attention_mask": torch.ones_like(arguments["input_ids"])}
 
     def _after_forward(
         self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
         memory, self._pending = self._pending, None
-        if memory is None or self._inside_generate:
+        if memory is None:
             return
         for value in out if isinstance(out, tuple) else (getattr(out, "past_key_values", None),):
             if hasattr(value, "get_seq_length"):
                 remember(value, memory)
+
+
+def _fill_gaps(arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Without mask and cache, transformers reads gaps in positions as packed sequences."""
+    if any(arguments.get(name) is not None for name in ("past_key_values", "attention_mask")):
+        return None
+    return (), arguments | {"attention_mask": torch.ones_like(arguments["input_ids"])}
 
 
 def _by_name(
@@ -243,20 +209,3 @@ def _by_name(
     """Arguments by name, positional ones named as the signature does."""
     names = list(inspect.signature(function).parameters)
     return dict(zip(names, args, strict=False)) | kwargs
-
-
-def _refuse(arguments: dict[str, Any], cache: Any) -> None:
-    """What cannot come together with pictures."""
-    if length_of(cache):
-        raise UnsupportedError(
-            "new pictures on a cache that is not empty: prune the whole conversation at once, with "
-            "a new cache"
-        )
-    config = arguments.get("generation_config")
-    for name, refused, why in (
-        ("token_healing", True, "it would tokenize the shortened prompt anew"),
-        ("cache_implementation", "paged", "continuous batching takes no pictures"),
-    ):
-        value = arguments.get(name)
-        if (getattr(config, name, None) if value is None else value) == refused:
-            raise UnsupportedError(f"{name}={refused!r} with pruning: {why}; leave it out")

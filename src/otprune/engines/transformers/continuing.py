@@ -1,0 +1,74 @@
+"""Going on from a cache that holds a pruned prompt: a next turn, or a step of decoding by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprune.engines.transformers.inputs import take_columns
+from otprune.engines.transformers.memory import Memory
+from otprune.engines.transformers.positions import takes_positions
+from otprune.errors import UnsupportedError
+
+
+def next_turn(model: Any, inputs: dict[str, Any], memory: Memory) -> dict[str, Any]:
+    """Arguments of generate() with the ids of the whole conversation, on a pruned cache.
+
+    The first S ids must be the prompt that the cache was made from, as the caller gave it; that
+    part is shortened as it was then, the rest is new text.
+
+    Raises:
+        UnsupportedError: the ids do not begin with that prompt.
+    """
+    ids = inputs["input_ids"]
+    width = memory.layout.width
+    memory = memory.repeated(len(ids))
+    if not torch.equal(ids[:, :width], memory.ids.to(ids.device)):
+        raise UnsupportedError(
+            "the cache holds a pruned prompt, and input_ids do not begin with it: pass the ids of "
+            "the whole conversation, the first prompt as it was given, or start from a new cache"
+        )
+    if inputs.get("position_ids") is not None:
+        raise UnsupportedError("position_ids on a pruned cache: leave them out, they are known")
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        mask = torch.ones_like(ids)
+    if mask.shape != ids.shape:
+        raise UnsupportedError(
+            f"attention_mask is {tuple(mask.shape)}: expected the shape of input_ids, "
+            f"{tuple(ids.shape)}"
+        )
+    layout = memory.layout.extended(ids.shape[1])
+    new = take_columns(model, inputs | {"attention_mask": mask}, layout)
+    steps = mask[:, width:].long().cumsum(-1)
+    later = memory.last + steps.to(memory.positions.device)
+    if takes_positions(model):
+        new["position_ids"] = torch.cat([memory.positions, later], dim=-1)
+    return new
+
+
+def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> dict[str, Any]:
+    """Arguments of a forward pass of `q` new tokens on a pruned cache of `past` tokens.
+
+    A mask over the full prompt is shortened with it; one over the pruned prompt is used as it is.
+    """
+    new = inputs.get("input_ids")
+    new = inputs["inputs_embeds"] if new is None else new
+    rows, q = new.shape[:2]
+    memory = memory.repeated(rows)
+    n = memory.layout.columns.shape[1]
+    changed = dict(inputs)
+    mask = inputs.get("attention_mask")
+    full = memory.layout.width + past - n + q
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == full:
+        mask = memory.layout.extended(full).take(mask, 0)
+        changed["attention_mask"] = mask
+    if inputs.get("position_ids") is None and takes_positions(model):
+        tail = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.positions.device)
+        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == past + q:
+            tail = mask[:, n:].long().to(tail.device)
+        steps = tail.cumsum(-1)[:, -q:]
+        changed["position_ids"] = memory.last + steps
+    return changed

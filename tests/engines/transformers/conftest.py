@@ -1,0 +1,24 @@
+"""One model of each family and attention, built once: pruning must leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.families.tiny import FAMILIES
+
+
+@cache
+def _model(name: str, attention: str) -> Any:
+    return FAMILIES[name].model(attention)
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Any]:
+    def of(name: str, attention: str = "sdpa") -> Any:
+        return _model(name, attention)
+
+    return of

@@ -1,0 +1,159 @@
+"""A second turn on a cache that holds a pruned prompt: right, or refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from otprune import RandomPrune, UnsupportedError
+from otprune.engines.transformers import prune
+from tests.engines.transformers.reference import TOLERANCE, kept_columns, reference_logits
+from tests.families.tiny import FAMILIES
+
+CORE = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SELECTOR = RandomPrune(0.4)
+GREEDY = {
+    "max_new_tokens": 4,
+    "do_sample": False,
+    "return_dict_in_generate": True,
+    "output_logits": True,
+}
+NEW = torch.tensor([[50, 51, 52]])
+
+
+def longer(inputs, sequences):
+    """The inputs of the whole conversation, `sequences` being all ids so far."""
+    more = sequences.shape[1] - inputs["input_ids"].shape[1]
+    ones = torch.ones(len(sequences), more, dtype=torch.long)
+    whole = inputs | {
+        "input_ids": sequences,
+        "attention_mask": torch.cat([inputs["attention_mask"], ones], dim=1),
+    }
+    if "mm_token_type_ids" in inputs:
+        types = inputs["mm_token_type_ids"]
+        whole["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(ones)], dim=1).int()
+    return whole
+
+
+def without_pictures(inputs):
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    return {key: inputs[key] for key in names if key in inputs}
+
+
+def expected_logits(model, inputs, items, whole, positions):
+    keep = kept_columns(inputs, items)
+    more = whole["input_ids"].shape[1] - keep.shape[1]
+    keep = torch.cat([keep, torch.ones(len(keep), more).bool()], dim=1)
+    return reference_logits(model, whole, keep, positions)
+
+
+@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("positions", ["preserved", "compact"])
+@torch.no_grad()
+def test_generate_goes_on_with_the_whole_conversation(build, name, positions):
+    model, inputs = build(name), FAMILIES[name].inputs()
+    with prune(model, SELECTOR, positions=positions) as run:
+        first = model.generate(**inputs, **GREEDY)
+        items = run.last
+        ids = torch.cat([first.sequences, NEW.expand(3, -1)], dim=1)
+        whole = longer(inputs, ids)
+        second = model.generate(
+            **without_pictures(whole), past_key_values=first.past_key_values, **GREEDY
+        )
+        assert run.last == []
+        third = model.generate(
+            **without_pictures(longer(inputs, second.sequences)),
+            past_key_values=second.past_key_values,
+            **GREEDY,
+        )
+    assert torch.equal(second.sequences[:, : ids.shape[1]], ids)
+    assert torch.equal(third.sequences[:, : second.sequences.shape[1]], second.sequences)
+    for turn in (second, third):
+        answered = turn.sequences.shape[1] - len(turn.logits)
+        whole = longer(inputs, turn.sequences[:, :-1])
+        for row, expected in enumerate(expected_logits(model, inputs, items, whole, positions)):
+            got = torch.stack([step[row] for step in turn.logits])
+            torch.testing.assert_close(
+                got, expected[answered - turn.sequences.shape[1] :], rtol=0, atol=TOLERANCE
+            )
+
+
+@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("positions", ["preserved", "compact"])
+@torch.no_grad()
+def test_forward_goes_on_with_new_tokens(build, name, positions):
+    model, inputs = build(name), FAMILIES[name].inputs()
+    new = NEW.expand(3, -1)
+    whole = longer(inputs, torch.cat([inputs["input_ids"], new], dim=1))
+    with prune(model, SELECTOR, positions=positions) as run:
+        cache = model(**inputs).past_key_values
+        out = model(input_ids=new, attention_mask=whole["attention_mask"], past_key_values=cache)
+    for row, expected in enumerate(expected_logits(model, inputs, run.last, whole, positions)):
+        torch.testing.assert_close(out.logits[row], expected[-3:], rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_a_copied_cache_and_another_block_still_know(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs()
+    cache = DynamicCache()
+    with prune(model, SELECTOR):
+        first = model.generate(**inputs, **GREEDY, past_key_values=cache)
+    whole = longer(inputs, torch.cat([first.sequences, NEW.expand(3, -1)], dim=1))
+    answers = []
+    for each in (copy.deepcopy(cache), cache):
+        with prune(model, RandomPrune(0.9)):
+            answers.append(
+                model.generate(**without_pictures(whole), **GREEDY, past_key_values=each)
+            )
+    assert torch.equal(answers[0].sequences, answers[1].sequences)
+    assert answers[0].past_key_values.get_seq_length() < whole["input_ids"].shape[1]
+
+
+@torch.no_grad()
+def test_a_cache_that_is_emptied_forgets(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
+    text = FAMILIES["llava"].inputs(images=(0,))
+    cache = DynamicCache()
+    with prune(model, SELECTOR):
+        model.generate(**inputs, **GREEDY, past_key_values=cache)
+        cache.crop(-cache.get_seq_length())
+        expected = model.generate(**text, **GREEDY)
+        first = model.generate(**text, **GREEDY, past_key_values=cache)
+        assert torch.equal(first.sequences, expected.sequences)
+        again = longer(text, torch.cat([first.sequences, NEW], dim=1))
+        model.generate(**again, **GREEDY, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_new_pictures_on_a_filled_cache_are_refused(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs()
+    with prune(model, SELECTOR):
+        first = model.generate(**inputs, **GREEDY)
+        whole = longer(inputs, first.sequences)
+        for call in (model.generate, model):
+            with pytest.raises(UnsupportedError, match="new pictures on a cache"):
+                call(**whole, past_key_values=first.past_key_values)
+
+
+@torch.no_grad()
+def test_ids_that_are_not_the_conversation_are_refused(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs()
+    with prune(model, SELECTOR):
+        first = model.generate(**inputs, **GREEDY)
+        cache = first.past_key_values
+        with pytest.raises(UnsupportedError, match="do not begin with it"):
+            model.generate(input_ids=NEW.expand(3, -1), past_key_values=cache)
+        with pytest.raises(UnsupportedError, match="3 rows, this call has 2"):
+            model.generate(input_ids=first.sequences[:2], past_key_values=cache)
+        ids, mask = first.sequences, inputs["attention_mask"]
+        places = torch.arange(ids.shape[1])[None]
+        with pytest.raises(UnsupportedError, match="position_ids"):
+            model.generate(input_ids=ids, past_key_values=cache, position_ids=places)
+        with pytest.raises(UnsupportedError, match="attention_mask"):
+            model.generate(input_ids=ids, past_key_values=cache, attention_mask=mask)
+        cache.crop(5 - cache.get_seq_length())
+        with pytest.raises(UnsupportedError, match="cropped"):
+            model.generate(input_ids=first.sequences, past_key_values=cache)
