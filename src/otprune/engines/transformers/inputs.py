@@ -252,7 +252,12 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 def _encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Encoder outputs by modality, made once, and the arguments that are not about pixels."""
-    before = dict(given.get("mm_encoder_outputs") or {})
+    # Copies, since transformers writes into what it is handed when it repeats rows for beams.
+    before = {
+        modality: type(output)(**output)
+        for modality, output in (given.get("mm_encoder_outputs") or {}).items()
+        if output is not None
+    }
     rest = model._prepare_multimodal_encoder_kwargs_for_generation(
         given | {"mm_encoder_outputs": before}
     )

@@ -80,7 +80,7 @@ def rope_delta(positions: Tensor, mask: Tensor) -> Tensor:
 
 def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
     """Refuse one-dimensional positions with gaps where attention kernels would misread them."""
-    attention = str(getattr(model.config, "_attn_implementation", ""))
+    attention = str(model.config.get_text_config()._attn_implementation)
     if positions == "preserved" and full.ndim == 2 and "flash" in attention:
         raise UnsupportedError(
             f"{attention} reads gaps in positions as packed sequences: use positions='compact', "

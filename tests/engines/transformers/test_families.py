@@ -1,0 +1,104 @@
+"""Which models can be pruned, and what makes one picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
+)
+
+from otprune import RandomPrune, UnsupportedError, prune, prune_inputs
+from otprune.engines.transformers import FAMILIES as TABLE
+from otprune.engines.transformers import support
+from otprune.engines.transformers.families import picture_lengths, rows_of
+from tests.families.tiny import FAMILIES
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_class_and_model_get_one_verdict(build, name):
+    model = build(name)
+    assert support(model) == support(type(model))
+    assert support(model)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("MllamaForConditionalGeneration", "takes no mm_encoder_outputs"),
+        ("BlipForConditionalGeneration", "takes no mm_encoder_outputs"),
+        ("Florence2ForConditionalGeneration", "takes no mm_encoder_outputs"),
+        ("Kosmos2ForConditionalGeneration", "takes no mm_encoder_outputs"),
+        ("IdeficsForVisionText2Text", "takes no mm_encoder_outputs"),
+        ("LlamaForCausalLM", "neither images nor videos"),
+        ("LlavaModel", "no language head"),
+    ],
+)
+def test_what_is_out_of_reach_is_named_with_the_reason(name, why):
+    able, reason = support(getattr(transformers, name))
+    assert not able
+    assert reason.startswith(name)
+    assert why in reason
+    assert "\n" not in reason
+
+
+def test_every_image_text_to_text_class_gets_a_verdict():
+    for names in NAMES.values():
+        for name in names if isinstance(names, tuple) else (names,):
+            able, reason = support(getattr(transformers, name))
+            assert isinstance(able, bool)
+            assert name in reason
+
+
+def test_other_objects_are_refused():
+    layer = torch.nn.Linear(2, 2)
+    with (
+        pytest.raises(UnsupportedError, match="Linear is not a transformers model"),
+        prune(layer, RandomPrune(1)),
+    ):
+        pass
+    with pytest.raises(UnsupportedError, match="Linear is not a transformers model"):
+        prune_inputs(layer, {}, RandomPrune(1))
+
+
+def test_old_transformers_is_named(monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "5.17.2")
+    able, reason = support(transformers.LlavaForConditionalGeneration)
+    assert not able
+    assert "5.17.2" in reason
+    assert "5.18" in reason
+    monkeypatch.setattr(transformers, "__version__", "5.18.0.dev0")
+    assert support(transformers.LlavaForConditionalGeneration)[0]
+
+
+def test_a_refused_row_of_the_table_is_the_reason(monkeypatch):
+    row = type(TABLE["internvl"])(refused="its tokens are not what they seem")
+    monkeypatch.setitem(TABLE, "llava", row)
+    able, reason = support(transformers.LlavaForConditionalGeneration)
+    assert not able
+    assert reason == "LlavaForConditionalGeneration: its tokens are not what they seem"
+
+
+# Placeholders are 9; 1 stands for text, 2 for a tile's name, 3 for an overview, 4 for a break.
+@pytest.mark.parametrize(
+    ("grouping", "rows", "entries", "expected"),
+    [
+        ("entry", [[1, 9, 9, 1], [9, 1, 9, 1]], [2, 0, 1, 1], [2, 1, 1]),
+        ("run", [[9, 9, 9, 9, 1, 9, 9], [1, 1, 1, 1, 1, 9, 9]], [2] * 4, [4, 2, 2]),
+        ("closed", [[2, 9, 2, 9, 3, 9, 1, 3, 9], [1] * 9], [4], [3, 1]),
+        ("closed", [[3, 9, 1, 2, 9, 9, 3, 9, 1]], [4], [1, 3]),
+        ("joined", [[9, 9, 4, 9, 9, 4, 1, 9, 9, 4]], [2, 2, 2], [4, 2]),
+        ("run", [[1, 1], [1, 1]], [], []),
+    ],
+)
+def test_tiles_are_grouped_to_pictures(grouping, rows, entries, expected):
+    ids = torch.tensor(rows)
+    assert picture_lengths(grouping, entries, ids, ids == 9) == expected
+
+
+def test_a_picture_lies_in_one_row():
+    at = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]).bool()
+    assert rows_of([2, 1, 3], at, "image") == [0, 0, 2]
+    with pytest.raises(ValueError, match=r"image of 4 tokens .* row 0"):
+        rows_of([4, 2], at, "image")
