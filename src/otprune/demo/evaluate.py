@@ -1,0 +1,151 @@
+"""Measure the embedded model on held-out scenes: `python -m otprune.demo.evaluate RUN_DIR [OUT]`.
+
+Every scene stands on a photograph that training never saw and holds at least one combination of
+colour and shape that training never drew. Questions are answered by stock `generate`, greedily,
+unpruned; an answer counts as right when all its words are.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from datetime import datetime, timezone
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from otprune.demo import load, photos
+from otprune.demo.batches import MIX
+from otprune.demo.questions import Question, ask_many
+from otprune.demo.scenes import render, sample_scene
+
+SEED = 77
+SCENES = 400
+REQUIRED = {
+    "existence": 0.92,
+    "color": 0.92,
+    "shape": 0.92,
+    "position": 0.92,
+    "relation": 0.85,
+    "count": 0.85,
+    "digit": 0.85,
+}
+
+
+def scenes(folder: Path, number: int) -> list[tuple[Image.Image, list[Question]]]:
+    """`number` held-out pictures, 384 pixels wide, and their questions."""
+    rng = np.random.default_rng(SEED)
+    held_out = photos.load(folder / "photos", held_out=True)
+    sizes = [photo.size for photo in held_out]
+    made = []
+    for _ in range(number):
+        scene = sample_scene(rng, sizes, unseen=True)
+        questions = ask_many(scene, rng, [*MIX, "list"], unseen=True)
+        made.append((render(scene, held_out, scale=4), questions))
+    return made
+
+
+@torch.no_grad()
+def answer(model: Any, processor: Any, picture: Image.Image, texts: list[str]) -> list[str]:
+    """The model's greedy answers to several questions about one picture, in one batch."""
+    prompts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        )
+        for text in texts
+    ]
+    inputs = processor(
+        images=[picture] * len(texts), text=prompts, padding=True, return_tensors="pt"
+    )
+    output = model.generate(**inputs, do_sample=False)
+    answers = processor.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return [text.strip() for text in answers]
+
+
+def measure(folder: Path, number: int = SCENES) -> dict[str, dict[str, float]]:
+    """Share of right answers by kind, with a standard error clustered by picture."""
+    model, processor = load()
+    right: dict[str, list[list[bool]]] = {}
+    for picture, questions in scenes(folder, number):
+        answers = answer(model, processor, picture, [question.text for question in questions])
+        of_picture: dict[str, list[bool]] = {}
+        for question, given in zip(questions, answers, strict=True):
+            of_picture.setdefault(question.kind, []).append(given == question.answer)
+        for kind, hits in of_picture.items():
+            right.setdefault(kind, []).append(hits)
+    return {kind: _summary(pictures) for kind, pictures in sorted(right.items())}
+
+
+def _summary(pictures: list[list[bool]]) -> dict[str, float]:
+    questions = sum(map(len, pictures))
+    share = sum(map(sum, pictures)) / questions
+    spread = sum((sum(hits) - share * len(hits)) ** 2 for hits in pictures)
+    return {"accuracy": share, "standard_error": sqrt(spread) / questions, "questions": questions}
+
+
+def plot_curve(log: Path, out: Path) -> None:
+    """Held-out accuracy by kind against the step, all stages in a row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    before, previous = 0, lines[0]
+    for line in lines:
+        if line["stage"] != previous["stage"]:
+            before += previous["step"]
+        line["at"], previous = before + line["step"], line
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    points = [line for line in lines if "held_out" in line]
+    for kind in REQUIRED:
+        axes.plot(
+            [line["at"] for line in points],
+            [line["held_out"].get(kind, 0.0) for line in points],
+            marker="o",
+            markersize=3,
+            label=kind,
+        )
+    axes.set(xlabel="step (32 pictures each)", ylabel="right answers, held-out scenes", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, ncols=2)
+    figure.savefig(out, dpi=140)
+
+
+def main(folder: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    figures = measure(folder)
+    missed = [kind for kind, least in REQUIRED.items() if figures[kind]["accuracy"] < least]
+    report = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "seed": SEED,
+        "scenes": SCENES,
+        "kinds": figures,
+        "required": REQUIRED,
+        "missed": missed,
+    }
+    (out / "figures.json").write_text(json.dumps(report, indent=1) + "\n")
+    shutil.copy(folder / "log.jsonl", out / "log.jsonl")
+    plot_curve(out / "log.jsonl", out / "curve.png")
+    for kind, figure in figures.items():
+        least = f"  required {REQUIRED[kind]}" if kind in REQUIRED else ""
+        print(f"{kind:12s} {figure['accuracy']:.3f} +- {figure['standard_error']:.3f}{least}")
+
+
+if __name__ == "__main__":
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2] if len(sys.argv) > 2 else "docs/results/demo_model"),
+    )

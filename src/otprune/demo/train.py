@@ -1,0 +1,301 @@
+"""Train the embedded model from nothing: `python -m otprune.demo.train RUN_DIR`.
+
+Stage "vision" teaches the vision tower alone, by dense labels of its patches. Stage "language"
+teaches projector and language model on the frozen tower: by questions (each sees the picture and
+itself), by an alignment loss (projected tokens against the embeddings of the words that describe
+them) and by a look-up loss (where two heads of one layer should look from the word that names a
+thing). Stage "joint" trains everything by all of these. The extra heads are thrown away; no
+picture is ever pruned in training.
+
+The stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
+every `SAVE_EVERY` steps and an interrupted run goes on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.data import DataLoader
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from otprune.demo import photos as photographs
+from otprune.demo.architecture import WORD_ID, build
+from otprune.demo.batches import (
+    KINDS,
+    NOUN_OF_KIND,
+    TOKENS,
+    Batch,
+    Batches,
+    make_batch,
+    sequence_ids,
+)
+from otprune.demo.vocabulary import COLOR_NAMES, NOUNS, PLACES
+
+SEED = 20261123
+THREADS = 2
+BATCH = 32
+STEPS = {"vision": 1000, "language": 2400, "joint": 1200}
+WARM, DECAY_FROM = 60, 0.7  # steps of warm-up; share of the stage after which the rate falls
+MUON_RATE, ADAM_RATE = 0.02, 2e-3
+LOOKUP_LAYER, LOOKUP_HEADS = 1, 2
+SAVE_EVERY, EVALUATE_EVERY = 250, 500
+
+
+class Heads(nn.Module):
+    """What the tower's patches are asked in training."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.kind = nn.Linear(width, 1 + len(KINDS))
+        self.color = nn.Linear(width, 1 + len(COLOR_NAMES))
+        self.big = nn.Linear(width, 3)
+        self.centre = nn.Linear(width, 2)
+        self.same = nn.Linear(width, 3 * 6)
+
+
+class Learner(nn.Module):
+    """The model, its training heads, and every loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Any = build(SEED)
+        self.heads = Heads()
+        self.seen: dict[str, Tensor] = {}
+        layer = self.model.model.language_model.layers[LOOKUP_LAYER].self_attn
+
+        def attention(
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            mask: Tensor,
+            **kwargs: Any,
+        ) -> Any:
+            if module is layer:
+                self.seen.update(query=query, key=key, mask=mask)
+            if mask is None:
+                return _attend(query, key, value), None
+            # The picture stands in front and never looks at the questions behind it.
+            front = TOKENS + 1
+            inner = mask[..., :front, :front]
+            picture = _attend(query[:, :, :front], key[:, :, :front], value[:, :, :front], inner)
+            words = _attend(query[:, :, front:], key, value, mask[..., front:, :])
+            return torch.cat([picture, words], 1), None
+
+        AttentionInterface.register("training", attention)
+        AttentionMaskInterface.register("training", sdpa_mask)
+        for part in (self.model.model.language_model, self.model.model.vision_tower):
+            part.config._attn_implementation = "training"
+
+    def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """Losses by name; with questions also "hits", (B, T) bool: the answer words got right."""
+        core = self.model.model
+        with torch.set_grad_enabled(stage != "language" and torch.is_grad_enabled()):
+            pixels = batch.pixels.to(self.heads.kind.weight.dtype)
+            patches = core.vision_tower(pixels).last_hidden_state[:, 1:]
+        losses = self._dense(patches, batch) if stage != "language" else {}
+        if stage == "vision":
+            return losses
+        tokens = core.multi_modal_projector(patches)
+        table = core.language_model.embed_tokens.weight
+        losses |= _alignment(tokens.float(), table.float(), batch)
+        hidden = self._language(tokens, batch)
+        wanted = batch.labels != -100
+        logits = (hidden[wanted] @ table.T).float()
+        labels = batch.labels[wanted]
+        losses["answer"] = F.cross_entropy(logits, labels)
+        losses["lookup"] = self._lookup(batch)
+        hits = torch.zeros_like(wanted)
+        hits[wanted] = logits.argmax(-1) == labels
+        return losses | {"hits": hits}
+
+    def _language(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """(B, T, d) hidden states of the questions, each of which sees the picture and itself."""
+        core = self.model.model
+        embed = core.language_model.embed_tokens
+        inputs = torch.cat([embed(sequence_ids(batch)), tokens, embed(batch.ids)], 1)
+        front = TOKENS + 1
+        block = F.pad(batch.block, (front, 0))
+        visible = (block[:, None] == 0) | (block[:, None] == block[:, :, None])
+        visible &= torch.ones(visible.shape[1:], dtype=torch.bool).tril()
+        mask = torch.zeros(visible.shape, dtype=inputs.dtype).masked_fill(~visible, -1e9)
+        here = torch.arange(front).expand(len(tokens), -1)
+        hidden = core.language_model(
+            inputs_embeds=inputs,
+            attention_mask=mask[:, None],
+            position_ids=torch.cat([here, batch.positions], 1),
+            use_cache=False,
+        ).last_hidden_state
+        words: Tensor = hidden[:, front:]
+        return words
+
+    def _lookup(self, batch: Batch) -> Tensor:
+        """Attention of the naming words should fall on the named patches (on BOS if none)."""
+        front = TOKENS + 1
+        row, column = batch.mentions.unbind(1)
+        query = self.seen["query"][row, :LOOKUP_HEADS, front + column].float()
+        key = self.seen["key"][:, :LOOKUP_HEADS].float()
+        mask = self.seen["mask"][row, 0, front + column].float()
+        score = torch.einsum("mhd,mhnd->mhn", query, key[row]) / query.shape[-1] ** 0.5
+        logs = (score + mask[:, None]).log_softmax(-1)[..., :front]
+        found = logs.masked_fill(~batch.targets[:, None], float("-inf")).logsumexp(-1)
+        loss: Tensor = -found.clamp_min(-20).mean()
+        return loss
+
+    def _dense(self, patches: Tensor, batch: Batch) -> dict[str, Tensor]:
+        heads, sticker = self.heads, batch.kind > 0
+        photo_weight = 0.15
+
+        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+            weight = torch.ones(logits.shape[-1])
+            weight[0] = photo_weight
+            return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), weight=weight)
+
+        on = patches[sticker]
+        same = heads.same(on).float().unflatten(-1, (3, 6)).flatten(0, 1)
+        return {
+            "kind": weighted(heads.kind(patches), batch.kind),
+            "color": weighted(heads.color(patches), batch.color),
+            "big": 0.5 * weighted(heads.big(patches), batch.big),
+            "centre": 10 * F.mse_loss(heads.centre(on).float(), batch.centre[sticker]),
+            "same": 0.5 * F.cross_entropy(same, batch.same[sticker].flatten()),
+        }
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Plain attention, (B, h, n, d) -> (B, n, h, d); its bfloat16 gradient is twice as fast."""
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    mixed: Tensor = scores.softmax(-1) @ value
+    return mixed.transpose(1, 2).contiguous()
+
+
+def _alignment(tokens: Tensor, table: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Projected sticker tokens should point at the words for their colour, noun and place."""
+    sticker = batch.kind > 0
+    logits = tokens[sticker] @ table.T
+    centre = batch.centre[sticker]
+    place = 2 * (centre[:, 1] > 0.5).long() + (centre[:, 0] > 0.5).long()
+    groups = {
+        "to_color": (COLOR_NAMES, batch.color[sticker] - 1),
+        "to_noun": (NOUNS, NOUN_OF_KIND[batch.kind[sticker]] - 1),
+        "to_kind": (KINDS, batch.kind[sticker] - 1),
+        "to_place": (PLACES, place),
+    }
+    return {
+        name: 0.4 * F.cross_entropy(logits[:, [WORD_ID[w] for w in words]], labels)
+        for name, (words, labels) in groups.items()
+    }
+
+
+def _optimisers(learner: Learner) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for everything else."""
+    named = list(learner.named_parameters())
+    matrix = [p for n, p in named if p.ndim == 2 and ("layers" in n or "multi_modal" in n)]
+    chosen = {id(p) for p in matrix}
+    rest = [p for _, p in named if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrix, lr=MUON_RATE, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _rate(step: int, steps: int, stage: str) -> float:
+    """Factor on the learning rates: warm up, hold, fall to one hundredth."""
+    peak = 1.0 if stage == "vision" else 0.6
+    if step < WARM:
+        return peak * (step + 1) / WARM
+    done = step / steps
+    return peak * (1.0 if done < DECAY_FROM else max(0.01, (1 - done) / (1 - DECAY_FROM)))
+
+
+@torch.no_grad()
+def evaluate(learner: Learner, photos: Any, batches: int = 6) -> dict[str, float]:
+    """Share of questions whose whole answer is right, by kind, on the held-out world."""
+    right: dict[str, list[float]] = {}
+    for i in range(batches):
+        batch = make_batch(photos, (SEED, 7, i), BATCH, unseen=True)
+        hits = learner(batch, "joint")["hits"]
+        for row, column, kind in batch.answer_kind:
+            end = column
+            while end < batch.ids.shape[1] and batch.labels[row, end] != -100:
+                end += 1
+            right.setdefault(kind, []).append(float(hits[row, column:end].all()))
+    return {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())}
+
+
+def run_stage(learner: Learner, stage: str, folder: Path) -> None:
+    """Train one stage to its last step, from its last checkpoint if there is one."""
+    steps, optimisers, start = STEPS[stage], _optimisers(learner), 0
+    checkpoint = folder / f"{stage}.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        learner.load_state_dict(state["learner"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        start = state["step"]
+    seen = photographs.load(folder / "photos", held_out=False)
+    held_out = photographs.load(folder / "photos", held_out=True)
+    seed = SEED + list(STEPS).index(stage)
+    loader = DataLoader(
+        Batches(seen, seed, start, steps, BATCH), batch_size=None, num_workers=1, prefetch_factor=4
+    )
+    bases, began = (MUON_RATE, ADAM_RATE), time.time()
+    mean: dict[str, float] = {}
+    for step, batch in enumerate(loader, start):
+        for optimiser, base in zip(optimisers, bases, strict=True):
+            optimiser.param_groups[0]["lr"] = base * _rate(step, steps, stage)
+        # The arithmetic runs in bfloat16, weights and their updates stay in float32.
+        cast = {name: p.to(torch.bfloat16) for name, p in learner.named_parameters()}
+        losses = functional_call(learner, cast, (batch, stage))
+        hits = losses.pop("hits", None)
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(optimisers[1].param_groups[0]["params"], 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        values = {name: loss.item() for name, loss in losses.items()}
+        if hits is not None:
+            values["right"] = float(hits.sum()) / float((batch.labels != -100).sum())
+        for name, value in values.items():
+            mean[name] = mean.get(name, value) * 0.96 + value * 0.04
+        done = step + 1
+        if done % 50 == 0:
+            line: dict[str, Any] = {"stage": stage, "step": done}
+            line["seconds"] = round(time.time() - began, 1)
+            line |= {name: round(value, 4) for name, value in mean.items()}
+            if stage != "vision" and (done % EVALUATE_EVERY == 0 or done == steps):
+                learner.eval()
+                line["held_out"] = evaluate(learner, held_out)
+                learner.train()
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+        if done % SAVE_EVERY == 0 or done == steps:
+            state = {"learner": learner.state_dict(), "step": done}
+            state["optimisers"] = [o.state_dict() for o in optimisers]
+            torch.save(state, folder / "partial")
+            (folder / "partial").rename(checkpoint)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(THREADS)
+    if not (folder / "photos").exists():
+        photographs.collect(folder / "photos")
+    learner = Learner()
+    for stage in STEPS:
+        run_stage(learner, stage, folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
