@@ -10,7 +10,8 @@ from transformers import DynamicCache
 
 from otprune import RandomPrune, UnsupportedError
 from otprune.engines.transformers import prune
-from tests.engines.transformers.reference import TOLERANCE, kept_columns, reference_logits
+from tests.engines.transformers.kept import TOLERANCE, kept_columns
+from tests.families.reference import reference_logits
 from tests.families.tiny import FAMILIES
 
 CORE = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -43,11 +44,10 @@ def without_pictures(inputs):
     return {key: inputs[key] for key in names if key in inputs}
 
 
-def expected_logits(model, inputs, items, whole, positions):
-    keep = kept_columns(inputs, items)
-    more = whole["input_ids"].shape[1] - keep.shape[1]
-    keep = torch.cat([keep, torch.ones(len(keep), more).bool()], dim=1)
-    return reference_logits(model, whole, keep, positions)
+def expected_logits(model, inputs, items, ids, positions):
+    """Of every row, by hand, with all ids behind the prompt as its answer."""
+    answer = ids[:, inputs["input_ids"].shape[1] :]
+    return reference_logits(model, inputs, kept_columns(inputs, items), positions, answer)
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -73,8 +73,8 @@ def test_generate_goes_on_with_the_whole_conversation(build, name, positions):
     assert torch.equal(third.sequences[:, : second.sequences.shape[1]], second.sequences)
     for turn in (second, third):
         answered = turn.sequences.shape[1] - len(turn.logits)
-        whole = longer(inputs, turn.sequences[:, :-1])
-        for row, expected in enumerate(expected_logits(model, inputs, items, whole, positions)):
+        ids = turn.sequences[:, :-1]
+        for row, expected in enumerate(expected_logits(model, inputs, items, ids, positions)):
             got = torch.stack([step[row] for step in turn.logits])
             torch.testing.assert_close(
                 got, expected[answered - turn.sequences.shape[1] :], rtol=0, atol=TOLERANCE
@@ -91,7 +91,8 @@ def test_forward_goes_on_with_new_tokens(build, name, positions):
     with prune(model, SELECTOR, positions=positions) as run:
         cache = model(**inputs).past_key_values
         out = model(input_ids=new, attention_mask=whole["attention_mask"], past_key_values=cache)
-    for row, expected in enumerate(expected_logits(model, inputs, run.last, whole, positions)):
+    ids = whole["input_ids"]
+    for row, expected in enumerate(expected_logits(model, inputs, run.last, ids, positions)):
         torch.testing.assert_close(out.logits[row], expected[-3:], rtol=0, atol=TOLERANCE)
 
 

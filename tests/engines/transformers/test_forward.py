@@ -7,8 +7,9 @@ import torch
 
 from otprune import NormPrune, RandomPrune, TransportPrune
 from otprune.engines.transformers import prune
-from tests.engines.transformers.reference import TOLERANCE, kept_columns, reference_logits
+from tests.engines.transformers.kept import NOTHING, TOLERANCE, kept_columns
 from tests.families.base import BOS, IMAGE, PAD
+from tests.families.reference import entering, reference_logits
 from tests.families.tiny import FAMILIES
 
 CORE = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -35,7 +36,7 @@ def test_right_padding_stays_on_the_right(build, name, positions):
     with prune(model, SELECTOR, positions=positions) as run:
         logits = model(**inputs).logits
     keep = kept_columns(inputs, run.last)
-    for row, expected in enumerate(reference_logits(model, inputs, keep, positions)):
+    for row, expected in enumerate(reference_logits(model, inputs, keep, positions, NOTHING)):
         torch.testing.assert_close(logits[row, : len(expected)], expected, rtol=0, atol=TOLERANCE)
 
 
@@ -98,12 +99,7 @@ def test_decoding_by_hand_after_right_padding(build):
         out = model(**inputs)
         keep = kept_columns(inputs, run.last)
         last = model(input_ids=step, past_key_values=out.past_key_values, attention_mask=mask)
-    longer = inputs | {
-        "input_ids": torch.cat([inputs["input_ids"], step], dim=1),
-        "attention_mask": mask,
-    }
-    keep = torch.cat([keep, torch.ones(3, 1).bool()], dim=1)
-    for row, expected in enumerate(reference_logits(model, longer, keep, "preserved")):
+    for row, expected in enumerate(reference_logits(model, inputs, keep, "preserved", step)):
         torch.testing.assert_close(last.logits[row, -1], expected[-1], rtol=0, atol=TOLERANCE)
 
 
@@ -116,7 +112,7 @@ def test_the_loss_is_that_of_the_text(build, name):
     with prune(model, SELECTOR) as run:
         loss = model(**inputs, labels=labels).loss
     keep = kept_columns(inputs, run.last)
-    logits = reference_logits(model, inputs, keep, "preserved")
+    logits = reference_logits(model, inputs, keep, "preserved", NOTHING)
     said = [labels[row, keep[row]] for row in range(len(ids))]
     expected = torch.nn.functional.cross_entropy(
         torch.cat([x[:-1] for x in logits]), torch.cat([x[1:] for x in said])
@@ -198,16 +194,8 @@ def test_given_positions_are_shortened(build, name):
 def test_merged_features_reach_the_language_model(build, name):
     model, inputs = build(name), FAMILIES[name].inputs()
     selector = NormPrune(0.4)
-    seen = {}
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
-    )
-    try:
-        with prune(model, selector, merge=True) as run:
-            model(**inputs)
-    finally:
-        hook.remove()
-    embedded = seen["inputs_embeds"]
+    with prune(model, selector, merge=True) as run:
+        embedded = entering(model, inputs)["inputs_embeds"]
     ids, keep = inputs["input_ids"], kept_columns(inputs, run.last)
     for row in range(len(ids)):
         mine = [item for item in run.last if item.row == row]

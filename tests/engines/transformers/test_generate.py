@@ -14,7 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from otprune import RandomPrune, UnsupportedError
+from otprune import OTPrune, RandomPrune, UnsupportedError
 from otprune.engines.transformers import prune
 from tests.families.base import PAD, SPECIAL
 from tests.families.llava import LLAMA
@@ -47,6 +47,19 @@ def row_of(inputs, images, row):
     if images[row]:
         alone["pixel_values"] = inputs["pixel_values"][first : first + images[row]]
     return alone
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_merging_nothing_changes_no_bit(build, name):
+    # With every token kept each stands for itself.
+    model, inputs = build(name), FAMILIES[name].inputs()
+    how = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
+    plain, logits = model.generate(**inputs, **how), model(**inputs).logits
+    with prune(model, OTPrune(1.0), merge=True):
+        pruned = model.generate(**inputs, **how)
+        assert torch.equal(model(**inputs).logits, logits)
+    assert torch.equal(pruned.sequences, plain.sequences)
+    assert all(map(torch.equal, pruned.logits, plain.logits))
 
 
 @pytest.mark.parametrize("name", CORE)

@@ -1,0 +1,24 @@
+"""Which columns of a prompt survive, from the report alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from otprune.engines.transformers import Pruned
+from tests.families.base import pictures
+
+TOLERANCE = 2e-4
+NOTHING = torch.zeros(3, 0, dtype=torch.long)  # no answer behind a prompt of three rows
+
+
+def kept_columns(inputs: dict[str, Tensor], items: Sequence[Pruned]) -> Tensor:
+    """`(B, S)` bool: text and kept tokens, False at padding."""
+    keep = inputs["attention_mask"].bool().clone()
+    for picture, item in zip(pictures(inputs["input_ids"]), items, strict=True):
+        assert (picture.row, picture.modality) == (item.row, item.modality)
+        keep[picture.row, picture.columns] = False
+        keep[picture.row, picture.columns[item.indices]] = True
+    return keep
