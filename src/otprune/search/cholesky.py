@@ -21,8 +21,13 @@ Row = Callable[[Tensor], Tensor]
 class Elimination:
     """The residual of `M` after eliminating the tokens kept so far.
 
-    `excess` is `(B, m)`: the conditional variance of each token, less `shift`. Never negative in
-    exact arithmetic, so rounding below zero is cut off. O(m t) in step t, plus one row of `M`.
+    `excess` is `(B, m)`: the conditional variance of each token, less `shift`. O(m t) in step t,
+    plus one row of `M`.
+
+    Two facts of exact arithmetic are imposed, since rounding breaks them once all of `M` is
+    eliminated and the search goes on (more tokens than rank): no excess is negative, and no
+    covariance exceeds what its two variances allow (Cauchy-Schwarz). Without the second, noise
+    divided by a small root grows from step to step until it overflows.
     """
 
     def __init__(self, diagonal: Tensor, row: Row, steps: int, shift: float) -> None:
@@ -39,7 +44,10 @@ class Elimination:
         earlier = self._factor[:, :t]
         column = earlier.gather(2, j.unsqueeze(1).expand(-1, t, 1))
         fresh = self._row(j) - (column.mT @ earlier).squeeze(1)
-        fresh = fresh / (self.excess.gather(1, j) + self._shift).sqrt()
+        own = self.excess.gather(1, j)
+        fresh = fresh / (own + self._shift).sqrt()
+        limit = (self.excess * (own / (own + self._shift))).sqrt()
+        fresh = fresh.clamp(min=-limit, max=limit)
         self._factor[:, t] = fresh
         self._done = t + 1
         self.excess = (self.excess - fresh.square()).clamp(min=0)
