@@ -32,9 +32,15 @@ def embed(tokens: Tensor, metric: Metric) -> Tensor:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """`|x_i - y_j|^2`, `(B, n, d)` and `(B, k, d)` to `(B, n, k)`, never negative."""
+    """`|x_i - y_j|^2`, `(B, n, d)` and `(B, k, d)` to `(B, n, k)`.
+
+    What is below rounding becomes zero, so that duplicates are at no distance, and none is
+    negative.
+    """
     squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
-    return (squares - 2 * (x @ y.mT)).clamp(min=0)
+    distance = squares - 2 * (x @ y.mT)
+    noise = 8 * torch.finfo(x.dtype).eps * squares
+    return torch.where(distance > noise, distance, 0.0)
 
 
 def assign(points: Tensor, indices: Tensor) -> Tensor:
@@ -49,7 +55,8 @@ def assign(points: Tensor, indices: Tensor) -> Tensor:
     k = indices.shape[-1]
     kept = points.gather(1, indices.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
     distance = squared_distances(points, kept)
-    slack = TOLERANCE * points.square().sum(-1).amax(dim=-1)[:, None, None]
+    # Relative to the token itself: one huge token must not blur the choice of all others.
+    slack = TOLERANCE * points.square().sum(-1, keepdim=True)
     place = torch.arange(k, device=points.device)
     tied = distance <= distance.amin(dim=-1, keepdim=True) + slack
     nearest = torch.where(tied, place, k).amin(dim=-1)

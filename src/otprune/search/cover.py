@@ -25,15 +25,13 @@ def greedy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
     """
     batch, m = mass.shape
     paid = distance.amax(dim=-1)
-    # A gain smaller than rounding in one token's share of the whole is no gain.
-    unit = (mass * paid).sum(dim=-1, keepdim=True) / m
     taken = torch.zeros_like(mass, dtype=torch.bool)
     order = rank.new_empty(batch, k)
     saved = torch.empty_like(distance)
     for t in range(k):
         torch.sub(paid.unsqueeze(-1), distance, out=saved)
         gains = (mass.unsqueeze(1) @ saved.clamp_(min=0)).squeeze(1)
-        j = best(gains.masked_fill(taken, -torch.inf), rank, unit)
+        j = best(gains.masked_fill(taken, -torch.inf), rank)
         order[:, t : t + 1] = j
         taken.scatter_(1, j, True)
         paid = torch.minimum(paid, distance.gather(1, j.unsqueeze(-1).expand(-1, 1, m)).squeeze(1))

@@ -20,9 +20,10 @@ class HerdingPrune(Selector):
     """Keeps a set whose *uniform* distribution matches that of the full set.
 
     Kernel herding (Chen, Welling and Smola, UAI 2010) with the Gaussian kernel
-    `k(x, y) = exp(-|x - y|^2 / h)`, where `h` is the mean squared distance between two tokens drawn
-    from the full set: no parameter, and the selection does not depend on the tokens' scale.
-    Without replacement. Weights are the masses of the full set.
+    `k(x, y) = exp(-|x - y|^2 / h)`, where `h` is the median squared distance between two tokens
+    (their mean, if more than half are duplicates): no parameter, no dependence on the tokens'
+    scale, and a few huge tokens do not blur the rest. Without replacement. Weights are the masses
+    of the full set. O(m^2) memory.
     """
 
     name: ClassVar[str] = "herding"
@@ -38,6 +39,12 @@ class HerdingPrune(Selector):
         mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
         mass = mass / mass.shape[-1]
         distance = transport.squared_distances(points, points)
-        bandwidth = mass.unsqueeze(1) @ distance @ mass.unsqueeze(-1)
-        kernel = torch.exp(-distance / torch.where(bandwidth > 0, bandwidth, 1.0))
+        kernel = torch.exp(-distance / _bandwidth(distance))
         return herding.greedy(kernel, mass, k, rank=ties.preference(norms(tokens)))
+
+
+def _bandwidth(distance: Tensor) -> Tensor:
+    pairs = distance.flatten(1)
+    median, mean = pairs.median(dim=-1).values, pairs.mean(dim=-1)
+    h = torch.where(median > 0, median, mean)
+    return torch.where(h > 0, h, 1.0)[:, None, None]

@@ -22,7 +22,8 @@ class TransportPrune(Selector):
 
     Minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2` greedily: the squared 2-Wasserstein
     distance from the full set to the kept one when the kept tokens may carry any mass.
-    The first pick is the best single token. Weights are the masses `p` of the full set.
+    The first pick is the best single token. Weights are the masses `p` of the full set. O(m^2)
+    memory, O(k m^2) time.
 
     Attributes:
         metric: "cosine" measures between tokens at unit length (a zero token stays zero),
