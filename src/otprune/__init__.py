@@ -70,7 +70,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The engine needs transformers, which the core does without.
     if name in ("prune", "prune_inputs"):
-        from otprune.engines import transformers
-
+        try:
+            from otprune.engines import transformers
+        except ImportError as cause:
+            raise MissingDependencyError(
+                f"otprune.{name} needs transformers, which cannot be imported ({cause}): "
+                "pip install 'otprune[transformers]'"
+            ) from cause
         return getattr(transformers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
