@@ -1,0 +1,83 @@
+"""Imports point downwards, and the core needs torch and numpy alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import otprune
+
+ROOT = Path(otprune.__file__).parent
+
+# Lowest first; a module may import from its own layer and from those before it.
+LAYERS = [
+    {"errors", "flops"},
+    {"budget", "tokens"},
+    {"search"},
+    {"objectives"},
+    {"selectors"},
+    {"engines", "encoders"},
+    {"demo"},
+    {"cli"},
+]
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+CORE = [
+    path
+    for path in sorted(ROOT.rglob("*.py"))
+    if HEIGHT.get(path.relative_to(ROOT).with_suffix("").parts[0], -1) >= 0
+]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "otprune":
+                yield from (f"otprune.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    here = HEIGHT[path.relative_to(ROOT).with_suffix("").parts[0]]
+    for name in imported(path):
+        package, *rest = name.split(".")
+        if package == "otprune" and rest and rest[0] in HEIGHT:
+            assert HEIGHT[rest[0]] <= here, f"{path.name} imports {name}"
+        elif here <= HEIGHT["selectors"]:
+            assert package in {*sys.stdlib_module_names, "torch", "numpy", "ot"}, name
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_light():
+    loaded = run("import otprune, sys; print(*sys.modules)").split()
+    assert "otprune.selectors.otprune" in loaded
+    assert not {"transformers", "vllm", "ot", "PIL", "scipy", "typer", "rich"} & set(loaded)
+
+
+def test_without_transformers_prune_says_what_to_install():
+    said = run(
+        "import sys; sys.modules['transformers'] = None\n"
+        "import otprune\n"
+        "try: otprune.prune\n"
+        "except otprune.MissingDependencyError as e: print(e)"
+    )
+    assert "pip install 'otprune[transformers]'" in said
+
+
+def test_the_public_surface_is_whole():
+    for name in set(otprune.__all__) - {"prune", "prune_inputs"}:  # theirs: tests/engines
+        assert getattr(otprune, name) is not None
+    assert set(otprune.__all__) <= set(dir(otprune))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        otprune.no_such_name  # noqa: B018
