@@ -1,0 +1,126 @@
+"""Each batched search against a few lines of plain Python that say the same."""
+
+import math
+
+import pytest
+import torch
+
+from otprune.search import cholesky, cover, herding, maxmin
+from tests.random_tokens import random_tokens
+
+M, K = 24, 9
+BATCH = random_tokens(3, M, 6).double()
+DISTANCE = (BATCH[:, :, None] - BATCH[:, None]).square().sum(-1)
+MASS = torch.rand(3, M, generator=torch.Generator().manual_seed(1)).double()
+MASS = MASS / MASS.sum(-1, keepdim=True)
+RANK = torch.arange(M).repeat(3, 1)
+
+
+def plain(score, maximise=True):
+    """Greedy by a score of (kept so far, candidate)."""
+    kept = []
+    for _ in range(K):
+        rest = [j for j in range(M) if j not in kept]
+        kept.append((max if maximise else min)(rest, key=lambda j: score(kept, j)))
+    return kept
+
+
+def test_cholesky():
+    """Order of picks equals greedy on the log-determinant itself."""
+    M_ = BATCH @ BATCH.mT
+    got = cholesky.greedy(
+        M_.diagonal(dim1=1, dim2=2),
+        lambda j: M_.gather(1, j[:, :, None].expand(-1, 1, M)).squeeze(1),
+        K,
+        RANK,
+        shift=0.3,
+    )
+    for b in range(3):
+        full = M_[b] + 0.3 * torch.eye(M)
+        wanted = plain(lambda kept, j, full=full: torch.logdet(full[[*kept, j]][:, [*kept, j]]))
+        assert got[b].tolist() == wanted
+
+
+def test_cover():
+    got = cover.greedy(DISTANCE, MASS, K, RANK)
+    for b in range(3):
+        D, p = DISTANCE[b], MASS[b]
+        wanted = plain(lambda kept, j, D=D, p=p: p @ D[:, [*kept, j]].amin(1), maximise=False)
+        assert got[b].tolist() == wanted
+
+
+def test_maxmin():
+    got = maxmin.greedy(DISTANCE, K, RANK, unit=1.0)
+    for b in range(3):
+        D = DISTANCE[b]
+        wanted = plain(
+            lambda kept, j, D=D: (
+                D[j, kept].min() if kept else D[j, [i for i in range(M) if i != j]].min()
+            )
+        )
+        assert got[b].tolist() == wanted
+
+
+def test_herding():
+    kernel = torch.exp(-DISTANCE / DISTANCE.mean())
+    got = herding.greedy(kernel, MASS, K, RANK)
+    for b in range(3):
+        G, p = kernel[b], MASS[b]
+        wanted = plain(lambda kept, j, G=G, p=p: G[j] @ p - G[j, kept].sum() / (len(kept) + 1))
+        assert got[b].tolist() == wanted
+
+
+def test_herding_matches_the_distribution():
+    """What it is for: the kept set's kernel mean is nearer to the full one's than at random."""
+    kernel = torch.exp(-DISTANCE / DISTANCE.mean())[:1]
+    p = torch.full((1, M), 1 / M, dtype=torch.float64)
+
+    def discrepancy(chosen):
+        q = torch.zeros(M, dtype=torch.float64)
+        q[chosen] = 1 / len(chosen)
+        return float((p[0] - q) @ kernel[0] @ (p[0] - q))
+
+    herded = discrepancy(herding.greedy(kernel, p, K, RANK[:1])[0])
+    g = torch.Generator().manual_seed(0)
+    drawn = sorted(discrepancy(torch.randperm(M, generator=g)[:K]) for _ in range(200))
+    assert herded < drawn[2]
+
+
+def test_what_is_covered_is_worth_nothing_more():
+    """Two places, six tokens: after two picks all gains are noise, and the rule decides."""
+    x = torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    D = (x[:, None] - x[None]).square()[None]
+    rank = torch.tensor([[5, 4, 3, 2, 1, 0]])
+    assert cover.greedy(D, torch.full((1, 6), 1 / 6), 4, rank)[0].tolist() == [5, 4, 3, 2]
+
+
+def test_elimination_survives_exhaustion():
+    """Rank one: after the first pick the residual is zero, and stays at zero."""
+    v = torch.linspace(1, 1e3, 50)[None, :, None]
+    order = cholesky.greedy(
+        v.square()[..., 0],
+        lambda j: (v.gather(1, j[..., None]) @ v.mT).squeeze(1),
+        20,
+        torch.arange(50)[None],
+        shift=1e-4,
+    )
+    assert order[0, 0] == 49
+    assert sorted(order[0].tolist()) == sorted(set(order[0].tolist()))
+
+
+@pytest.mark.parametrize("k", [1, 2, M])
+def test_lengths(k):
+    for order in (
+        cover.greedy(DISTANCE, MASS, k, RANK),
+        maxmin.greedy(DISTANCE, k, RANK, unit=1.0),
+        herding.greedy(torch.exp(-DISTANCE), MASS, k, RANK),
+    ):
+        assert order.shape == (3, k)
+        assert all(len(set(row)) == k for row in order.tolist())
+
+
+def test_shift_is_the_smallest_variance():
+    state = cholesky.Elimination(torch.zeros(1, 4), lambda j: torch.zeros(1, 4), 2, shift=0.25)
+    state.eliminate(torch.tensor([[1]]))
+    assert state.excess.eq(0).all()
+    assert math.isfinite(float(state.excess.sum()))
