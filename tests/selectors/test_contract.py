@@ -1,0 +1,235 @@
+"""What every method promises, method by method."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from otprune import METHODS, OTPrune, OTPruneError, RandomPrune, Selector, TransportPrune
+from otprune.tokens import check_tokens
+from tests.random_tokens import random_tokens
+
+ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+BY_FEATURE = pytest.mark.parametrize(
+    "method", [c for n, c in METHODS.items() if n not in ("grid", "random")], ids=lambda c: c.name
+)
+SHAPES = [(40, 12), (30, 64)]
+
+
+@ALL
+def test_is_a_frozen_dataclass_with_a_name(method):
+    selector = method(0.5)
+    assert isinstance(selector, Selector)
+    assert METHODS[method.name] is method
+    assert 10 < len(method.summary) < 80
+    assert next(f.name for f in dataclasses.fields(method)) == "keep"
+    assert method(0.5) == selector
+    assert hash(method(0.5)) == hash(selector)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        selector.keep = 3
+    with pytest.raises(TypeError):
+        method()
+
+
+@ALL
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("keep", [1, 2, 0.3, 29])
+def test_order_count_type(method, shape, keep):
+    kept = method(keep).select(random_tokens(*shape))
+    assert kept.dtype == torch.int64
+    assert kept.shape == (method(keep).count(shape[0]),)
+    assert (kept.diff() > 0).all()
+    assert kept[0] >= 0
+    assert kept[-1] < shape[0]
+
+
+@ALL
+@pytest.mark.parametrize("keep", [1.0, 40, 99])
+def test_keeping_all_keeps_all(method, keep):
+    assert method(keep).select(random_tokens(40, 12)).equal(torch.arange(40))
+    assert method(keep).select(random_tokens(2, 40, 12)).equal(torch.arange(40).expand(2, 40))
+
+
+@ALL
+def test_one_token(method):
+    for keep in (1, 0.01, 1.0):
+        assert method(keep).select(torch.randn(1, 5)).tolist() == [0]
+        assert method(keep).select(torch.zeros(1, 5)).tolist() == [0]
+    assert method(1).select(random_tokens(9, 1)).shape == (1,)
+
+
+@ALL
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_batch_is_its_rows(method, shape):
+    batch = torch.stack([random_tokens(*shape, seed=s) * 10.0**s for s in range(4)])
+    kept = method(0.3).select(batch)
+    assert kept.equal(torch.stack([method(0.3).select(row) for row in batch]))
+
+
+@ALL
+def test_same_again_and_input_untouched(method):
+    tokens = random_tokens(40, 12)
+    before = tokens.clone()
+    first = method(0.3).select(tokens)
+    torch.manual_seed(1)
+    assert method(0.3).select(tokens).equal(first)
+    assert tokens.equal(before)
+
+
+@ALL
+def test_global_random_state_is_left_alone(method):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    method(0.3).select(random_tokens(40, 12))
+    assert torch.get_rng_state().equal(state)
+
+
+@BY_FEATURE
+@pytest.mark.parametrize("shape", SHAPES)
+def test_permuting_tokens_permutes_the_selection(method, shape):
+    tokens = random_tokens(*shape)
+    shuffle = torch.randperm(shape[0], generator=torch.Generator().manual_seed(3))
+    kept = method(0.3).select(tokens)
+    assert shuffle[method(0.3).select(tokens[shuffle])].sort().values.equal(kept)
+
+
+@BY_FEATURE
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_scale_does_not_matter(method, scale):
+    tokens = random_tokens(40, 12)
+    assert method(0.3).select(tokens * scale).equal(method(0.3).select(tokens))
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (torch.float16, 1e-6),  # denormal, hardly any digits: many ties
+        (torch.float16, 1.0),
+        (torch.float16, 1e3),  # float16 ends at 65504
+        (torch.bfloat16, 1e-6),
+        (torch.bfloat16, 1.0),
+        (torch.bfloat16, 1e6),
+        (torch.float64, 1e-6),
+        (torch.float64, 1e6),
+    ],
+)
+def test_other_dtypes_are_computed_in_float32(method, dtype, scale):
+    tokens = (random_tokens(40, 12) * scale).to(dtype)
+    assert tokens.isfinite().all()
+    assert method(0.3).select(tokens).equal(method(0.3).select(tokens.float()))
+
+
+@ALL
+def test_numpy(method):
+    tokens = random_tokens(40, 12)
+    kept = method(0.3).select(tokens)
+    assert method(0.3).select(tokens.numpy()).equal(kept)
+    assert method(0.3).select(np.asfortranarray(tokens.numpy())).equal(kept)
+    assert method(0.3).select(tokens.numpy()[::-1]).shape == kept.shape
+
+
+@BY_FEATURE
+def test_layout_does_not_matter(method):
+    tokens = random_tokens(40, 12)
+    assert method(0.3).select(tokens.T.contiguous().T).equal(method(0.3).select(tokens))
+
+
+@BY_FEATURE
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_among_identical_tokens_the_first_win(method, value):
+    assert method(5).select(torch.full((12, 4), value)).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["otprune", "transport", "divprune", "dpp"])
+def test_duplicates_cost_one_place(name):
+    """Every token twice: a method of diversity or coverage keeps one of each, the first."""
+    tokens = random_tokens(10, 16)
+    kept = METHODS[name](10).select(tokens.repeat(2, 1))
+    assert kept.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["transport", "divprune", "dpp"])
+def test_among_parallel_tokens_the_longest_wins(name):
+    axes = torch.eye(3)
+    tokens = torch.cat([axes, 2 * axes, 1.5 * axes])
+    assert METHODS[name](3).select(tokens).tolist() == [3, 4, 5]
+
+
+@BY_FEATURE
+def test_zero_tokens_zero_columns_and_low_rank(method):
+    tokens = random_tokens(30, 3) @ random_tokens(3, 20, seed=1)
+    tokens[4], tokens[9], tokens[:, 5] = 0, 0, 0
+    kept = method(12).select(tokens)  # many more than the rank
+    assert kept.shape == (12,)
+    assert (kept.diff() > 0).all()
+    without = tokens[:, torch.arange(20) != 5]
+    if method is OTPrune:  # its scaled gamma counts the columns
+        assert OTPrune(3, gamma=1.0).select(tokens).equal(OTPrune(3, gamma=1.0).select(without))
+    else:
+        assert method(3).select(tokens).equal(method(3).select(without))
+
+
+@ALL
+def test_autocast_and_default_dtype_do_not_reach_inside(method):
+    tokens = random_tokens(40, 12)
+    kept, merged = method(0.3).select(tokens), method(0.3).reduce(tokens, merge=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert method(0.3).select(tokens).equal(kept)
+        assert method(0.3).reduce(tokens, merge=True).features.equal(merged.features)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert method(0.3).select(tokens).equal(kept)
+        assert method(0.3).reduce(tokens, merge=True).masses.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@ALL
+def test_gradients_and_inference_mode(method):
+    tokens = random_tokens(40, 12).requires_grad_()
+    kept = method(0.3).select(tokens)
+    assert not kept.requires_grad
+    with torch.inference_mode():
+        assert method(0.3).select(tokens).equal(kept)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where the host would wait for the device."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.WAITS, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@ALL
+def test_nothing_after_the_check_waits_for_the_device(method, monkeypatch):
+    tokens = random_tokens(2, 40, 12)
+    monkeypatch.setattr("otprune.selectors.base.check_tokens", lambda x: x)
+    with NoWaiting():
+        method(0.3).reduce(tokens, merge=True)
+    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense waits"):
+        check_tokens(tokens)
+
+
+@pytest.mark.parametrize("gamma", ["paper", 0, -1.0, float("nan"), float("inf"), True, None, 1e30])
+def test_bad_gamma(gamma):
+    with pytest.raises(OTPruneError, match=r"gamma.*scaled"):
+        OTPrune(0.5, gamma=gamma)
+
+
+@pytest.mark.parametrize("metric", ["manhattan", None, 2])
+def test_bad_metric(metric):
+    with pytest.raises(OTPruneError, match='expected "cosine" or "euclidean"'):
+        TransportPrune(0.5, metric=metric)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "a", True, None, 2**63])
+def test_bad_seed(seed):
+    with pytest.raises(OTPruneError, match="non-negative whole number"):
+        RandomPrune(0.5, seed=seed)

@@ -1,0 +1,149 @@
+"""Kept rows, masses and merged features."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from otprune import METHODS, GridPrune, HerdingPrune, Selector, TransportPrune
+from otprune.objectives.transport import Metric
+from tests.random_tokens import random_tokens
+
+ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+X = random_tokens(40, 12)
+
+
+def by_hand(tokens, kept, metric):
+    """Groups, nearest kept token first, each kept token in its own."""
+    x = tokens.double()
+    if metric == "cosine":
+        x = x / x.norm(dim=-1, keepdim=True)
+    D = (x[:, None] - x[kept][None]).square().sum(-1)
+    owner = D.argmin(dim=1)
+    owner[kept] = torch.arange(len(kept))
+    return [(owner == i).nonzero()[:, 0] for i in range(len(kept))]
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_unmerged_rows_are_untouched(method, dtype):
+    tokens = X.to(dtype)
+    said = method(0.25).reduce(tokens)
+    assert said.indices.equal(method(0.25).select(tokens))
+    assert said.features.dtype == dtype
+    assert said.features.equal(tokens[said.indices])
+    assert said.masses.dtype == torch.float32
+    assert said.masses.sum() == pytest.approx(1, abs=1e-6)
+    assert (said.masses >= 1 / 40 - 1e-7).all()
+
+
+@ALL
+def test_merged_features_are_the_means_of_the_groups(method):
+    selector = method(7)
+    said = selector.reduce(X, merge=True)
+    groups = by_hand(X, said.indices, selector.assignment)
+    wanted = torch.stack([X[g].mean(dim=0) for g in groups])
+    torch.testing.assert_close(said.features, wanted)
+    torch.testing.assert_close(said.masses, torch.tensor([len(g) / 40 for g in groups]))
+    # the full set's mean is kept: mass goes nowhere
+    torch.testing.assert_close(said.masses @ said.features, X.mean(dim=0))
+
+
+@ALL
+def test_batches(method):
+    batch = torch.stack([X, X.flip(0) * 3])
+    for merge in (False, True):
+        said = method(7).reduce(batch, merge=merge)
+        assert said.features.shape == (2, 7, 12)
+        for b in range(2):
+            one = method(7).reduce(batch[b], merge=merge)
+            assert said.indices[b].equal(one.indices)
+            torch.testing.assert_close(said.masses[b], one.masses)
+            torch.testing.assert_close(said.features[b], one.features)
+
+
+@ALL
+def test_keeping_all_changes_nothing(method):
+    for keep in (1.0, 40):
+        said = method(keep).reduce(X, merge=True)
+        assert said.features.equal(X)
+        torch.testing.assert_close(said.masses, torch.full((40,), 1 / 40))
+
+
+@pytest.mark.parametrize("method", [HerdingPrune, TransportPrune], ids=lambda c: c.name)
+def test_duplicates_that_are_both_kept_keep_their_mass(method):
+    tokens = torch.ones(4, 3)
+    said = method(3).reduce(tokens, merge=True)
+    assert said.indices.tolist() == [0, 1, 2]
+    assert said.masses.tolist() == [0.5, 0.25, 0.25]  # the fourth goes to the first
+    assert said.features.equal(tokens[:3])
+
+
+@dataclass(frozen=True)
+class KeepLast(Selector):
+    """A method of one's own: `_pick` is all it takes."""
+
+    metric: Metric = "cosine"
+
+    @property
+    def assignment(self):
+        return self.metric
+
+    def _pick(self, tokens, k, weights):
+        batch, m, _ = tokens.shape
+        return torch.arange(m).flip(0)[:k].expand(batch, k)
+
+
+@pytest.mark.parametrize(
+    ("metric", "masses"), [("cosine", [2 / 3, 1 / 3]), ("euclidean", [1 / 3, 2 / 3])]
+)
+def test_groups_go_by_the_methods_metric(metric, masses):
+    """The first token is near the long one in direction and near the short one in place."""
+    tokens = torch.tensor([[1.0, 0.2], [8.0, 0.0], [1.0, 1.0]])
+    said = KeepLast(2, metric=metric).reduce(tokens)
+    assert said.indices.tolist() == [1, 2]
+    assert said.masses.tolist() == pytest.approx(masses)
+
+
+def test_metrics():
+    assert TransportPrune(2, metric="cosine").assignment == "cosine"
+    assert TransportPrune(2, metric="euclidean").assignment == "euclidean"
+    assert HerdingPrune(2).assignment == "euclidean"
+    others = set(METHODS) - {"transport", "herding"}
+    assert all(METHODS[name](2).assignment == "cosine" for name in others)
+
+
+def test_one_huge_token_does_not_blur_the_groups():
+    tokens = X.clone()
+    tokens[0] *= 1000
+    said = KeepLast(12, metric="euclidean").reduce(tokens)
+    groups = by_hand(tokens, said.indices, "euclidean")
+    torch.testing.assert_close(said.masses, torch.tensor([len(g) / 40 for g in groups]))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_masses_do_not_depend_on_scale(scale):
+    for selector in (TransportPrune(5, metric="euclidean"), HerdingPrune(5), GridPrune(5)):
+        one, other = selector.reduce(X), selector.reduce(X * scale)
+        assert other.masses.equal(one.masses)
+        merged = selector.reduce(X * scale, merge=True).features
+        torch.testing.assert_close(
+            merged / scale, selector.reduce(X, merge=True).features, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_merging_stays_in_the_range_of_half_precision():
+    tokens = torch.full((1000, 2), 60000.0, dtype=torch.float16)
+    said = GridPrune(2).reduce(tokens, merge=True)
+    assert said.features.dtype == torch.float16
+    assert said.features.eq(60000.0).all()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_gradients_reach_the_tokens(merge):
+    tokens = X.clone().requires_grad_()
+    said = TransportPrune(7).reduce(tokens, merge=merge)
+    assert not said.masses.requires_grad
+    (said.masses @ said.features).sum().backward()
+    touched = tokens.grad.ne(0).any(dim=-1)
+    assert touched.sum() == (40 if merge else 7)
