@@ -43,7 +43,7 @@ from otprune.demo.vocabulary import COLOR_NAMES, NOUNS, PLACES
 SEED = 20261123
 THREADS = 2
 BATCH = 32
-STEPS = {"vision": 1000, "language": 2400, "joint": 1200}
+STEPS = {"vision": 1000, "language": 1000, "joint": 1200}
 WARM, DECAY_FROM = 60, 0.7  # steps of warm-up; share of the stage after which the rate falls
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 LOOKUP_LAYER, LOOKUP_HEADS = 1, 2

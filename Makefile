@@ -1,0 +1,47 @@
+# Every target sets up what it needs; VENV may point at an environment that exists.
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+RUN ?= runs/demo
+# torch of this version comes as a CPU build; a plain `torch` would pull gigabytes of CUDA.
+TORCH := torch==2.13.0
+# Waiting threads must sleep, not spin: two threads on a busy machine are six times faster so.
+export GOMP_SPINCOUNT := 0
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo test test-slow check demo-model clean
+
+define install
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -f $(VENV)/$(1).done -a ! pyproject.toml -nt $(VENV)/$(1).done || \
+	  { echo "installing otprune[$(1)] into $(VENV)"; \
+	    $(VENV)/bin/pip install -q --disable-pip-version-check $(TORCH) -e ".[$(1)]" && \
+	    touch $(VENV)/$(1).done; }
+endef
+
+demo: ## answer a question about a photograph, unpruned and pruned; writes out/demo.png
+	$(call install,demo)
+	@mkdir -p out
+	$(VENV)/bin/otprune ask src/otprune/demo/samples/coffee.png "What color is the star?" \
+	  --keep 0.1 --overlay out/demo.png
+
+test: ## the default suite
+	$(call install,dev)
+	$(PY) -m pytest
+
+test-slow: ## what takes minutes
+	$(call install,dev)
+	$(PY) -m pytest -m slow
+
+check: ## lint, format, types
+	$(call install,dev)
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+demo-model: ## train the embedded model again: hours; resumes where it stopped
+	$(call install,train)
+	$(PY) -m otprune.demo.train $(RUN)
+	$(PY) -m otprune.demo.export $(RUN)
+	$(PY) -m otprune.demo.evaluate $(RUN)
+
+clean:
+	rm -rf $(VENV) runs out
