@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import (
 
 from otprune import RandomPrune, UnsupportedError, prune, prune_inputs
 from otprune.engines.transformers import FAMILIES as TABLE
-from otprune.engines.transformers import support
+from otprune.engines.transformers import support, versions
 from otprune.engines.transformers.families import picture_lengths, rows_of
 from tests.families.tiny import FAMILIES
 
@@ -63,12 +63,12 @@ def test_other_objects_are_refused():
 
 
 def test_old_transformers_is_named(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", "5.17.2")
+    monkeypatch.setattr(versions.transformers, "__version__", "5.17.2")
     able, reason = support(transformers.LlavaForConditionalGeneration)
     assert not able
     assert "5.17.2" in reason
     assert "5.18" in reason
-    monkeypatch.setattr(transformers, "__version__", "5.18.0.dev0")
+    monkeypatch.setattr(versions.transformers, "__version__", "5.18.0.dev0")
     assert support(transformers.LlavaForConditionalGeneration)[0]
 
 

@@ -8,7 +8,6 @@ every model whose encoder returns one entry an image.
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -18,9 +17,9 @@ import transformers
 from torch import Tensor
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 
+from otprune.engines.transformers.versions import OLDEST, installed
 from otprune.errors import OTPruneError, UnsupportedError
 
-OLDEST = (5, 18)
 Grouping = Literal["entry", "run", "closed", "joined"]
 
 
@@ -69,8 +68,7 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
     """
     cls = model if isinstance(model, type) else type(model)
     name = cls.__name__
-    version = re.match(r"(\d+)\.(\d+)", transformers.__version__)
-    if version is None or (int(version[1]), int(version[2])) < OLDEST:
+    if installed() < OLDEST:
         wanted = ".".join(map(str, OLDEST))
         return False, (
             f"transformers {transformers.__version__} is too old: otprune hands pruned features "

@@ -104,7 +104,7 @@ def with_lengths(model: Any, arguments: dict[str, Any], dropped: int) -> dict[st
     """generate()'s arguments with max_length and min_length, which count the prompt, adjusted."""
     changed = {}
     for name in ("max_length", "min_length"):
-        length = _setting(model, arguments, name)
+        length = setting(model, arguments, name)
         if length is not None:
             changed[name] = max(0, length - dropped)
     return arguments | changed
@@ -118,8 +118,8 @@ def with_mask(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     ids = arguments.get("input_ids")
     if ids is None or arguments.get("attention_mask") is not None:
         return arguments
-    pad = _setting(model, arguments, "pad_token_id")
-    eos = _setting(model, arguments, "eos_token_id")
+    pad = setting(model, arguments, "pad_token_id")
+    eos = setting(model, arguments, "eos_token_id")
     if pad is None or pad in (eos if isinstance(eos, (list, tuple)) else [eos]):
         return arguments
     return arguments | {"attention_mask": (ids != pad).long()}
@@ -133,7 +133,7 @@ def padding_side(arguments: dict[str, Any]) -> str:
     return "left"
 
 
-def _setting(model: Any, arguments: dict[str, Any], name: str) -> Any:
+def setting(model: Any, arguments: dict[str, Any], name: str) -> Any:
     """A setting of generate(), from the most particular place that sets it."""
     if arguments.get(name) is not None:
         return arguments[name]

@@ -24,6 +24,7 @@ from otprune.engines.transformers.prompt import (
     with_lengths,
     with_mask,
 )
+from otprune.engines.transformers.versions import check_whole
 from otprune.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class _Engine:
             refuse(arguments, cache)
             arguments = with_mask(self._model, arguments)
             shrunk = self._shrink(arguments, padding_side="left")
+            outputs = shrunk.inputs["mm_encoder_outputs"]
+            check_whole(self._model, arguments, outputs, shrunk.items)
             self.run.last = shrunk.items
             memory = shrunk.memory
             shortened = shrunk.inputs
