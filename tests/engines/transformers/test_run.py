@@ -164,7 +164,7 @@ def test_a_video_has_one_budget_over_its_frames(build):
 @torch.no_grad()
 def test_pictures_are_encoded_once(build, name, keep):
     family = FAMILIES[name]
-    model, inputs = build(name), family.inputs(video=family.has_video)
+    model, inputs = build(name), family.inputs(images=(1, 1), video=family.has_video)
     tower = getattr(model.model, "vision_tower", None) or model.model.visual
     calls = []
     hook = tower.register_forward_hook(lambda *_: calls.append(1))
