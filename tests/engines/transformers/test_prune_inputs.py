@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from transformers import BatchFeature
 
 from otprune import OTPruneError, RandomPrune, UnsupportedError, prune, prune_inputs
 from tests.families.base import IMAGE
@@ -61,6 +64,21 @@ def test_decoding_by_hand(build, name):
             past_key_values=out.past_key_values,
         )
         torch.testing.assert_close(out.logits[:, -1], answer.logits[step + 1])
+
+
+@pytest.mark.parametrize("name", [name for name in CORE if "qwen" in name])
+@pytest.mark.parametrize("positions", ["preserved", "compact"])
+def test_rotary_models_know_the_next_position_themselves(build, name, positions):
+    model, inputs = build(name), FAMILIES[name].inputs(images=(2,))
+    shorter = prune_inputs(model, inputs, SELECTOR, positions=positions)
+    last = shorter["position_ids"][..., -1:]
+    out = model(**shorter)
+    step = torch.tensor([[40]])
+    a = model(
+        input_ids=step, past_key_values=copy.deepcopy(out.past_key_values), position_ids=last + 1
+    )
+    b = model(input_ids=step, past_key_values=out.past_key_values)
+    assert torch.equal(a.logits, b.logits)
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -153,6 +171,21 @@ def test_what_cannot_be_pruned_rightly_is_refused(build, change, message):
     inputs[key] = made(inputs.get(key))
     with pytest.raises(OTPruneError, match=message):
         prune_inputs(build("llava"), inputs, SELECTOR)
+
+
+def test_pictures_in_another_order_than_their_placeholders_are_refused(build):
+    model, inputs = build("qwen2_vl"), FAMILIES["qwen2_vl"].inputs(images=(1, 1))
+    assert inputs["image_grid_thw"].prod(dim=1).tolist() == [64, 48]
+    inputs["image_grid_thw"] = inputs["image_grid_thw"].flip(0)
+    with pytest.raises(OTPruneError, match="does not fit the placeholders of batch row 0"):
+        prune_inputs(model, inputs, SELECTOR)
+
+
+def test_what_a_processor_returns_will_do(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs()
+    expected = prune_inputs(model, inputs, SELECTOR)
+    shorter = prune_inputs(model, BatchFeature(inputs), SELECTOR)
+    assert torch.equal(shorter["input_ids"], expected["input_ids"])
 
 
 def test_embeddings_instead_of_ids_are_refused_with_pictures_only(build):

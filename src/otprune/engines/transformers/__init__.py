@@ -1,4 +1,22 @@
-"""Pruning in Hugging Face transformers: the prompt is shortened before the model sees it."""
+"""Pruning in Hugging Face transformers: the prompt is shortened before the model sees it.
+
+One call goes this way: the pictures are encoded once, a selector reduces the tokens of each, the
+placeholders of the others are taken out of ids, mask, labels and type ids, and transformers gets
+what was kept as `mm_encoder_outputs`. Cache, mask, beams and decoding are then right by themselves.
+
+What was decided where there was a choice:
+
+- *k per image* means the whole image, whatever tiles or entries a family makes of it; a video has
+  one budget over all its frames (a family that hands over frames as images has one for each).
+- Rows that only end a line (anyres newlines) are tokens like any other: they count, and compete.
+  Separators that are text of the prompt always stay.
+- "preserved" positions keep the place that a token had; "compact" ones are counted anew.
+- Merging changes the tokens; deepstack levels keep the rows of the kept tokens.
+- With every token kept the model gets the very tensors that it would have got, so no bit changes.
+- Text may follow on a pruned cache, inside a with block: by generate() with the ids of the whole
+  conversation, or by forward() with the new ones. New pictures there are refused.
+- What cannot be pruned rightly raises UnsupportedError; nothing is ever passed on unpruned.
+"""
 
 from otprune.engines.transformers.families import FAMILIES, Family, support
 from otprune.engines.transformers.inputs import Pruned, prune_inputs

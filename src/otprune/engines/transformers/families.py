@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-import torch
 import transformers
 from torch import Tensor
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
@@ -199,15 +198,3 @@ def rows_of(lengths: list[int], at: Tensor, modality: str) -> list[int]:
             )
         rows.append(row)
     return rows
-
-
-def flat_rows(features: Any) -> tuple[Tensor, list[int]]:
-    """Encoder features as one `(N, d)` tensor and the number of rows of each entry."""
-    if isinstance(features, Tensor):
-        d = features.shape[-1]
-        flat = features.reshape(-1, d)
-        if features.ndim < 3:
-            return flat, [len(flat)]
-        return flat, [flat.shape[0] // features.shape[0]] * features.shape[0]
-    parts = [x.reshape(-1, x.shape[-1]) for x in features]
-    return torch.cat(parts), [len(x) for x in parts]

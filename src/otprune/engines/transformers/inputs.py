@@ -6,6 +6,7 @@ Arguments in, arguments out; the model is asked to encode and to place, and is n
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from otprune.engines.transformers.families import (
-    check,
-    family,
-    flat_rows,
-    picture_lengths,
-    placeholder,
-    rows_of,
-)
+from otprune.engines.transformers.families import check, placeholder
+from otprune.engines.transformers.features import encode, find_pictures, hand_over
 from otprune.engines.transformers.layout import Layout
-from otprune.engines.transformers.memory import Memory
+from otprune.engines.transformers.memory import Memory, length_of
 from otprune.engines.transformers.positions import (
     Positions,
     check_gaps,
@@ -60,7 +55,8 @@ class Pruned:
     indices: `(after,)` kept tokens among its `before`, ascending.
     masses: `(after,)` share of the full set that each kept token stands for, sums to 1.
     features: `(before, d)` its tokens before pruning, without gradient: what the selector saw.
-    seconds: time of the selection alone; a batched selection is shared out evenly.
+    seconds: time of the selection alone, masses and merging included; a batched selection is
+        shared out evenly.
     """
 
     modality: str
@@ -88,7 +84,7 @@ class Shrunk:
 
 def prune_inputs(
     model: PreTrainedModel,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
     selector: Selector,
     positions: Positions = "preserved",
     merge: bool = False,
@@ -128,7 +124,7 @@ def prune_inputs(
     return shrink(model, inputs, selector, positions, merge, padding_side).inputs
 
 
-def has_pictures(inputs: dict[str, Any]) -> bool:
+def has_pictures(inputs: Mapping[str, Any]) -> bool:
     """Whether a call brings images or videos, as pixels or encoded."""
     encoded = inputs.get("mm_encoder_outputs") or {}
     return any(inputs.get(key) is not None for key in PIXELS) or any(
@@ -138,7 +134,7 @@ def has_pictures(inputs: dict[str, Any]) -> bool:
 
 def shrink(
     model: Any,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
     selector: Selector,
     positions: Positions,
     merge: bool,
@@ -147,34 +143,28 @@ def shrink(
     """Prune a call that brings pictures. Arguments as in `prune_inputs`, checked before."""
     given = {key: value for key, value in inputs.items() if value is not None}
     ids, mask = _prompt(given)
-    encoded, rest = _encode(model, given)
+    encoded, rest = encode(model, given)
 
     keep = torch.ones_like(ids, dtype=torch.bool)
     outputs, found = PrunedOutputs(encoded), []
-    for modality in ("image", "video"):
-        if encoded.get(modality) is None:
-            continue
+    for modality, output in encoded.items():
         at = ids == placeholder(model.config, modality)
         if bool((at & ~mask.bool()).any()):
             raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
-        pictures = _pictures(model, encoded[modality], ids, at, modality)
-        if not pictures.tokens:
-            continue
+        pictures = find_pictures(model, output, ids, at, modality)
         choices = choose(selector, pictures.tokens, merge)
-        kept = torch.cat(
-            [start + c.indices for start, c in zip(pictures.starts, choices, strict=True)]
-        )
-        flags = torch.zeros(sum(map(len, pictures.tokens)), dtype=torch.bool)
-        flags[kept.cpu()] = True
-        keep[at] = flags.to(ids.device)
-        if not flags.all():
-            outputs[modality] = _hand_over(model, encoded[modality], pictures, choices)
-        first = at.nonzero().cpu()[torch.tensor(pictures.starts)].tolist()
-        found += [
-            ((row, column), _report(modality, row, tokens, choice))
-            for (row, column), tokens, choice in zip(first, pictures.tokens, choices, strict=True)
-        ]
-    items = [item for _, item in sorted(found, key=lambda pair: pair[0])]
+        kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
+        for start, choice in zip(pictures.starts, choices, strict=True):
+            kept[start + choice.indices.to(ids.device)] = True
+        keep[at] = kept
+        if not kept.all():
+            outputs[modality] = hand_over(model, output, pictures, choices)
+        columns = at.nonzero()[:, 1].tolist()
+        for i, choice in enumerate(choices):
+            row = pictures.rows[i]
+            report = _report(modality, row, pictures.tokens[i], choice)
+            found.append((row, columns[pictures.starts[i]], report))
+    items = [report for *_, report in sorted(found, key=lambda place: place[:2])]
 
     if bool(keep.all()):
         whole = {key: value for key, value in inputs.items() if key not in PIXELS}
@@ -221,17 +211,16 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
     return new
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    tokens: list[Tensor]  # (m, d) each, in prompt order
-    starts: list[int]  # first token of each among all
-
-
 def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if given.get("inputs_embeds") is not None or "input_ids" not in given:
         raise UnsupportedError(
             "pictures came without input_ids, so their place in the prompt is not known: pass "
             "input_ids instead of inputs_embeds"
+        )
+    if length_of(given.get("past_key_values")):
+        raise UnsupportedError(
+            "new pictures on a cache that is not empty: prune the whole conversation at once, with "
+            "a new cache"
         )
     if isinstance(given.get("mm_encoder_outputs"), PrunedOutputs):
         raise UnsupportedError(
@@ -250,36 +239,6 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Encoder outputs by modality, made once, and the arguments that are not about pixels."""
-    # Copies, since transformers writes into what it is handed when it repeats rows for beams.
-    before = {
-        modality: type(output)(**output)
-        for modality, output in (given.get("mm_encoder_outputs") or {}).items()
-        if output is not None
-    }
-    rest = model._prepare_multimodal_encoder_kwargs_for_generation(
-        given | {"mm_encoder_outputs": before}
-    )
-    return rest.pop("mm_encoder_outputs"), rest
-
-
-def _pictures(model: Any, output: Any, ids: Tensor, at: Tensor, modality: str) -> _Pictures:
-    kind = family(model.config)
-    flat, entries = flat_rows(getattr(output, kind.features))
-    if int(at.sum()) != len(flat):
-        raise OTPruneError(
-            f"the prompt has {int(at.sum())} {modality} placeholders and the encoder made "
-            f"{len(flat)} tokens: pass input_ids and pixels of the same processor call, unabridged"
-        )
-    lengths = picture_lengths(kind.grouping, entries, ids, at)
-    rows_of(lengths, at, modality)
-    starts = [0]
-    for length in lengths[:-1]:
-        starts.append(starts[-1] + length)
-    return _Pictures(list(torch.split(flat, lengths)), starts)
-
-
 def _report(modality: str, row: int, tokens: Tensor, choice: Choice) -> Pruned:
     return Pruned(
         modality=modality,
@@ -291,49 +250,6 @@ def _report(modality: str, row: int, tokens: Tensor, choice: Choice) -> Pruned:
         features=tokens.detach(),
         seconds=choice.seconds,
     )
-
-
-def _hand_over(model: Any, output: Any, pictures: _Pictures, choices: list[Choice]) -> Any:
-    """The encoder's output with kept tokens only.
-
-    Deepstack levels keep their own rows of the kept tokens, with `merge` too: the masses were
-    found among the tokens themselves, and a level is added at the place of one token.
-    """
-    kept = [start + c.indices for start, c in zip(pictures.starts, choices, strict=True)]
-    name = family(model.config).features
-    changed = {name: _refill(output[name], [choice.features for choice in choices])}
-    if output.get("deepstack_features") is not None:
-        changed["deepstack_features"] = _cut(output["deepstack_features"], kept)
-    return type(output)(**{**output, **changed})
-
-
-def _cut(level: Any, kept: list[Tensor]) -> Any:
-    """The kept rows of every tensor, or list of tensors, in nested lists and tuples."""
-    if isinstance(level, Tensor) or (
-        isinstance(level, (list, tuple)) and all(isinstance(x, Tensor) for x in level)
-    ):
-        flat, _ = flat_rows(level)
-        return _refill(level, [flat[rows] for rows in kept])
-    if isinstance(level, (list, tuple)):
-        return type(level)(_cut(x, kept) for x in level)
-    return level
-
-
-def _refill(old: Any, rows: list[Tensor]) -> Any:
-    """Rows, one `(k, d)` a picture, in the container that the model expects.
-
-    Pictures of different length in one tensor become entries of one token each, `(N, 1, d)`: models
-    look at the number of elements alone, and transformers then finds the border between two rows of
-    the batch when it repeats them for beams.
-    """
-    if not isinstance(old, Tensor):
-        deep = len(old) > 0 and old[0].ndim == 3
-        return type(old)([x.unsqueeze(1) if deep else x for x in rows])
-    if old.ndim < 3:
-        return torch.cat(rows)
-    if len({len(x) for x in rows}) == 1:
-        return torch.stack(rows)
-    return torch.cat(rows).unsqueeze(1)
 
 
 def _padding_id(model: Any) -> int:

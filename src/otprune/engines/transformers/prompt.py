@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.memory import length_of
 from otprune.errors import UnsupportedError
 
 # Arguments of generate() that would go wrong on a shortened prompt.
@@ -87,16 +86,10 @@ class _Streamer:
         self._inner.end()
 
 
-def refuse(arguments: dict[str, Any], cache: Any) -> None:
-    """Raise UnsupportedError for what cannot come together with pictures."""
-    if length_of(cache):
-        raise UnsupportedError(
-            "new pictures on a cache that is not empty: prune the whole conversation at once, with "
-            "a new cache"
-        )
-    config = arguments.get("generation_config")
+def refuse(model: Any, arguments: dict[str, Any]) -> None:
+    """Raise UnsupportedError for settings of generate() that cannot come together with pictures."""
     for name, value, why in _REFUSED:
-        if (arguments.get(name) or getattr(config, name, None)) == value:
+        if setting(model, arguments, name) == value:
             raise UnsupportedError(f"{name}={value!r} with pruning: {why}; leave it out")
 
 

@@ -130,7 +130,7 @@ class _Engine:
         memory = recall(cache)
         self.run.last = []
         if has_pictures(arguments):
-            refuse(arguments, cache)
+            refuse(self._model, arguments)
             arguments = with_mask(self._model, arguments)
             shrunk = self._shrink(arguments, padding_side="left")
             outputs = shrunk.inputs["mm_encoder_outputs"]
@@ -177,7 +177,6 @@ class _Engine:
         cache = arguments.get("past_key_values")
         memory = recall(cache)
         if has_pictures(arguments):
-            refuse(arguments, cache)
             shrunk = self._shrink(arguments, padding_side=padding_side(arguments))
             self.run.last = shrunk.items
             self._pending = shrunk.memory
