@@ -97,6 +97,16 @@ def test_forward_goes_on_with_new_tokens(build, name, positions):
 
 
 @torch.no_grad()
+def test_embeddings_go_on_as_ids_do(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
+    with prune(model, SELECTOR):
+        caches = [model(**inputs).past_key_values for _ in range(2)]
+        a = model(input_ids=NEW, past_key_values=caches[0]).logits
+        b = model(inputs_embeds=model.get_input_embeddings()(NEW), past_key_values=caches[1]).logits
+    assert torch.equal(a, b)
+
+
+@torch.no_grad()
 def test_a_copied_cache_and_another_block_still_know(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     cache = DynamicCache()
@@ -151,6 +161,9 @@ def test_ids_that_are_not_the_conversation_are_refused(build):
             model.generate(input_ids=first.sequences[:2], past_key_values=cache)
         ids, mask = first.sequences, inputs["attention_mask"]
         places = torch.arange(ids.shape[1])[None]
+        embeds = model.get_input_embeddings()(ids)
+        with pytest.raises(UnsupportedError, match="not with inputs_embeds"):
+            model.generate(inputs_embeds=embeds, past_key_values=cache)
         with pytest.raises(UnsupportedError, match="position_ids"):
             model.generate(input_ids=ids, past_key_values=cache, position_ids=places)
         with pytest.raises(UnsupportedError, match="attention_mask"):

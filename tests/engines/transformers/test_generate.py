@@ -185,6 +185,16 @@ def test_max_length_counts_the_callers_prompt(build, place, monkeypatch):
         assert arguments["generation_config"].max_length == length
 
 
+def test_new_tokens_go_before_lengths(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs()
+    config = GenerationConfig(
+        max_length=1, max_new_tokens=4, do_sample=False, suppress_tokens=[PAD, *SPECIAL]
+    )
+    with prune(model, SELECTOR):
+        answer = model.generate(**inputs, generation_config=config)
+    assert torch.equal(answer, generate(model, inputs, max_new_tokens=4))
+
+
 def test_min_length_counts_the_callers_prompt(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
     n = inputs["input_ids"].shape[1]
@@ -200,6 +210,16 @@ def test_length_limits_that_are_too_short_fail_as_ever(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
     with pytest.raises(ValueError, match="max_length"), prune(model, SELECTOR):
         model.generate(**inputs, max_length=inputs["input_ids"].shape[1])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_guidance_by_a_negative_prompt(build, cached):
+    # Its extra calls of the model, from inside generate(), are about text alone.
+    model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(2,))
+    how = {"guidance_scale": 1.5, "negative_prompt_ids": torch.tensor([[1, 50, 51]])}
+    guided = generate(model, inputs, use_cache=cached, **how)
+    assert not torch.equal(guided, generate(model, inputs))
+    assert torch.equal(guided, generate(model, inputs, **how))
 
 
 class Recorder:

@@ -22,7 +22,9 @@ def next_turn(model: Any, inputs: dict[str, Any], memory: Memory) -> dict[str, A
     Raises:
         UnsupportedError: the ids do not begin with that prompt.
     """
-    ids = inputs["input_ids"]
+    ids = inputs.get("input_ids")
+    if ids is None or inputs.get("inputs_embeds") is not None:
+        raise UnsupportedError("a pruned cache goes on with input_ids, not with inputs_embeds")
     width = memory.layout.width
     memory = memory.repeated(len(ids))
     if not torch.equal(ids[:, :width], memory.ids.to(ids.device)):
@@ -55,7 +57,8 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     A mask over the full prompt is shortened with it; one over the pruned prompt is used as it is.
     """
     new = inputs.get("input_ids")
-    new = inputs["inputs_embeds"] if new is None else new
+    if new is None:
+        new = inputs["inputs_embeds"]
     rows, q = new.shape[:2]
     memory = memory.repeated(rows)
     n = memory.layout.columns.shape[1]

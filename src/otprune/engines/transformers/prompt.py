@@ -7,6 +7,7 @@ and so does who reads the result.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ class _OnFullIds:
         return self._inner(self._prompt.restore(input_ids), scores)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while a copy has no _inner yet
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
 
@@ -94,12 +97,24 @@ def refuse(model: Any, arguments: dict[str, Any]) -> None:
 
 
 def with_lengths(model: Any, arguments: dict[str, Any], dropped: int) -> dict[str, Any]:
-    """generate()'s arguments with max_length and min_length, which count the prompt, adjusted."""
-    changed = {}
-    for name in ("max_length", "min_length"):
+    """generate()'s arguments with max_length and min_length, which count the prompt, adjusted.
+
+    They are changed where they were set, in a copy; where max_new_tokens or min_new_tokens is set
+    too, transformers heeds that.
+    """
+    config = arguments.get("generation_config")
+    changed: dict[str, Any] = {}
+    for bound in ("max", "min"):
+        name = f"{bound}_length"
         length = setting(model, arguments, name)
-        if length is not None:
-            changed[name] = max(0, length - dropped)
+        if length is None or setting(model, arguments, f"{bound}_new_tokens") is not None:
+            continue
+        length = max(0, length - dropped)
+        if config is None or arguments.get(name) is not None:
+            changed[name] = length
+        else:
+            config = changed["generation_config"] = copy.deepcopy(config)
+            setattr(config, name, length)
     return arguments | changed
 
 
