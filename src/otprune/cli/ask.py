@@ -1,0 +1,208 @@
+"""One question about one photograph, with all of its tokens and with the kept ones."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from otprune import demo
+from otprune.cli.grid import Grid, grid_of
+from otprune.cli.models import Loaded, answer_of, prompt
+from otprune.cli.progress import Steps
+from otprune.engines.transformers import Pruned, prune
+from otprune.engines.transformers.positions import Positions
+from otprune.errors import OTPruneError, UnsupportedError
+from otprune.flops import prefill_flops
+from otprune.selectors import Selection, Selector
+
+REAL_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one way of answering, with or without pruning, gave and took.
+
+    Attributes:
+        answer: the model's words.
+        tokens: visual tokens that the language model saw.
+        prompt_tokens: all tokens of its prompt.
+        prefill_flops: by formula; None where the model's sizes do not fit it.
+        first_token_seconds: median, from the picture's pixels to the first token: encoder,
+            selection, prefill.
+        cache_bytes: keys and values of the prompt, measured; None without such a cache.
+    """
+
+    answer: str
+    tokens: int
+    prompt_tokens: int
+    prefill_flops: float | None
+    first_token_seconds: float
+    cache_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One photograph's answers.
+
+    Attributes:
+        selector_seconds: median time of the selection, a part of `pruned.first_token_seconds`.
+        grid: where the tokens lie; None if it was not wanted.
+    """
+
+    path: Path
+    full: Side
+    pruned: Side
+    selector_seconds: float
+    selection: Selection
+    grid: Grid | None
+
+
+def check_question(question: str, embedded: bool) -> None:
+    """Refuse an empty question, and one that the embedded model has no words for."""
+    if not question.strip():
+        raise OTPruneError('the question is empty: otprune ask PHOTO... "QUESTION"')
+    if not embedded:
+        return
+    unknown = demo.unknown_words(question)
+    if unknown:
+        words = ", ".join(map(repr, unknown))
+        near = [
+            known for word in unknown for known in demo.suggestions(word)[:1] if _alike(word, known)
+        ]
+        hint = f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
+        raise OTPruneError(
+            f"the embedded model does not know {words}{hint}: `otprune ask --demo-help` lists what "
+            f"it understands; for anything else use a real model, like --model {REAL_MODEL}"
+        )
+
+
+def _alike(word: str, known: str) -> bool:
+    """A slip of the finger rather than another word."""
+    return len(word) > 3 and SequenceMatcher(None, word, known).ratio() >= 0.8
+
+
+def ask(
+    loaded: Loaded,
+    path: Path,
+    picture: Image,
+    question: str,
+    selector: Selector,
+    *,
+    positions: Positions,
+    merge: bool,
+    repeats: int,
+    max_new_tokens: int,
+    with_grid: bool,
+    steps: Steps,
+) -> Asked:
+    """Answer both ways, then time both ways in turn (the answers were the warm-up).
+
+    Raises:
+        UnsupportedError: the model's tokens cannot be pruned, or drawn if `with_grid`.
+    """
+    model = loaded.model
+    inputs = prompt(loaded, picture, question)
+    grid = None
+    if with_grid:
+        grid = grid_of(loaded.name, model, loaded.processor, inputs, picture.size)
+    length = inputs["input_ids"].shape[1]
+
+    steps.doing(f"{path.name}: answering with every token")
+    words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
+    steps.doing(f"{path.name}: answering with the kept tokens")
+    with prune(model, selector, positions=positions, merge=merge) as run:
+        out = _generate(model, inputs, max_new_tokens)
+        item = only(loaded, run.last)
+    pruned_words = answer_of(loaded, out.sequences, length)
+
+    steps.doing(f"{path.name}: timing")
+    whole, cut, selecting = [], [], []
+    for _ in range(repeats):
+        seconds, whole_cache = _first_token(model, inputs)
+        whole.append(seconds)
+        with prune(model, selector, positions=positions, merge=merge) as run:
+            seconds, cut_cache = _first_token(model, inputs)
+        cut.append(seconds)
+        selecting.append(only(loaded, run.last).seconds)
+
+    steps.doing(f"{path.name}: measuring distances")
+    dropped = item.before - item.after
+    sides = [
+        Side(text, tokens, n, _flops(model, n), statistics.median(times), cache)
+        for text, tokens, n, times, cache in (
+            (words, item.before, length, whole, whole_cache),
+            (pruned_words, item.after, length - dropped, cut, cut_cache),
+        )
+    ]
+    return Asked(
+        path=path,
+        full=sides[0],
+        pruned=sides[1],
+        selector_seconds=statistics.median(selecting),
+        selection=selector.explain(item.features),
+        grid=grid,
+    )
+
+
+def only(loaded: Loaded, items: list[Pruned] | None) -> Pruned:
+    """The one picture of a call."""
+    if not items or len(items) != 1:
+        raise UnsupportedError(
+            f"{loaded.name} made {len(items or [])} pictures of one photograph: expected one"
+        )
+    return items[0]
+
+
+def _generate(model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Any:
+    """Greedy, so that the two answers differ by the tokens alone."""
+    return model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        return_dict_in_generate=True,
+    )
+
+
+def _first_token(model: Any, inputs: dict[str, Any]) -> tuple[float, int | None]:
+    """Seconds to the first token, and the bytes of the cache that the prompt left."""
+    _wait(model.device)
+    start = time.perf_counter()
+    out = _generate(model, inputs, 1)
+    _wait(model.device)
+    return time.perf_counter() - start, _cache_bytes(out.past_key_values)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def _cache_bytes(cache: Any) -> int | None:
+    held = [
+        x
+        for layer in getattr(cache, "layers", [])
+        for x in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if isinstance(x, torch.Tensor)
+    ]
+    return sum(x.numel() * x.element_size() for x in held) or None
+
+
+def _flops(model: Any, n: int) -> float | None:
+    """The literature's formula, with the sizes of the model's language part."""
+    config = model.config.get_text_config()
+    sizes = [
+        getattr(config, name, None)
+        for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    ]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    layers, hidden, intermediate = sizes
+    return prefill_flops(layers, hidden, intermediate, n)  # type: ignore[arg-type]

@@ -1,0 +1,135 @@
+"""Where on the photograph each visual token lies, read off the processor and what it returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from otprune.engines.transformers.families import placeholder
+from otprune.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tokens row by row over a region of the picture.
+
+    Attributes:
+        rows, columns: of tokens.
+        region: left, top, right, bottom as shares of the picture's width and height; (0, 0, 1, 1)
+            is all of it. Smaller where the processor crops, beyond it where it pads.
+    """
+
+    rows: int
+    columns: int
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+
+def grid_of(
+    name: str, model: Any, processor: Any, inputs: dict[str, Any], size: tuple[int, int]
+) -> Grid:
+    """The grid of a prompt that shows one picture.
+
+    Args:
+        name: the model's, for messages.
+        model: a transformers model.
+        processor: its processor.
+        inputs: what the processor made of the picture.
+        size: width and height of the picture in pixels.
+
+    Raises:
+        UnsupportedError: the tokens lie in no single grid (tiles), or it cannot be told which.
+    """
+    tokens = int((inputs["input_ids"] == placeholder(model.config, "image")).sum())
+    vision = getattr(model.config, "vision_config", None)
+    if inputs.get("image_grid_thw") is not None:
+        return _of_counts(name, inputs["image_grid_thw"], vision, tokens)
+    pixels = inputs["pixel_values"]
+    _refuse_tiles(name, pixels)
+    height, width = (int(n) for n in pixels.shape[-2:])
+    if inputs.get("image_sizes") is not None:  # padded to a batch at the right and bottom
+        height, width = (int(n) for n in inputs["image_sizes"][0])
+        region = (0.0, 0.0, 1.0, 1.0)
+    else:
+        region = _region(name, processor.image_processor, size, (width, height))
+    rows = round((tokens * height / width) ** 0.5)
+    if rows < 1 or tokens % rows or abs(tokens / rows / rows - width / height) > 0.5 / rows:
+        raise _unknown(name, f"{tokens} tokens do not fill a grid over {width} x {height} pixels")
+    return Grid(rows, tokens // rows, region)
+
+
+def _of_counts(name: str, counts: Any, vision: Any, tokens: int) -> Grid:
+    """Qwen's way: patches counted by the processor, merged in squares by the model."""
+    time, height, width = (int(n) for n in counts[0])
+    merge = int(getattr(vision, "spatial_merge_size", 1))
+    grid = Grid(height // merge, width // merge)
+    if time != 1 or grid.rows * grid.columns != tokens:
+        raise _unknown(name, f"{tokens} tokens for {time} x {height} x {width} patches")
+    return grid
+
+
+def _refuse_tiles(name: str, pixels: Any) -> None:
+    tiles = 1
+    for n in pixels.shape[:-3]:
+        tiles *= int(n)
+    if tiles != 1:
+        raise UnsupportedError(
+            f"{name} cuts this picture into {tiles} tiles that overlap, so its tokens lie "
+            "in no single grid: leave --overlay out, or use a model without tiles"
+        )
+
+
+def _region(
+    name: str, processor: Any, size: tuple[int, int], made: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Which part of the picture became the `made` pixels (width, height)."""
+    width, height = size
+    if getattr(processor, "do_pad", None) and hasattr(processor, "pad_to_square"):
+        side = max(width, height)
+        x, y = (side - width) / 2 / width, (side - height) / 2 / height
+        return (-x, -y, 1 + x, 1 + y)
+    resized = _resized(processor, size)
+    if getattr(processor, "do_center_crop", None):
+        crop = _pair(processor.crop_size) or resized
+    else:
+        crop = resized
+    if crop != made:
+        raise _unknown(name, f"its processor made {made[0]} x {made[1]} pixels in its own way")
+    # Whole pixels, as the processors crop.
+    left, top = (resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2
+    return (
+        left / resized[0],
+        top / resized[1],
+        (left + crop[0]) / resized[0],
+        (top + crop[1]) / resized[1],
+    )
+
+
+def _resized(processor: Any, size: tuple[int, int]) -> tuple[int, int]:
+    if not getattr(processor, "do_resize", None):
+        return size
+    exact = _pair(processor.size)
+    if exact is not None:
+        return exact
+    short = _get(processor.size, "shortest_edge")
+    if short is None or _get(processor.size, "longest_edge") is not None:
+        return size
+    width, height = size
+    if width <= height:
+        return short, int(short * height / width)
+    return int(short * width / height), short
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    width, height = _get(size, "width"), _get(size, "height")
+    return None if width is None or height is None else (width, height)
+
+
+def _get(size: Any, key: str) -> int | None:
+    value = size.get(key) if isinstance(size, dict) else getattr(size, key, None)
+    return None if value is None else int(value)
+
+
+def _unknown(name: str, why: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"cannot tell where the tokens of {name} lie on the picture ({why}): leave --overlay out"
+    )

@@ -1,0 +1,185 @@
+"""Loading a model and its processor, and asking it: what the command line knows of transformers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from PIL.Image import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from otprune import demo
+from otprune.cli.sources import Source, find
+from otprune.engines.transformers import support
+from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError
+
+EMBEDDED = "the embedded model"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be asked.
+
+    Attributes:
+        name: what to call it in a report.
+        embedded: whether it is the one that comes with otprune.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+    embedded: bool
+
+
+def quiet() -> None:
+    """Keep the chatter of transformers and the hub off stderr: what matters is reported here."""
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("huggingface_hub", "httpx", "httpcore", "PIL"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def load(
+    name: str | None, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> Loaded:
+    """The embedded model (None), or that of a folder or of the hub, on its device.
+
+    Weights are read from safetensors only; code that a model brings along runs only if trusted.
+
+    Raises:
+        OTPruneError: it is not there, not whole, not trusted, or not to be read.
+        UnsupportedError: a model that otprune cannot prune.
+    """
+    quiet()
+    place = _device(device)
+    number = _dtype(dtype, place)
+    if name is None:
+        model, processor = demo.load()
+        found = Loaded(EMBEDDED, model, processor, embedded=True)
+    else:
+        found = _load(find(name), number, trust_remote_code)
+    if number != "auto":
+        found.model.to(number)
+    found.model.to(place).eval()
+    return found
+
+
+def prompt(loaded: Loaded, picture: Image, question: str) -> dict[str, Any]:
+    """What `model(**inputs)` takes to be asked one question about one picture.
+
+    By the processor's chat template where it has one, else "<image>", a line break, the question.
+
+    Raises:
+        OTPruneError: the processor refuses the picture or the question.
+    """
+    processor, model = loaded.processor, loaded.model
+    try:
+        if getattr(processor, "chat_template", None):
+            parts = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+            inputs = processor.apply_chat_template(
+                [{"role": "user", "content": parts}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        else:
+            mark = getattr(processor, "image_token", None) or "<image>"
+            inputs = processor(images=[picture], text=f"{mark}\n{question}", return_tensors="pt")
+        return dict(inputs.to(model.device, dtype=model.dtype))
+    except Exception as cause:  # processors are code of many hands
+        raise OTPruneError(
+            f"the processor of {loaded.name} failed: {_first_line(cause)}"
+        ) from cause
+
+
+def answer_of(loaded: Loaded, sequences: torch.Tensor, prompt_length: int) -> str:
+    """The words of `generate`'s first sequence behind its prompt."""
+    text = loaded.processor.decode(sequences[0, prompt_length:], skip_special_tokens=True)
+    return str(text).strip()
+
+
+def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
+    common: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": source.local,
+    }
+    name = source.name
+    try:
+        config = AutoConfig.from_pretrained(source.place, **common)
+        _check_kind(name, config)
+        processor = AutoProcessor.from_pretrained(source.place, **common)
+        if not hasattr(processor, "image_processor"):
+            raise UnsupportedError(f"{name} has no processor for pictures")
+        model = AutoModelForImageTextToText.from_pretrained(
+            source.place, use_safetensors=True, dtype=dtype, **common
+        )
+    except OTPruneError:
+        raise
+    except ImportError as cause:
+        raise MissingDependencyError(_needed(name, cause)) from cause
+    except Exception as cause:  # files of others, read by code of others
+        if "trust_remote_code" in str(cause):
+            raise OTPruneError(
+                f"{name} brings its own code, which is not run unless you trust its authors and "
+                "add --trust-remote-code"
+            ) from cause
+        raise OTPruneError(f"cannot load {name}: {_first_line(cause)}") from cause
+    able, why = support(model)
+    if not able:
+        raise UnsupportedError(why)
+    return Loaded(name, model, processor, embedded=False)
+
+
+def _check_kind(name: str, config: Any) -> None:
+    """Refuse by its config what cannot be pruned, before gigabytes of weights are fetched."""
+    known: Any = AutoModelForImageTextToText._model_mapping
+    if type(config) in known:
+        able, why = support(known[type(config)])
+        if not able:
+            raise UnsupportedError(why)
+    elif "AutoModelForImageTextToText" not in (getattr(config, "auto_map", None) or {}):
+        raise UnsupportedError(
+            f"{name} is a model of type {config.model_type}, which transformers does not list "
+            "among those that answer about pictures (AutoModelForImageTextToText)"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as cause:  # torch has a different error for every device
+        raise OTPruneError(f"--device {name}: {_first_line(cause)}") from cause
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> Any:
+    """Half precision is slow on most CPUs."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return getattr(torch, name)
+
+
+def _needed(name: str, cause: ImportError) -> str:
+    """Which package a processor or a model wants, as far as its complaint tells."""
+    found = re.search(r"requires the (\w+) library|[Pp]ackage `?(\w+)", str(cause))
+    package = ((found[1] or found[2]) if found else cause.name or "").lower()
+    if not package:
+        return f"cannot load {name}: {_first_line(cause)}"
+    return f"{name} needs {package}, which is not installed: pip install {package}"
+
+
+def _first_line(cause: BaseException) -> str:
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__

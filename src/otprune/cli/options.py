@@ -1,0 +1,220 @@
+"""The options that several commands share, and what becomes of them: a selector."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from otprune.errors import KeepError, OTPruneError
+from otprune.selectors import METHODS, Selector
+
+_WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
+
+
+class PositionScheme(str, Enum):
+    """Where kept tokens stand."""
+
+    preserved = "preserved"
+    compact = "compact"
+
+
+class Metric(str, Enum):
+    """Between which tokens transport measures."""
+
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
+class Encoder(str, Enum):
+    """Pretrained encoders."""
+
+    vit_s = "vit-s"
+
+
+class Dtype(str, Enum):
+    """Number format of a model."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Keep = Annotated[
+    str,
+    typer.Option(
+        metavar="RATIO|NUMBER",
+        help="How many visual tokens stay: with a point a ratio (0.1), without a number (16).",
+        rich_help_panel=_WHAT,
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="One of those that `otprune methods` lists.", rich_help_panel=_WHAT
+    ),
+]
+Gamma = Annotated[
+    str | None,
+    typer.Option(
+        metavar="scaled|NUMBER",
+        help="otprune: weight of the objective; the paper's is 0.01.",
+        show_default="scaled",
+        rich_help_panel=_WHAT,
+    ),
+]
+MetricOption = Annotated[
+    Metric | None,
+    typer.Option(
+        help="transport: tokens at unit length, or as they are.",
+        show_default="cosine",
+        rich_help_panel=_WHAT,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="NUMBER",
+        help="random: another draw.",
+        show_default="0",
+        rich_help_panel=_WHAT,
+    ),
+]
+Merge = Annotated[
+    bool,
+    typer.Option(
+        "--merge",
+        help="Kept tokens become the mean of the tokens that they stand for.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Positions = Annotated[
+    PositionScheme,
+    typer.Option(
+        help="Kept tokens stay where they were in the prompt, or close up.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FOLDER",
+        help="A Hugging Face model or a local folder of one.",
+        show_default="the embedded model",
+        rich_help_panel=_MODEL,
+    ),
+]
+EncoderOption = Annotated[
+    Encoder | None,
+    typer.Option(
+        help="A pretrained encoder instead of a model's; `otprune fetch vit-s` gets it.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        metavar="224|336|448",
+        help="vit-s: side of the square it sees, for 256, 576 or 1024 tokens.",
+        show_default="224",
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|mps",
+        help="Where the model runs; auto takes a GPU if there is one.",
+        rich_help_panel=_MODEL,
+    ),
+]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        help="The model's numbers; auto: as stored, on a CPU float32.", rich_help_panel=_MODEL
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that the model brings along. Only for authors you trust.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Overlay = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a picture: kept patches clear, dropped ones dim; a row for each photograph.",
+        rich_help_panel=_OUT,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=_OUT)
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="NUMBER",
+        help="Timings are the median of so many, after a warm-up.",
+        rich_help_panel=_OUT,
+    ),
+]
+
+
+def parse_keep(text: str) -> float | int:
+    """`--keep` as the library takes it: with a point a ratio, without a number of tokens.
+
+    Raises:
+        KeepError: it is neither; the range is the selector's to check.
+    """
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise KeepError(
+            f"--keep {text}: expected a ratio with a point, like 0.1, or a whole number, like 16"
+        ) from None
+
+
+def make_selector(
+    method: str, keep: str, gamma: str | None, metric: Metric | None, seed: int | None
+) -> Selector:
+    """The selector that the options ask for.
+
+    Raises:
+        OTPruneError: no such method, or an option that the method does not have.
+    """
+    if method not in METHODS:
+        close = difflib.get_close_matches(method.lower(), METHODS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METHODS)}"
+        raise OTPruneError(f"no method {method!r}: {hint} (otprune methods lists them)")
+    given: dict[str, Any] = {
+        "gamma": None if gamma is None else _parse_gamma(gamma),
+        "metric": None if metric is None else metric.value,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        owners = [n for n, cls in METHODS.items() if name in {f.name for f in fields(cls)}]
+        if method not in owners:
+            raise OTPruneError(
+                f"--{name} has no meaning for --method {method}: it belongs to {', '.join(owners)}"
+            )
+    return METHODS[method](parse_keep(keep), **given)
+
+
+def _parse_gamma(text: str) -> float | str:
+    if text == "scaled":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise OTPruneError(f"--gamma {text}: expected scaled, or a number like 0.01") from None

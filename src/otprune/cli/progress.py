@@ -1,0 +1,57 @@
+"""A sign of life on stderr while something takes its time."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+class Steps:
+    """What is being done now, how long it has taken, and how many of the pictures are done.
+
+    Shown on a terminal only and gone at the end: a log gets no spinner.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
+        if pictures > 1:
+            columns += [BarColumn(bar_width=24), MofNCompleteColumn()]
+        console = Console(stderr=True)
+        self._bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=pictures)
+
+    def __enter__(self) -> Steps:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def doing(self, what: str) -> None:
+        """Say what comes now."""
+        self._bar.update(self._task, description=what)
+
+    def done(self) -> None:
+        """One more picture is finished."""
+        self._bar.advance(self._task)

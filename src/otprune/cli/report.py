@@ -1,0 +1,247 @@
+"""What the commands print: tables for people, a plain dictionary for programs."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from otprune import __version__
+from otprune.cli.ask import Asked, Side
+from otprune.cli.drawing import Row
+from otprune.cli.grid import Grid
+from otprune.cli.select import Selected
+from otprune.selectors import Selection, Selector
+
+FORMULA = "layers * (4 n d^2 + 2 n^2 d + 2 n d f)"
+LABEL = 24  # columns
+DISTANCES = {
+    "gaussian_w2": "W2^2 Gaussian",
+    "exact_w2": "W2^2 exact, uniform mass",
+    "free_mass_w2": "W2^2 exact, free mass",
+}
+
+
+def settings(selector: Selector) -> dict[str, Any]:
+    """A selector's own parameters, `keep` left out."""
+    return {f.name: getattr(selector, f.name) for f in fields(selector) if f.name != "keep"}
+
+
+def headline(model: str, selector: Selector, *extra: str) -> Text:
+    """One line over everything: model, method and how it was set."""
+    own = [f"{name}={value}" for name, value in settings(selector).items()]
+    method = ", ".join([f"keep={selector.keep}", *own, *extra])
+    return Text.assemble((model, "bold"), "  ", (selector.name, "bold"), f" ({method})")
+
+
+def asked_table(asked: Asked, question: str, method: str) -> RenderableType:
+    """One photograph's two answers, side by side."""
+    full, cut = asked.full, asked.pruned
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", min_width=LABEL, no_wrap=True)
+    table.add_column("all tokens", overflow="fold", min_width=14)
+    table.add_column(Text(method), overflow="fold", min_width=14)
+    table.add_column("left", style="dim", no_wrap=True)
+    table.add_row("answer", Text(full.answer, "bold"), Text(cut.answer, "bold"))
+    table.add_row("visual tokens", str(full.tokens), str(cut.tokens), _left(cut, full, "tokens"))
+    table.add_row("prompt tokens", str(full.prompt_tokens), str(cut.prompt_tokens))
+    table.add_row(
+        "prefill FLOPs (formula)",
+        _flops(full.prefill_flops),
+        _flops(cut.prefill_flops),
+        _left(cut, full, "prefill_flops"),
+    )
+    table.add_row(
+        "KV cache of the prompt",
+        _bytes(full.cache_bytes),
+        _bytes(cut.cache_bytes),
+        _left(cut, full, "cache_bytes"),
+    )
+    table.add_row(
+        "time to first token",
+        _seconds(full.first_token_seconds),
+        _seconds(cut.first_token_seconds),
+        _left(cut, full, "first_token_seconds"),
+    )
+    table.add_row("  of it the selector", "-", _seconds(asked.selector_seconds))
+    title = Text.assemble((str(asked.path), "bold cyan"), f'  "{question}"')
+    return Group(title, table, _selection(asked.selection))
+
+
+def selected_table(selected: Selected) -> RenderableType:
+    """What was kept of one photograph."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("", min_width=LABEL)
+    table.add_column("")
+    kept = selected.selection.indices.numel()
+    share = f"  {kept / selected.before:.1%}"
+    table.add_row("visual tokens", Text.assemble(f"{selected.before} -> {kept}", (share, "dim")))
+    table.add_row("selection time", _seconds(selected.selector_seconds))
+    table.add_row("encoder time", _seconds(selected.encoder_seconds))
+    shares = (selected.selection.masses.cpu() * selected.before).sort().values
+    table.add_row(
+        "a kept token stands for",
+        f"{shares[0]:.0f} to {shares[-1]:.0f} tokens, median {shares[len(shares) // 2]:.0f}",
+    )
+    return Group(
+        Text(str(selected.path), "bold cyan"), Text(), table, _selection(selected.selection)
+    )
+
+
+def asked_row(asked: Asked, grid: Grid, picture: Image, title: str, selector: Selector) -> Row:
+    """One photograph's row in the overlay, its answers below."""
+    return Row(
+        picture=picture,
+        grid=grid,
+        kept=asked.selection.indices.tolist(),
+        title=title,
+        captions=(
+            (f"{asked.path.name}: all {asked.full.tokens} tokens", asked.full.answer),
+            (_kept(selector, asked.pruned.tokens, asked.full.tokens), asked.pruned.answer),
+        ),
+    )
+
+
+def selected_row(selected: Selected, grid: Grid, picture: Image, selector: Selector) -> Row:
+    """One photograph's row in the overlay."""
+    kept = selected.selection.indices.tolist()
+    return Row(
+        picture=picture,
+        grid=grid,
+        kept=kept,
+        title="",
+        captions=(
+            (f"{selected.path.name}: all {selected.before} tokens", ""),
+            (_kept(selector, len(kept), selected.before), ""),
+        ),
+    )
+
+
+def _kept(selector: Selector, after: int, before: int) -> str:
+    return f"{selector.name} keeps {after} of {before} ({after / before:.1%})"
+
+
+def notes(timed: bool, merge: bool) -> Text:
+    """What the figures of the tables are."""
+    lines = [
+        "W2^2: squared 2-Wasserstein distance between all tokens and the kept ones, divided by "
+        "the mean squared token norm" + (", before merging." if merge else ".")
+    ]
+    if timed:
+        lines.append(
+            f"FLOPs: {FORMULA}, n prompt tokens. Times: median after a warm-up, from pixels to the "
+            "first token (encoder, selector, prefill)."
+        )
+    return Text("\n".join(lines), "dim")
+
+
+def _selection(selection: Selection) -> RenderableType:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("", min_width=LABEL)
+    table.add_column("")
+    for name, label in DISTANCES.items():
+        value = getattr(selection, f"{name}_relative")
+        shown = "needs POT: pip install 'otprune[exact]'" if value is None else f"{value:.4f}"
+        table.add_row(label, shown)
+    if selection.certificate is None:
+        table.add_row("certificate", Text("none for this method", "dim"))
+    else:
+        table.add_row(
+            "certificate",
+            f"{selection.certificate:.3f} of the best possible objective, at least",
+        )
+    return Group(table, Text())
+
+
+def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str, Any]:
+    """What `--json` says once, over `pictures`."""
+    return {
+        "otprune": __version__,
+        "model": model,
+        "method": selector.name,
+        "keep": selector.keep,
+        "settings": settings(selector),
+        "overlay": None if overlay is None else str(overlay),
+    }
+
+
+def asked_json(asked: Asked) -> dict[str, Any]:
+    """One entry of `pictures` in `otprune ask --json`."""
+    return {
+        "picture": str(asked.path),
+        "unpruned": _side_json(asked.full),
+        "pruned": {**_side_json(asked.pruned), "selector_seconds": asked.selector_seconds},
+        **_selection_json(asked.selection),
+    }
+
+
+def selected_json(selected: Selected) -> dict[str, Any]:
+    """One entry of `pictures` in `otprune select --json`."""
+    return {
+        "picture": str(selected.path),
+        "tokens_before": selected.before,
+        "tokens_after": selected.selection.indices.numel(),
+        "encoder_seconds": selected.encoder_seconds,
+        "selector_seconds": selected.selector_seconds,
+        **_selection_json(selected.selection),
+    }
+
+
+def _side_json(side: Side) -> dict[str, Any]:
+    return {
+        "answer": side.answer,
+        "visual_tokens": side.tokens,
+        "prompt_tokens": side.prompt_tokens,
+        "prefill_flops": side.prefill_flops,
+        "first_token_seconds": side.first_token_seconds,
+        "kv_cache_bytes": side.cache_bytes,
+    }
+
+
+def _selection_json(selection: Selection) -> dict[str, Any]:
+    return {
+        "indices": selection.indices.tolist(),
+        "masses": selection.masses.tolist(),
+        "value": selection.value,
+        "bound": selection.bound,
+        "certificate": selection.certificate,
+        "distances": {
+            name: {
+                "squared": getattr(selection, name),
+                "relative": getattr(selection, f"{name}_relative"),
+            }
+            for name in DISTANCES
+        },
+    }
+
+
+def _left(cut: Side, full: Side, name: str) -> str:
+    """How much of the unpruned figure is left."""
+    whole, part = getattr(full, name), getattr(cut, name)
+    return "" if not whole or part is None else f"{part / whole:.1%}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _flops(value: float | None) -> str:
+    return "-" if value is None else _scaled(value, 1000, ("", " k", " M", " G", " T", " P"))
+
+
+def _bytes(value: int | None) -> str:
+    return "-" if value is None else _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while value >= base and power < len(units) - 1:
+        value /= base
+        power += 1
+    return f"{value:.3g}{units[power]}" if value < 1000 else f"{value:.0f}{units[power]}"

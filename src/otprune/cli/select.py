@@ -1,0 +1,121 @@
+"""The token part alone: encode a photograph and choose among its tokens, with no question."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from otprune.cli.ask import only
+from otprune.cli.grid import Grid, grid_of
+from otprune.cli.models import load, prompt, quiet
+from otprune.cli.progress import Steps
+from otprune.encoders import vit_s
+from otprune.engines.transformers.inputs import shrink
+from otprune.selectors import GridPrune, Selection, Selector
+
+
+class Encoded(NamedTuple):
+    """A photograph's tokens, `(m, d)`, and where they lie (None if that was not wanted)."""
+
+    tokens: Tensor
+    grid: Grid | None
+
+
+# Encodes a picture; the flag tells whether the grid is wanted.
+Encode = Callable[[Image, bool], Encoded]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What was kept of one photograph.
+
+    Attributes:
+        before: its visual tokens.
+        encoder_seconds: time to encode it, once.
+        selector_seconds: median time to select.
+    """
+
+    path: Path
+    before: int
+    encoder_seconds: float
+    selector_seconds: float
+    selection: Selection
+    grid: Grid | None
+
+
+def select(
+    encode: Encode,
+    path: Path,
+    picture: Image,
+    selector: Selector,
+    *,
+    repeats: int,
+    with_grid: bool,
+    steps: Steps,
+) -> Selected:
+    """Encode and select."""
+    steps.doing(f"{path.name}: encoding")
+    start = time.perf_counter()
+    tokens, grid = encode(picture, with_grid)
+    encoding = time.perf_counter() - start
+    steps.doing(f"{path.name}: selecting")
+    times = [_timed(selector, tokens) for _ in range(repeats + 1)][1:]
+    steps.doing(f"{path.name}: measuring distances")
+    return Selected(
+        path=path,
+        before=tokens.shape[0],
+        encoder_seconds=encoding,
+        selector_seconds=statistics.median(times),
+        selection=selector.explain(tokens),
+        grid=grid,
+    )
+
+
+def by_model(
+    name: str | None, device: str, dtype: str, trust_remote_code: bool
+) -> tuple[str, Encode]:
+    """A model's name, and its own encoder and projector; its language model is not run."""
+    loaded = load(name, device, dtype, trust_remote_code)
+
+    @torch.no_grad()
+    def encode(picture: Image, with_grid: bool) -> Encoded:
+        inputs = prompt(loaded, picture, "?")
+        grid = None
+        if with_grid:
+            grid = grid_of(loaded.name, loaded.model, loaded.processor, inputs, picture.size)
+        # Keeping everything: the engine encodes, and shows the tokens as a selector sees them.
+        shrunk = shrink(loaded.model, inputs, GridPrune(1.0), "preserved", False, "left")
+        tokens: Any = only(loaded, shrunk.items).features
+        return Encoded(tokens, grid)
+
+    return loaded.name, encode
+
+
+def by_vit_s(size: int) -> Encode:
+    """Encode with the pretrained ViT-S/14 (`otprune fetch vit-s` gets it)."""
+    quiet()
+    encoder = vit_s.load()
+    side = size // vit_s.PATCH
+
+    def encode(picture: Image, with_grid: bool) -> Encoded:
+        return Encoded(encoder.tokens(picture, size), Grid(side, side))
+
+    return encode
+
+
+def _timed(selector: Selector, tokens: Tensor) -> float:
+    if tokens.is_cuda:
+        torch.cuda.synchronize(tokens.device)
+    start = time.perf_counter()
+    selector.select(tokens)
+    if tokens.is_cuda:
+        torch.cuda.synchronize(tokens.device)
+    return time.perf_counter() - start
