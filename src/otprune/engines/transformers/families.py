@@ -19,7 +19,7 @@ from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from otprune.engines.transformers.versions import OLDEST, installed
 from otprune.errors import OTPruneError, UnsupportedError
 
-Grouping = Literal["entry", "run", "closed", "joined"]
+Grouping = Literal["entry", "run", "opened", "closed", "ended", "joined"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,10 @@ class Family:
     grouping: what makes one picture, so that "k tokens an image" means the same everywhere:
         "entry"  one entry of the encoder's output;
         "run"    one unbroken run of placeholders (tiles follow each other);
-        "closed" tiles are runs of their own, and the token in front of a picture's last tile (the
-                 overview) says so; a row's last run is always such an overview;
+        "opened" tiles are runs of their own, and the token in front of a picture's first tile says
+                 so; a row's first run is always such a tile;
+        "closed" the same of the token in front of a picture's last tile, the overview;
+        "ended"  the same of the token behind a picture's last tile;
         "joined" tiles are runs of their own with exactly one token between them.
     refused: why the family cannot be pruned although its interface looks as if it could.
     """
@@ -43,12 +45,23 @@ class Family:
 
 DEFAULT = Family()
 FAMILIES: dict[str, Family] = {
+    "aria": Family(grouping="run"),
     "aya_vision": Family(grouping="closed"),
+    "blip-2": Family(refused="its generate() encodes the pixels by itself, once more"),
     "cohere2_vision": Family(grouping="joined"),
     "fuyu": Family(features="last_hidden_state"),
+    "got_ocr2": Family(grouping="run"),
+    "granite_docling": Family(grouping="opened"),
+    "idefics2": Family(grouping="joined"),
     "idefics3": Family(grouping="closed"),
     "internvl": Family(grouping="run"),
+    "lfm2_vl": Family(grouping="ended"),
     "llama4": Family(features="last_hidden_state", grouping="closed"),
+    "minicpm_ocr": Family(grouping="opened"),
+    "minicpmv4_6": Family(grouping="opened"),
+    "minicpmv4_7": Family(grouping="opened"),
+    "ovis2": Family(grouping="joined"),
+    "perception_lm": Family(grouping="run"),
     "qianfan_ocr": Family(grouping="run"),
     "smolvlm": Family(grouping="closed"),
 }
@@ -150,14 +163,32 @@ def _by_run(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
     return [length for _, length in runs]
 
 
-def _by_overview(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
-    if not runs:
-        return []
+def _by_start(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
     before = [row[start - 1] if start else None for start, _ in runs]
-    lengths, total = [], 0
+    lengths: list[int] = []
     for (_, length), token in zip(runs, before, strict=True):
+        if token == before[0]:
+            lengths.append(length)
+        else:
+            lengths[-1] += length
+    return lengths
+
+
+def _by_overview(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
+    return _up_to(runs, [row[start - 1] if start else None for start, _ in runs])
+
+
+def _by_end(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
+    after = [start + length for start, length in runs]
+    return _up_to(runs, [row[column] if column < len(row) else None for column in after])
+
+
+def _up_to(runs: list[tuple[int, int]], marks: list[int | None]) -> list[int]:
+    """Pictures that end with a run of the same mark as the row's last."""
+    lengths, total = [], 0
+    for (_, length), mark in zip(runs, marks, strict=True):
         total += length
-        if token == before[-1]:
+        if mark == marks[-1]:
             lengths.append(total)
             total = 0
     return lengths
@@ -175,7 +206,13 @@ def _by_gap(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
     return lengths
 
 
-_GROUPINGS = {"run": _by_run, "closed": _by_overview, "joined": _by_gap}
+_GROUPINGS = {
+    "run": _by_run,
+    "opened": _by_start,
+    "closed": _by_overview,
+    "ended": _by_end,
+    "joined": _by_gap,
+}
 
 
 def rows_of(lengths: list[int], at: Tensor, modality: str) -> list[int]:
