@@ -3,57 +3,81 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from otprune.demo.architecture import EOS
-from otprune.demo.batches import TOKENS, Batches, make_batch
-from otprune.demo.vocabulary import VOCABULARY
+from otprune.demo.batches import TOKENS, Batch, Batches, Pictures, draw, make_batch, normalise
+from otprune.demo.processor import build_processor
+from otprune.demo.vocabulary import COLOR_NAMES, COLORS, SHAPES, UNSEEN, VOCABULARY
 
 PHOTOS = [Image.new("RGB", (200, 150), (90, 120, 90))]
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    ahead = list(Batches(PHOTOS, 5, 0, 3, 2))[2]
-    resumed = next(iter(Batches(PHOTOS, 5, 2, 3, 2)))
+@pytest.mark.parametrize("stage", ["vision", "language"])
+def test_a_batch_depends_on_seed_and_step_alone(stage: str) -> None:
+    ahead = list(Batches(stage, PHOTOS, 5, 0, 3, 2))[2]
+    resumed = next(iter(Batches(stage, PHOTOS, 5, 2, 3, 2)))
+    if isinstance(ahead, Batch) and isinstance(resumed, Batch):
+        assert torch.equal(ahead.ids, resumed.ids)
+        ahead, resumed = ahead.pictures, resumed.pictures
+    assert isinstance(ahead, Pictures)
+    assert isinstance(resumed, Pictures)
     assert torch.equal(ahead.pixels, resumed.pixels)
-    assert torch.equal(ahead.ids, resumed.ids)
 
 
 def test_labels_are_the_answer_then_the_end() -> None:
     batch = make_batch(PHOTOS, (0, 1), 3)
-    for row, column, kind in batch.answer_kind:
-        block = batch.block[row] == batch.block[row, column]
+    for kind, (row, last, first_mention, last_mention) in zip(
+        batch.kinds, batch.ends.tolist(), strict=True
+    ):
+        block = batch.block[row] == batch.block[row, last]
         labels = batch.labels[row][block & (batch.labels[row] != -100)].tolist()
         assert labels[-1] == EOS
         if kind == "existence":
             assert VOCABULARY[labels[0]] in ("yes", "no")
         if kind == "count":
             assert VOCABULARY[labels[0]].isdigit()
+        assert VOCABULARY[int(batch.ids[row, last])] in ("?", ".")
+        assert block[first_mention]
+        assert first_mention <= last_mention < last
         # Positions run on within a question, behind the picture.
         positions = batch.positions[row][block]
         assert (positions.diff() == 1).all()
         assert positions[0] > TOKENS
 
 
-def test_mentions_point_at_patches_of_the_named_colour() -> None:
+def test_mentions_point_at_the_patches_they_name() -> None:
     batch = make_batch(PHOTOS, (0, 2), 8)
-    checked = 0
-    for (row, column), target in zip(batch.mentions.tolist(), batch.targets, strict=True):
-        word = VOCABULARY[int(batch.ids[row, column])]
-        patches = target[1:]
+    pictures, checked = batch.pictures, 0
+    rows = zip(batch.mentions.tolist(), batch.targets, batch.places, strict=True)
+    for (row, column), target, place in rows:
+        word, patches = VOCABULARY[int(batch.ids[row, column])], target[1:]
         assert bool(target[0]) == (not patches.any())
-        if word == "digit" and patches.any():
-            kinds = batch.kind[row][patches]
-            assert (kinds > 6).all()
+        if word in SHAPES and patches.any():
+            assert (pictures.kind[row][patches] == 1 + SHAPES.index(word)).all()
             checked += 1
+        if not place.isnan().any():
+            assert (pictures.centre[row][patches] == place).all()
     assert checked
 
 
-def test_pixels_are_what_the_processor_makes() -> None:
-    from otprune.demo.batches import normalise
-    from otprune.demo.processor import build_processor
+def test_nameless_colours_carry_no_colour_label_and_avoid_the_unseen_ones() -> None:
+    scenes, pictures = draw(PHOTOS, np.random.default_rng(0), 40, free=True)
+    assert (pictures.color == -100).any()
+    assert (pictures.color > 0).any()
+    for scene in scenes:
+        for sticker in scene.stickers:
+            avoid = np.array(COLORS[dict(UNSEEN)[sticker.noun]])
+            if not sticker.color:
+                assert np.linalg.norm(np.array(sticker.rgb) - avoid) > 120
+            else:
+                assert sticker.color in COLOR_NAMES
+                assert not sticker.unseen
 
+
+def test_pixels_are_what_the_processor_makes() -> None:
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8))
     processed = build_processor().image_processor(photo, return_tensors="pt")["pixel_values"][0]

@@ -33,22 +33,31 @@ RESIZE = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICU
 
 
 @dataclass
-class Batch:
-    """One batch of B pictures with T text tokens each, P labelled patches and M mentions in all."""
+class Pictures:
+    """B pictures and what lies in each of their patches."""
 
     pixels: Tensor  # (B, 3, SIZE, SIZE)
-    ids: Tensor  # (B, T) words of all questions of a picture, one after the other
+    kind: Tensor  # (B, TOKENS) 0 photograph, 1 + index into KINDS
+    color: Tensor  # (B, TOKENS) 0 photograph, 1 + index into COLOR_NAMES; -100 without a name
+    big: Tensor  # (B, TOKENS) 0 photograph, 1 small, 2 big
+    centre: Tensor  # (B, TOKENS, 2) centre of the patch's sticker, 0..1
+    same: Tensor  # (B, TOKENS, 3) stickers in all, of this color (-100 without), of this noun
+
+
+@dataclass
+class Batch:
+    """B pictures with T text tokens each: all questions of a picture, one after the other."""
+
+    pictures: Pictures
+    ids: Tensor  # (B, T)
     block: Tensor  # (B, T) number of the question a word belongs to, from 1; -1 padding
     positions: Tensor  # (B, T) each question starts right behind the picture
     labels: Tensor  # (B, T) the word that follows, where it is part of an answer; else -100
-    answer_kind: list[tuple[int, int, str]]  # (row, column of the answer's first label, kind)
-    kind: Tensor  # (B, TOKENS) 0 photograph, 1 + index into KINDS
-    color: Tensor  # (B, TOKENS) 0 photograph, 1 + index into COLOR_NAMES
-    big: Tensor  # (B, TOKENS) 0 photograph, 1 small, 2 big
-    centre: Tensor  # (B, TOKENS, 2) centre of the patch's sticker, 0..1
-    same: Tensor  # (B, TOKENS, 3) stickers in all, of this colour, of this noun
-    mentions: Tensor  # (M, 2) row and text column of each mention
+    kinds: list[str]  # (Q,) kind of every question
+    ends: Tensor  # (Q, 4) row, column of a question's last word, of its first and last mention
+    mentions: Tensor  # (M, 2) row and column of each mention
     targets: Tensor  # (M, 1 + TOKENS) bool, what the mention should look at: BOS, or patches
+    places: Tensor  # (M, 2) centre of the one sticker that is meant, 0..1; NaN if not one
 
 
 def normalise(picture: Image.Image) -> NDArray[np.float32]:
@@ -68,42 +77,57 @@ def picture_of(
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
+def draw(
+    photos: Sequence[Image.Image],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    unseen: bool = False,
+    free: bool = False,
+) -> tuple[list[Scene], Pictures]:
+    """`size` scenes and their pictures; `unseen` and `free` as in `sample_scene`."""
+    sizes = [photo.size for photo in photos]
+    scenes = [sample_scene(rng, sizes, unseen=unseen, free=free) for _ in range(size)]
+    pixels = np.stack([normalise(picture_of(scene, photos, rng)) for scene in scenes])
+    return scenes, Pictures(torch.from_numpy(pixels), **_patch_labels(scenes))
+
+
 def make_batch(
     photos: Sequence[Image.Image], seed: tuple[int, ...], size: int, *, unseen: bool = False
 ) -> Batch:
     """`size` scenes with their questions; `unseen` as in `sample_scene`."""
     rng = np.random.default_rng(seed)
-    sizes = [photo.size for photo in photos]
-    scenes = [sample_scene(rng, sizes, unseen=unseen) for _ in range(size)]
-    pixels = np.stack([normalise(picture_of(scene, photos, rng)) for scene in scenes])
-    own = [owners(scene) for scene in scenes]
+    scenes, pictures = draw(photos, rng, size, unseen=unseen)
     asked = []
     for scene in scenes:
         kinds = [*MIX, *(["list"] if rng.random() < 0.25 else [])]
-        asked.append(
-            ask_many(scene, rng, [kinds[i] for i in rng.permutation(len(kinds))], unseen=unseen)
-        )
-    return Batch(
-        pixels=torch.from_numpy(pixels), **_pack(asked, own, rng), **_patch_labels(scenes, own)
-    )
+        order = [kinds[i] for i in rng.permutation(len(kinds))]
+        asked.append(ask_many(scene, rng, order, unseen=unseen))
+    return Batch(pictures, **_pack(scenes, asked, rng))
 
 
 def _pack(
-    asked: Sequence[Sequence[Question]], own: Sequence[NDArray[np.int8]], rng: np.random.Generator
+    scenes: Sequence[Scene], asked: Sequence[Sequence[Question]], rng: np.random.Generator
 ) -> dict[str, Any]:
-    rows, answers, mentions, targets = [], [], [], []
-    for b, questions in enumerate(asked):
+    rows, kinds, ends, mentions, targets, places = [], [], [], [], [], []
+    for b, (scene, questions) in enumerate(zip(scenes, asked, strict=True)):
+        own = owners(scene)
         row: list[tuple[int, int, int, int]] = []
         for number, question in enumerate(questions, 1):
             words = [WORD_ID[word] for word in question.text.split()]
             answer = [WORD_ID[word] for word in question.answer.split()]
             sequence = [*words, *answer, EOS]
+            first = len(row)
             start = 0 if rng.random() < 0.7 else int(rng.integers(60))
-            answers.append((b, len(row) + len(words) - 1, question.kind))
+            kinds.append(question.kind)
+            named = [first + where for where, _ in question.mentions]
+            ends.append((b, first + len(words) - 1, named[0], named[-1]))
             for where, stickers in question.mentions:
-                mentions.append((b, len(row) + where))
-                look = np.isin(own[b], stickers) if stickers else np.zeros(TOKENS, bool)
+                mentions.append((b, first + where))
+                look = np.isin(own, stickers) if stickers else np.zeros(TOKENS, bool)
                 targets.append(np.concatenate([[not look.any()], look]))
+                one = scene.stickers[stickers[0]] if len(stickers) == 1 else None
+                places.append((one.x / SIZE, one.y / SIZE) if one else (np.nan, np.nan))
             for i, word in enumerate(sequence[:-1]):
                 label = sequence[i + 1] if i + 1 >= len(words) else -100
                 row.append((word, number, TOKENS + 1 + start + i, label))
@@ -118,41 +142,50 @@ def _pack(
         "block": block,
         "positions": positions,
         "labels": labels,
-        "answer_kind": answers,
+        "kinds": kinds,
+        "ends": torch.tensor(ends),
         "mentions": torch.tensor(mentions),
         "targets": torch.from_numpy(np.stack(targets)),
+        "places": torch.tensor(places, dtype=torch.float32),
     }
 
 
-def _patch_labels(scenes: Sequence[Scene], own: Sequence[NDArray[np.int8]]) -> dict[str, Any]:
+def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     shape = (len(scenes), TOKENS)
     kind, color, big = (np.zeros(shape, np.int64) for _ in range(3))
     centre, same = np.zeros((*shape, 2), np.float32), np.zeros((*shape, 3), np.int64)
     for b, scene in enumerate(scenes):
+        own = owners(scene)
         same[b, :, 0] = len(scene.stickers)
         for i, s in enumerate(scene.stickers):
-            here = own[b] == i
+            here = own == i
             kind[b, here] = 1 + KINDS.index(s.kind)
-            color[b, here] = 1 + COLOR_NAMES.index(s.color)
+            color[b, here] = 1 + COLOR_NAMES.index(s.color) if s.color else -100
             big[b, here] = 1 + s.big
             centre[b, here] = s.x / SIZE, s.y / SIZE
-            same[b, here, 1] = sum(o.color == s.color for o in scene.stickers)
+            alike = sum(o.color == s.color for o in scene.stickers)
+            same[b, here, 1] = alike if s.color else -100
             same[b, here, 2] = sum(o.noun == s.noun for o in scene.stickers)
     named = {"kind": kind, "color": color, "big": big, "centre": centre, "same": same}
     return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
-class Batches(IterableDataset[Batch]):
-    """Batches of one stage from `start` on, for a DataLoader with one worker."""
+class Batches(IterableDataset[Pictures | Batch]):
+    """Batches of one stage from `start` to `stop`, for a DataLoader with one worker."""
 
     def __init__(
-        self, photos: Sequence[Image.Image], seed: int, start: int, stop: int, size: int
+        self, stage: str, photos: Sequence[Image.Image], seed: int, start: int, stop: int, size: int
     ) -> None:
-        self.photos, self.seed, self.start, self.stop, self.size = photos, seed, start, stop, size
+        self.stage, self.photos, self.seed = stage, photos, seed
+        self.start, self.stop, self.size = start, stop, size
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Pictures | Batch]:
         for step in range(self.start, self.stop):
-            yield make_batch(self.photos, (self.seed, step), self.size)
+            if self.stage == "vision":
+                rng = np.random.default_rng((self.seed, step))
+                yield draw(self.photos, rng, self.size, free=step % 4 > 0)[1]
+            else:
+                yield make_batch(self.photos, (self.seed, step), self.size)
 
 
 def sequence_ids(batch: Batch) -> Tensor:

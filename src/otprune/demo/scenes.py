@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -30,7 +30,7 @@ class Sticker:
     """One object of a scene; `x`, `y` its centre and `r` its radius in pixels."""
 
     kind: str  # a shape, or the digit itself
-    color: str
+    color: str  # "" for one that has no name
     x: float
     y: float
     r: float
@@ -63,7 +63,11 @@ class Scene:
 
 
 def sample_scene(
-    rng: np.random.Generator, sizes: Sequence[tuple[int, int]], *, unseen: bool = False
+    rng: np.random.Generator,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    unseen: bool = False,
+    free: bool = False,
 ) -> Scene:
     """Draw a scene's plan.
 
@@ -72,6 +76,8 @@ def sample_scene(
         sizes: (width, height) of each photograph that may lie below.
         unseen: False, the training world, without the `UNSEEN` combinations; True, the held-out
             world, where at least one sticker is such a combination.
+        free: several digits in one scene, and half of the stickers in colours that have no name.
+            No questions can be asked about it; it teaches the tower that form is not colour.
     """
     photo = int(rng.integers(len(sizes)))
     width, height = sizes[photo]
@@ -80,37 +86,51 @@ def sample_scene(
     flip, light = bool(rng.random() < 0.5), float(rng.uniform(0.7, 1.25))
     stickers: list[Sticker] = []
     number = int(rng.integers(2, 6))
+    forced = int(rng.integers(number)) if unseen else -1
     for _ in range(200):
         if len(stickers) == number:
             break
-        sticker = _sample_sticker(rng, first=not stickers, unseen=unseen)
+        # The first sticker alone may be a digit: "what digit is shown" then has one answer.
+        digits = 0.4 if free else 0.55 if not stickers else 0.0
+        sticker = _sample_sticker(rng, digits, forced=len(stickers) == forced)
+        if free and rng.random() < 0.5:
+            sticker = replace(sticker, color="", rgb=_nameless(rng, sticker.noun))
         if sticker.unseen and not unseen:
             continue
-        if any(sticker.name == other.name or _touch(sticker, other) for other in stickers):
+        if any(_clash(sticker, other) for other in stickers):
             continue
         stickers.append(sticker)
     return Scene(photo, (left, top, side), flip, light, tuple(stickers))
 
 
-def _sample_sticker(rng: np.random.Generator, *, first: bool, unseen: bool) -> Sticker:
-    # The first sticker alone may be a digit: "what digit is shown" then has one answer.
-    if first and rng.random() < 0.55:
-        kind = DIGITS[rng.integers(10)]
-    else:
-        kind = SHAPES[rng.integers(len(SHAPES))]
+def _sample_sticker(rng: np.random.Generator, digits: float, *, forced: bool) -> Sticker:
+    """A sticker, a digit with chance `digits`; `forced` makes it an `UNSEEN` combination."""
+    digit = bool(rng.random() < digits)
+    kind = DIGITS[rng.integers(10)] if digit else SHAPES[rng.integers(len(SHAPES))]
     color = COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
-    if first and unseen:
-        noun = "digit" if kind in DIGITS else kind
-        color = next(c for n, c in sorted(UNSEEN) if n == noun)
+    if forced:
+        color = dict(UNSEEN)["digit" if digit else kind]
     big = bool(rng.random() < 0.4)
-    digit = kind in DIGITS
     r = rng.uniform(10, 12.5) if big else rng.uniform(7.5, 8.5) if digit else rng.uniform(5.5, 7)
     x, y = rng.uniform(r + 1.5, SIZE - r - 1.5, 2)
     jitter = np.clip(np.array(COLORS[color]) + rng.integers(-18, 19, 3), 0, 255)
     rgb = (int(jitter[0]), int(jitter[1]), int(jitter[2]))
-    return Sticker(
-        kind, color, float(x), float(y), float(r), big, float(rng.uniform(-0.35, 0.35)), rgb
-    )
+    tilt = float(rng.uniform(-0.35, 0.35))
+    return Sticker(kind, color, float(x), float(y), float(r), big, tilt, rgb)
+
+
+def _nameless(rng: np.random.Generator, noun: str) -> tuple[int, int, int]:
+    """Any colour, but none that looks like the one in which `noun` must stay unseen."""
+    avoid = COLORS[dict(UNSEEN)[noun]]
+    while True:
+        red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
+        if math.dist((red, green, blue), avoid) > 120:
+            return red, green, blue
+
+
+def _clash(a: Sticker, b: Sticker) -> bool:
+    same = bool(a.color) and a.name == b.name
+    return same or _touch(a, b)
 
 
 def _touch(a: Sticker, b: Sticker) -> bool:

@@ -1,13 +1,14 @@
 """Train the embedded model from nothing: `python -m otprune.demo.train RUN_DIR`.
 
-Stage "vision" teaches the vision tower alone, by dense labels of its patches. Stage "language"
+Stage "vision" teaches the vision tower by dense labels of its patches; three batches of four show
+stickers in colours that have no name, so that form is learned apart from colour. Stage "language"
 teaches projector and language model on the frozen tower: by questions (each sees the picture and
 itself), by an alignment loss (projected tokens against the embeddings of the words that describe
-them) and by a look-up loss (where two heads of one layer should look from the word that names a
-thing). Stage "joint" trains everything by all of these. The extra heads are thrown away; no
-picture is ever pruned in training.
+them) and by showing three heads where to look (from the word that names a thing to its patches,
+from the question's end to the words that name things). The extra heads are thrown away; no picture
+is ever pruned in training.
 
-The stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
+Both stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
 every `SAVE_EVERY` steps and an interrupted run goes on from it.
 """
 
@@ -35,6 +36,7 @@ from otprune.demo.batches import (
     TOKENS,
     Batch,
     Batches,
+    Pictures,
     make_batch,
     sequence_ids,
 )
@@ -43,10 +45,11 @@ from otprune.demo.vocabulary import COLOR_NAMES, NOUNS, PLACES
 SEED = 20261123
 THREADS = 2
 BATCH = 32
-STEPS = {"vision": 1000, "language": 1000, "joint": 1200}
+STEPS = {"vision": 2200, "language": 1200}
 WARM, DECAY_FROM = 60, 0.7  # steps of warm-up; share of the stage after which the rate falls
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
-LOOKUP_LAYER, LOOKUP_HEADS = 1, 2
+LOOKUP_LAYER, LOOKUP_HEADS = 1, 2  # where naming words find their patches
+GATHER_LAYER = 2  # where a question's end finds its naming words, first by head 0, last by head 1
 SAVE_EVERY, EVALUATE_EVERY = 250, 500
 
 
@@ -60,6 +63,7 @@ class Heads(nn.Module):
         self.big = nn.Linear(width, 3)
         self.centre = nn.Linear(width, 2)
         self.same = nn.Linear(width, 3 * 6)
+        self.place = nn.Linear(width, 2)  # of what a word names, after the look-up
 
 
 class Learner(nn.Module):
@@ -69,21 +73,14 @@ class Learner(nn.Module):
         super().__init__()
         self.model: Any = build(SEED)
         self.heads = Heads()
-        self.seen: dict[str, Tensor] = {}
-        layer = self.model.model.language_model.layers[LOOKUP_LAYER].self_attn
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
         def attention(
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor,
-            **kwargs: Any,
+            module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any
         ) -> Any:
-            if module is layer:
-                self.seen.update(query=query, key=key, mask=mask)
             if mask is None:
                 return _attend(query, key, value), None
+            self.seen[module.layer_idx] = query, key, mask
             # The picture stands in front and never looks at the questions behind it.
             front = TOKENS + 1
             inner = mask[..., :front, :front]
@@ -96,30 +93,42 @@ class Learner(nn.Module):
         for part in (self.model.model.language_model, self.model.model.vision_tower):
             part.config._attn_implementation = "training"
 
-    def forward(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+    def forward(self, batch: Pictures | Batch) -> dict[str, Tensor]:
         """Losses by name; with questions also "hits", (B, T) bool: the answer words got right."""
+        if isinstance(batch, Pictures):
+            return self._dense(self._patches(batch), batch)
+        with torch.no_grad():
+            patches = self._patches(batch.pictures)
         core = self.model.model
-        with torch.set_grad_enabled(stage != "language" and torch.is_grad_enabled()):
-            pixels = batch.pixels.to(self.heads.kind.weight.dtype)
-            patches = core.vision_tower(pixels).last_hidden_state[:, 1:]
-        losses = self._dense(patches, batch) if stage != "language" else {}
-        if stage == "vision":
-            return losses
         tokens = core.multi_modal_projector(patches)
         table = core.language_model.embed_tokens.weight
-        losses |= _alignment(tokens.float(), table.float(), batch)
-        hidden = self._language(tokens, batch)
+        losses = _alignment(tokens.float(), table.float(), batch.pictures)
+        named, hidden = self._language(tokens, batch)
         wanted = batch.labels != -100
         logits = (hidden[wanted] @ table.T).float()
         labels = batch.labels[wanted]
         losses["answer"] = F.cross_entropy(logits, labels)
         losses["lookup"] = self._lookup(batch)
+        losses["gather"] = self._gather(batch)
+        one = ~batch.places[:, 0].isnan()
+        row, column = batch.mentions[one].unbind(1)
+        losses["place"] = 5 * F.mse_loss(
+            self.heads.place(named[row, column]).float(), batch.places[one]
+        )
         hits = torch.zeros_like(wanted)
         hits[wanted] = logits.argmax(-1) == labels
         return losses | {"hits": hits}
 
-    def _language(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """(B, T, d) hidden states of the questions, each of which sees the picture and itself."""
+    def _patches(self, pictures: Pictures) -> Tensor:
+        pixels = pictures.pixels.to(self.heads.kind.weight.dtype)
+        patches: Tensor = self.model.model.vision_tower(pixels).last_hidden_state[:, 1:]
+        return patches
+
+    def _language(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, T, d) states of the questions after the look-up layer and after the last.
+
+        Every question sees the picture and itself.
+        """
         core = self.model.model
         embed = core.language_model.embed_tokens
         inputs = torch.cat([embed(sequence_ids(batch)), tokens, embed(batch.ids)], 1)
@@ -129,29 +138,40 @@ class Learner(nn.Module):
         visible &= torch.ones(visible.shape[1:], dtype=torch.bool).tril()
         mask = torch.zeros(visible.shape, dtype=inputs.dtype).masked_fill(~visible, -1e9)
         here = torch.arange(front).expand(len(tokens), -1)
-        hidden = core.language_model(
+        out = core.language_model(
             inputs_embeds=inputs,
             attention_mask=mask[:, None],
             position_ids=torch.cat([here, batch.positions], 1),
             use_cache=False,
-        ).last_hidden_state
-        words: Tensor = hidden[:, front:]
-        return words
+            output_hidden_states=True,
+        )
+        after_lookup: Tensor = out.hidden_states[LOOKUP_LAYER + 1][:, front:]
+        return after_lookup, out.last_hidden_state[:, front:]
+
+    def _log_attention(self, layer: int, heads: int, row: Tensor, column: Tensor) -> Tensor:
+        """(M, heads, n) logarithm of a layer's first heads' attention from (row, text column)."""
+        query, key, mask = self.seen[layer]
+        column = column + TOKENS + 1
+        states = query[row, :heads, column].float()
+        score = torch.einsum("mhd,mhnd->mhn", states, key[row, :heads].float())
+        score = score / query.shape[-1] ** 0.5 + mask[row, 0, column].float()[:, None]
+        logs: Tensor = score.log_softmax(-1)
+        return logs
 
     def _lookup(self, batch: Batch) -> Tensor:
         """Attention of the naming words should fall on the named patches (on BOS if none)."""
-        front = TOKENS + 1
-        row, column = batch.mentions.unbind(1)
-        query = self.seen["query"][row, :LOOKUP_HEADS, front + column].float()
-        key = self.seen["key"][:, :LOOKUP_HEADS].float()
-        mask = self.seen["mask"][row, 0, front + column].float()
-        score = torch.einsum("mhd,mhnd->mhn", query, key[row]) / query.shape[-1] ** 0.5
-        logs = (score + mask[:, None]).log_softmax(-1)[..., :front]
-        found = logs.masked_fill(~batch.targets[:, None], float("-inf")).logsumexp(-1)
-        loss: Tensor = -found.clamp_min(-20).mean()
-        return loss
+        logs = self._log_attention(LOOKUP_LAYER, LOOKUP_HEADS, *batch.mentions.unbind(1))
+        found = logs[..., : TOKENS + 1].masked_fill(~batch.targets[:, None], float("-inf"))
+        return -found.logsumexp(-1).clamp_min(-20).mean()
 
-    def _dense(self, patches: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _gather(self, batch: Batch) -> Tensor:
+        """Attention of a question's end should fall on its first and on its last naming word."""
+        row, end, first, last = batch.ends.unbind(1)
+        logs = self._log_attention(GATHER_LAYER, 2, row, end)
+        named = torch.stack([first, last], 1)[..., None] + TOKENS + 1
+        return -logs.gather(2, named).clamp_min(-20).mean()
+
+    def _dense(self, patches: Tensor, batch: Pictures) -> dict[str, Tensor]:
         heads, sticker = self.heads, batch.kind > 0
         photo_weight = 0.15
 
@@ -180,7 +200,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     return mixed.transpose(1, 2).contiguous()
 
 
-def _alignment(tokens: Tensor, table: Tensor, batch: Batch) -> dict[str, Tensor]:
+def _alignment(tokens: Tensor, table: Tensor, batch: Pictures) -> dict[str, Tensor]:
     """Projected sticker tokens should point at the words for their colour, noun and place."""
     sticker = batch.kind > 0
     logits = tokens[sticker] @ table.T
@@ -225,12 +245,11 @@ def evaluate(learner: Learner, photos: Any, batches: int = 6) -> dict[str, float
     right: dict[str, list[float]] = {}
     for i in range(batches):
         batch = make_batch(photos, (SEED, 7, i), BATCH, unseen=True)
-        hits = learner(batch, "joint")["hits"]
-        for row, column, kind in batch.answer_kind:
-            end = column
-            while end < batch.ids.shape[1] and batch.labels[row, end] != -100:
-                end += 1
-            right.setdefault(kind, []).append(float(hits[row, column:end].all()))
+        hits = learner(batch)["hits"]
+        for kind, (row, start, _, _) in zip(batch.kinds, batch.ends.tolist(), strict=True):
+            same = batch.block[row] == batch.block[row, start]
+            answer = same & (batch.labels[row] != -100)
+            right.setdefault(kind, []).append(float(hits[row][answer].all()))
     return {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())}
 
 
@@ -248,7 +267,10 @@ def run_stage(learner: Learner, stage: str, folder: Path) -> None:
     held_out = photographs.load(folder / "photos", held_out=True)
     seed = SEED + list(STEPS).index(stage)
     loader = DataLoader(
-        Batches(seen, seed, start, steps, BATCH), batch_size=None, num_workers=1, prefetch_factor=4
+        Batches(stage, seen, seed, start, steps, BATCH),
+        batch_size=None,
+        num_workers=1,
+        prefetch_factor=4,
     )
     bases, began = (MUON_RATE, ADAM_RATE), time.time()
     mean: dict[str, float] = {}
@@ -257,7 +279,7 @@ def run_stage(learner: Learner, stage: str, folder: Path) -> None:
             optimiser.param_groups[0]["lr"] = base * _rate(step, steps, stage)
         # The arithmetic runs in bfloat16, weights and their updates stay in float32.
         cast = {name: p.to(torch.bfloat16) for name, p in learner.named_parameters()}
-        losses = functional_call(learner, cast, (batch, stage))
+        losses = functional_call(learner, cast, (batch,))
         hits = losses.pop("hits", None)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(optimisers[1].param_groups[0]["params"], 1.0)
@@ -274,7 +296,7 @@ def run_stage(learner: Learner, stage: str, folder: Path) -> None:
             line: dict[str, Any] = {"stage": stage, "step": done}
             line["seconds"] = round(time.time() - began, 1)
             line |= {name: round(value, 4) for name, value in mean.items()}
-            if stage != "vision" and (done % EVALUATE_EVERY == 0 or done == steps):
+            if stage == "language" and (done % EVALUATE_EVERY == 0 or done == steps):
                 learner.eval()
                 line["held_out"] = evaluate(learner, held_out)
                 learner.train()
