@@ -44,6 +44,17 @@ def test_embedding_keeps_the_metrics_distances(tokens, metric):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_duplicates_are_at_no_distance_and_others_are(metric, dtype):
+    tokens = random_tokens(20, 300).to(dtype).repeat(2, 1)
+    points = transport.embed(tokens[None], metric)
+    distance = transport.squared_distances(points, points)[0]
+    same = torch.eye(20, dtype=torch.bool).repeat(2, 2)
+    assert distance.eq(0).equal(same)
+    assert (distance >= 0).all()
+
+
 def test_a_common_offset_does_not_drown_the_distances():
     tokens = random_tokens(30, 8)
     far = tokens + 1000.0

@@ -86,6 +86,15 @@ def test_herding_matches_the_distribution():
     assert herded < drawn[2]
 
 
+def test_herding_does_not_follow_rounding():
+    """A kernel of ones but for rounding: scores shrink with every pick, rounding does not."""
+    noise = torch.rand(8, 8, generator=torch.Generator().manual_seed(2)).double() * 2e-7
+    kernel = (1 - noise - noise.T)[None]
+    rank = torch.tensor([[7, 6, 5, 4, 3, 2, 1, 0]])
+    mass = torch.full((1, 8), 1 / 8, dtype=torch.float64)
+    assert herding.greedy(kernel, mass, 6, rank).tolist() == [[7, 6, 5, 4, 3, 2]]
+
+
 def test_what_is_covered_is_worth_nothing_more():
     """Two places, six tokens: after two picks all gains are noise, and the rule decides."""
     x = torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
@@ -117,6 +126,11 @@ def test_lengths(k):
     ):
         assert order.shape == (3, k)
         assert all(len(set(row)) == k for row in order.tolist())
+
+
+def test_rounding_below_zero_is_cut_off():
+    state = cholesky.Elimination(torch.tensor([[1.0, -1e-7]]), lambda j: torch.ones(1, 2), 1, 1.0)
+    assert state.excess.tolist() == [[1, 0]]
 
 
 def test_shift_is_the_smallest_variance():

@@ -151,6 +151,23 @@ def test_duplicates_cost_one_place(name):
     assert kept.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize("name", ["transport", "divprune"])
+def test_copies_of_what_is_kept_come_by_norm(name):
+    """All ten are kept and five places are left: nothing but the rule tells the copies apart."""
+    tokens = random_tokens(10, 300)  # wide, so that sums do round
+    longest = tokens.norm(dim=-1).topk(5).indices.sort().values
+    kept = METHODS[name](15).select(tokens.repeat(2, 1))
+    assert kept.equal(torch.cat([torch.arange(10), 10 + longest]))
+
+
+@BY_FEATURE
+@pytest.mark.parametrize("keep", [1, 5, 20, 45])
+def test_the_first_of_duplicates_goes_first(method, keep):
+    tokens = random_tokens(30, 300)
+    kept = set(method(keep).select(tokens.repeat(2, 1)).tolist())
+    assert all(j - 30 in kept for j in kept if j >= 30)
+
+
 @pytest.mark.parametrize("name", ["transport", "divprune", "dpp"])
 def test_among_parallel_tokens_the_longest_wins(name):
     axes = torch.eye(3)

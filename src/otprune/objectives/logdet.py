@@ -38,8 +38,8 @@ class Kernel:
     right: Tensor
 
     def diagonal(self) -> Tensor:
-        """`(B, m)`, never negative."""
-        return (self.left * self.right).sum(dim=-1).clamp(min=0)
+        """`(B, m)`."""
+        return (self.left * self.right).sum(dim=-1)
 
     def row(self, j: Tensor) -> Tensor:
         """Rows `j`, `(B, 1)`, of the kernel: `(B, m)`."""
