@@ -62,33 +62,35 @@ def _indices(scene: Scene, want: Callable[[Sticker], bool]) -> tuple[int, ...]:
     return tuple(i for i, s in enumerate(scene.stickers) if want(s))
 
 
+def _is(color: str = "", noun: str = "") -> Callable[[Sticker], bool]:
+    return lambda s: color in ("", s.color) and noun in ("", s.noun)
+
+
 def _exist(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
     start = _pick(rng, ("is there", "is there", "do you see"))
-    chosen = scene.stickers[rng.integers(len(scene.stickers))]
-    color, noun = chosen.color, chosen.noun
-    if rng.random() < 0.5:
-        # An absentee that is hard to tell: it re-combines what is there, more often than not.
-        if rng.random() < 0.6:
-            noun = _pick(rng, NOUNS)
+    wanted = bool(rng.random() < 0.5)
+    for _ in range(30):
+        chosen = scene.stickers[rng.integers(len(scene.stickers))]
+        color, noun = chosen.color, chosen.noun
+        if not wanted:
+            # An absentee that is hard to tell shares colour or noun with something that is there.
+            change = rng.random()
+            color = color if change < 0.42 else _pick(rng, COLOR_NAMES)
+            noun = _pick(rng, NOUNS) if change < 0.42 or change > 0.84 else noun
+        if (noun, color) in UNSEEN and not unseen:
+            continue
+        style = rng.random()
+        if style < 0.7:
+            phrase, found = f"{color} {noun}", _indices(scene, _is(color=color, noun=noun))
+        elif style < 0.85:
+            phrase, found = noun, _indices(scene, _is(noun=noun))
         else:
-            color = _pick(rng, COLOR_NAMES)
-        if rng.random() < 0.3:
-            color, noun = _pick(rng, COLOR_NAMES), _pick(rng, NOUNS)
-    if (noun, color) in UNSEEN and not unseen:
-        return None
-    style = rng.random()
-    if style < 0.7:
-        phrase, found = (
-            f"{color} {noun}",
-            _indices(scene, lambda s: (s.color, s.noun) == (color, noun)),
-        )
-    elif style < 0.85:
-        phrase, found = noun, _indices(scene, lambda s: s.noun == noun)
-    else:
-        phrase, found = f"{color} thing", _indices(scene, lambda s: s.color == color)
-    article = "an" if phrase[0] in "aeiou" else "a"
-    words = (start, article, (phrase, found), "?")
-    return _question("existence", words, "yes" if found else "no")
+            phrase, found = f"{color} thing", _indices(scene, _is(color=color))
+        if bool(found) == wanted:
+            article = "an" if phrase[0] in "aeiou" else "a"
+            words = (start, article, (phrase, found), "?")
+            return _question("existence", words, "yes" if wanted else "no")
+    return None
 
 
 def _color(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
@@ -143,20 +145,20 @@ def _count(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | N
     style, present = rng.random(), rng.random() < 0.8
     chosen = scene.stickers[rng.integers(len(scene.stickers))]
     if style < 0.3:
-        phrase, found = "things", _indices(scene, lambda s: True)
+        phrase, found = "things", _indices(scene, _is())
     elif style < 0.65:
         color = chosen.color if present else _pick(rng, COLOR_NAMES)
-        phrase, found = f"{color} things", _indices(scene, lambda s: s.color == color)
+        phrase, found = f"{color} things", _indices(scene, _is(color=color))
     else:
         shapes = [s.noun for s in scene.stickers if s.noun != "digit"]
         noun = _pick(rng, shapes) if present and shapes else _pick(rng, SHAPES)
-        phrase, found = PLURALS[noun], _indices(scene, lambda s: s.noun == noun)
+        phrase, found = PLURALS[noun], _indices(scene, _is(noun=noun))
     end = _pick(rng, ("?", "are there ?"))
     return _question("count", ("how many", (phrase, found), end), str(len(found)))
 
 
 def _digit(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
-    found = _indices(scene, lambda s: s.noun == "digit")
+    found = _indices(scene, _is(noun="digit"))
     if not found and rng.random() < 0.8:
         return None
     word = _pick(rng, ("digit", "number"))
@@ -173,7 +175,7 @@ def _size(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | No
 def _list(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
     ordered = sorted(scene.stickers, key=lambda s: s.x)
     words = " , ".join(f"{s.color} {s.kind}" for s in ordered)
-    return _question("list", ("list all", ("things", _indices(scene, lambda s: True)), "."), words)
+    return _question("list", ("list all", ("things", _indices(scene, _is())), "."), words)
 
 
 KINDS: dict[str, Callable[[Scene, np.random.Generator, bool], Question | None]] = {
