@@ -105,6 +105,7 @@ def test_the_callers_prompt_stands_in_front(build, name):
         assert torch.equal(sequences[:, : ids.shape[1]], ids)
 
 
+@whole
 @pytest.mark.parametrize("name", CORE)
 def test_beams_and_return_sequences_stand_by_their_row(build, name):
     model, inputs = build(name), FAMILIES[name].inputs(images=(1, 2, 0))
@@ -113,6 +114,7 @@ def test_beams_and_return_sequences_stand_by_their_row(build, name):
     assert torch.equal(sequences[:, : ids.shape[1]], ids.repeat_interleave(2, dim=0))
 
 
+@whole
 def test_beams_of_a_batch_are_the_beams_of_its_rows(build):
     images = (2, 1, 0)
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=images)
@@ -139,6 +141,7 @@ def test_beams_repeat_the_features_of_their_row(build, name):
     assert torch.equal(seen[1], seen[0].repeat_interleave(2, dim=0))
 
 
+@whole
 def test_sampling_follows_the_seed(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     answers = []
@@ -266,6 +269,7 @@ def test_stopping_criteria_see_the_callers_prompt(build):
     assert generate(model, inputs, stopping_criteria=stop).shape[1] == n + 2
 
 
+@whole
 def test_allowed_tokens_are_asked_with_the_callers_prompt(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     ids = inputs["input_ids"]
