@@ -1,4 +1,4 @@
-"""The errors a user of otprune can meet; each message says what was wrong, what was expected and what to do."""
+"""The errors a user can meet; each message says what was wrong, what was expected, what to do."""
 
 
 class OTPruneError(ValueError):
