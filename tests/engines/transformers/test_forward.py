@@ -146,6 +146,17 @@ def test_positional_arguments_are_what_the_signature_says(build, name):
         assert torch.equal(model(*[inputs[key] for key in order], **rest).logits, expected)
 
 
+@pytest.mark.parametrize("name", CORE)
+@torch.no_grad()
+def test_neither_mask_nor_cache_is_needed(build, name):
+    model, inputs = build(name), FAMILIES[name].inputs(images=(2,))
+    with prune(model, SELECTOR):
+        expected = model(**inputs).logits
+        del inputs["attention_mask"]
+        logits = model(**inputs, use_cache=False).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=TOLERANCE)
+
+
 @torch.no_grad()
 def test_outputs_as_a_tuple(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Thread
+
 import pytest
 import torch
 from transformers import (
@@ -12,6 +14,7 @@ from transformers import (
     LogitsProcessorList,
     MaxLengthCriteria,
     StoppingCriteriaList,
+    TextIteratorStreamer,
 )
 
 from otprune import OTPrune, RandomPrune, UnsupportedError
@@ -54,11 +57,11 @@ def row_of(inputs, images, row):
 
 @pytest.mark.parametrize("name", CORE)
 def test_merging_nothing_changes_no_bit(build, name):
-    # With every token kept each stands for itself.
+    # With every token kept each stands for itself, where it always stood.
     model, inputs = build(name), FAMILIES[name].inputs()
     how = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
     plain, logits = model.generate(**inputs, **how), model(**inputs).logits
-    with prune(model, OTPrune(1.0), merge=True):
+    with prune(model, OTPrune(1.0), positions="compact", merge=True):
         pruned = model.generate(**inputs, **how)
         assert torch.equal(model(**inputs).logits, logits)
     assert torch.equal(pruned.sequences, plain.sequences)
@@ -250,6 +253,23 @@ def test_a_streamer_is_given_the_callers_prompt_then_the_answer(build):
     assert torch.equal(streamer.seen[0], inputs["input_ids"])
     assert torch.equal(torch.cat([x.flatten() for x in streamer.seen]), answer[0])
     assert streamer.ended
+
+
+def test_a_streamer_is_read_while_another_thread_generates(build):
+    class Ids:
+        def decode(self, ids, **arguments):
+            return " ".join(map(str, torch.as_tensor(ids).tolist()))
+
+    model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
+    streamer = TextIteratorStreamer(Ids(), skip_prompt=True, timeout=60)
+    with prune(model, SELECTOR):
+        answer = model.generate(**inputs, **GREEDY)
+        arguments = {**inputs, **GREEDY, "streamer": streamer}
+        thread = Thread(target=model.generate, kwargs=arguments)
+        thread.start()
+        said = "".join(streamer)
+        thread.join()
+    assert [int(x) for x in said.split()] == answer[0, -6:].tolist()
 
 
 def test_processors_see_the_callers_prompt(build):

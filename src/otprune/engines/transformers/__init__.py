@@ -13,8 +13,11 @@ What was decided where there was a choice:
 - "preserved" positions keep the place that a token had; "compact" ones are counted anew.
 - Merging changes the tokens; deepstack levels keep the rows of the kept tokens.
 - With every token kept the model gets the very tensors that it would have got, so no bit changes.
+- The choice takes no part in the gradient; what was kept passes it on to the encoder.
 - Text may follow on a pruned cache, inside a with block: by generate() with the ids of the whole
-  conversation, or by forward() with the new ones. New pictures there are refused.
+  conversation, or by forward() with the new ones. New pictures there are refused. Outside, the
+  model knows nothing of what was dropped, and would misplace what follows.
+- A sliding window of attention counts the tokens that survive.
 - What cannot be pruned rightly raises UnsupportedError; nothing is ever passed on unpruned.
 """
 

@@ -56,6 +56,11 @@ def prune(
     its frames; anyres newline rows are tokens like any other. generate() returns the caller's
     prompt in front of the answer. A cache made inside knows its prompt; go on with it inside.
 
+        with otprune.prune(model, otprune.TransportPrune(0.1)) as run:
+            answer = model.generate(**inputs, max_new_tokens=64)
+        for item in run.last:
+            print(item.modality, item.before, "->", item.after)
+
     Args:
         model: a model that `support` accepts.
         selector: any selector of `otprune.selectors`.
