@@ -71,7 +71,7 @@ def test_nameless_colours_carry_no_colour_label_and_avoid_the_unseen_ones() -> N
         for sticker in scene.stickers:
             avoid = np.array(COLORS[dict(UNSEEN)[sticker.noun]])
             if not sticker.color:
-                assert np.linalg.norm(np.array(sticker.rgb) - avoid) > 120
+                assert np.linalg.norm(np.array(sticker.rgb) - avoid) > 100
             else:
                 assert sticker.color in COLOR_NAMES
                 assert not sticker.unseen
@@ -82,3 +82,27 @@ def test_pixels_are_what_the_processor_makes() -> None:
     photo = Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8))
     processed = build_processor().image_processor(photo, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(processed, torch.from_numpy(normalise(photo)), atol=1e-5, rtol=0)
+
+
+def test_what_training_never_shows_is_marked_and_nothing_that_it_shows() -> None:
+    _, pictures = draw(PHOTOS, np.random.default_rng(1), 40, free=True)
+    here = pictures.kind > 0
+    shown = pictures.never.gather(2, pictures.kind[..., None])[..., 0]
+    assert not shown.any()
+    # A red patch is never a circle's, whatever it is.
+    red = pictures.color == 1 + COLOR_NAMES.index("red")
+    assert red.any()
+    assert pictures.never[red][:, 1 + SHAPES.index("circle")].all()
+    assert not pictures.never[~here].any()
+
+
+def test_answers_that_training_never_gives_are_marked() -> None:
+    batch = make_batch(PHOTOS, (0, 3), 8)
+    for kind, (row, last, named, _) in zip(batch.kinds, batch.ends.tolist(), strict=True):
+        never = int(batch.never[row, last])
+        if kind == "color":
+            noun = VOCABULARY[int(batch.ids[row, named])]
+            assert VOCABULARY[never] == dict(UNSEEN)[noun]
+        elif kind != "shape":
+            assert never == -1
+        assert never != int(batch.labels[row, last])

@@ -19,10 +19,12 @@ from torch.utils.data import IterableDataset
 from otprune.demo.architecture import BOS, EOS, IMAGE_MEAN, IMAGE_STD, WORD_ID
 from otprune.demo.questions import Question, ask_many
 from otprune.demo.scenes import GRID, SIZE, Scene, owners, render, sample_scene
-from otprune.demo.vocabulary import COLOR_NAMES, DIGITS, NOUNS, SHAPES
+from otprune.demo.scenes import never as sticker_never
+from otprune.demo.vocabulary import COLOR_NAMES, DIGITS, NOUNS, SHAPES, UNSEEN
 
 TOKENS = GRID * GRID
 KINDS = (*SHAPES, *DIGITS)
+NOUN_OF_KIND = tuple("digit" if kind in DIGITS else kind for kind in KINDS)
 # How often each kind of question is asked about one picture.
 MIX = (
     *("existence", "existence", "existence", "existence", "color", "color", "shape", "shape"),
@@ -42,6 +44,7 @@ class Pictures:
     big: Tensor  # (B, TOKENS) 0 photograph, 1 small, 2 big
     centre: Tensor  # (B, TOKENS, 2) centre of the patch's sticker, 0..1
     same: Tensor  # (B, TOKENS, 3) stickers in all, of this color (-100 without), of this noun
+    never: Tensor  # (B, TOKENS, 1 + len(KINDS)) bool, kinds that training has not in this colour
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Batch:
     block: Tensor  # (B, T) number of the question a word belongs to, from 1; -1 padding
     positions: Tensor  # (B, T) each question starts right behind the picture
     labels: Tensor  # (B, T) the word that follows, where it is part of an answer; else -100
+    never: Tensor  # (B, T) a word that training has not as this label, or -1
     kinds: list[str]  # (Q,) kind of every question
     ends: Tensor  # (Q, 4) row, column of a question's last word, of its first and last mention
     mentions: Tensor  # (M, 2) row and column of each mention
@@ -112,7 +116,7 @@ def _pack(
     rows, kinds, ends, mentions, targets, places = [], [], [], [], [], []
     for b, (scene, questions) in enumerate(zip(scenes, asked, strict=True)):
         own = owners(scene)
-        row: list[tuple[int, int, int, int]] = []
+        row: list[tuple[int, int, int, int, int]] = []
         for number, question in enumerate(questions, 1):
             words = [WORD_ID[word] for word in question.text.split()]
             answer = [WORD_ID[word] for word in question.answer.split()]
@@ -128,20 +132,23 @@ def _pack(
                 targets.append(np.concatenate([[not look.any()], look]))
                 one = scene.stickers[stickers[0]] if len(stickers) == 1 else None
                 places.append((one.x / SIZE, one.y / SIZE) if one else (np.nan, np.nan))
+            excluded = _never(question)
             for i, word in enumerate(sequence[:-1]):
                 label = sequence[i + 1] if i + 1 >= len(words) else -100
-                row.append((word, number, TOKENS + 1 + start + i, label))
+                never = excluded if i + 1 == len(words) else -1
+                row.append((word, number, TOKENS + 1 + start + i, label, never))
         rows.append(row)
     width = max(map(len, rows))
-    packed = np.tile(np.array([0, -1, 0, -100]), (len(rows), width, 1))
+    packed = np.tile(np.array([0, -1, 0, -100, -1]), (len(rows), width, 1))
     for b, row in enumerate(rows):
         packed[b, : len(row)] = row
-    ids, block, positions, labels = torch.from_numpy(packed).unbind(-1)
+    ids, block, positions, labels, never_words = torch.from_numpy(packed).unbind(-1)
     return {
         "ids": ids,
         "block": block,
         "positions": positions,
         "labels": labels,
+        "never": never_words,
         "kinds": kinds,
         "ends": torch.tensor(ends),
         "mentions": torch.tensor(mentions),
@@ -150,10 +157,21 @@ def _pack(
     }
 
 
+def _never(question: Question) -> int:
+    """The id of the one word that cannot answer a question about colour or shape in training."""
+    asked = question.text.split()[question.mentions[0][0]]
+    if question.kind == "color":
+        return WORD_ID[dict(UNSEEN)[asked]]
+    colors = {color: noun for noun, color in UNSEEN}
+    named = [word for word in question.text.split() if word in colors]
+    return WORD_ID[colors[named[0]]] if question.kind == "shape" and named else -1
+
+
 def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     shape = (len(scenes), TOKENS)
     kind, color, big = (np.zeros(shape, np.int64) for _ in range(3))
     centre, same = np.zeros((*shape, 2), np.float32), np.zeros((*shape, 3), np.int64)
+    never = np.zeros((*shape, 1 + len(KINDS)), bool)
     for b, scene in enumerate(scenes):
         own = owners(scene)
         same[b, :, 0] = len(scene.stickers)
@@ -166,7 +184,16 @@ def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
             alike = sum(o.color == s.color for o in scene.stickers)
             same[b, here, 1] = alike if s.color else -100
             same[b, here, 2] = sum(o.noun == s.noun for o in scene.stickers)
-    named = {"kind": kind, "color": color, "big": big, "centre": centre, "same": same}
+            nouns = np.array(sticker_never(s))
+            never[b, here, 1:] = nouns[[NOUNS.index(noun) for noun in NOUN_OF_KIND]]
+    named = {
+        "never": never,
+        "kind": kind,
+        "color": color,
+        "big": big,
+        "centre": centre,
+        "same": same,
+    }
     return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
@@ -183,7 +210,7 @@ class Batches(IterableDataset[Pictures | Batch]):
         for step in range(self.start, self.stop):
             if self.stage == "vision":
                 rng = np.random.default_rng((self.seed, step))
-                yield draw(self.photos, rng, self.size, free=step % 4 > 0)[1]
+                yield draw(self.photos, rng, self.size, free=step % 2 > 0)[1]
             else:
                 yield make_batch(self.photos, (self.seed, step), self.size)
 
@@ -191,6 +218,3 @@ class Batches(IterableDataset[Pictures | Batch]):
 def sequence_ids(batch: Batch) -> Tensor:
     """(B, 1) of BOS, what stands in front of the picture."""
     return torch.full((len(batch.ids), 1), BOS)
-
-
-NOUN_OF_KIND = torch.tensor([0, *(1 + NOUNS.index("digit" if k in DIGITS else k) for k in KINDS)])

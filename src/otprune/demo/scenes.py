@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from otprune.demo.vocabulary import COLOR_NAMES, COLORS, DIGITS, SHAPES, UNSEEN
+from otprune.demo.vocabulary import COLOR_NAMES, COLORS, DIGITS, NOUNS, SHAPES, UNSEEN
 
 SIZE = 96
 PATCH = 8
@@ -121,11 +121,21 @@ def _sample_sticker(rng: np.random.Generator, digits: float, *, forced: bool) ->
 
 def _nameless(rng: np.random.Generator, noun: str) -> tuple[int, int, int]:
     """Any colour, but none that looks like the one in which `noun` must stay unseen."""
-    avoid = COLORS[dict(UNSEEN)[noun]]
     while True:
         red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
-        if math.dist((red, green, blue), avoid) > 120:
+        if not _looks(dict(UNSEEN)[noun], (red, green, blue)):
             return red, green, blue
+
+
+def _looks(color: str, rgb: tuple[int, int, int]) -> bool:
+    return math.dist(COLORS[color], rgb) <= 100
+
+
+def never(sticker: Sticker) -> list[bool]:
+    """For each of `NOUNS`, whether the training world has none of this sticker's colour."""
+    if sticker.color:
+        return [(noun, sticker.color) in UNSEEN for noun in NOUNS]
+    return [_looks(dict(UNSEEN)[noun], sticker.rgb) for noun in NOUNS]
 
 
 def _clash(a: Sticker, b: Sticker) -> bool:

@@ -1,12 +1,16 @@
 """Train the embedded model from nothing: `python -m otprune.demo.train RUN_DIR`.
 
-Stage "vision" teaches the vision tower by dense labels of its patches; three batches of four show
+Stage "vision" teaches the vision tower by dense labels of its patches; every other batch shows
 stickers in colours that have no name, so that form is learned apart from colour. Stage "language"
 teaches projector and language model on the frozen tower: by questions (each sees the picture and
 itself), by an alignment loss (projected tokens against the embeddings of the words that describe
 them) and by showing three heads where to look (from the word that names a thing to its patches,
 from the question's end to the words that name things). The extra heads are thrown away; no picture
 is ever pruned in training.
+
+Training never shows certain combinations of colour and noun. A classifier would rightly learn that
+there are none; so where a loss chooses among nouns or colours, the absent one is handicapped by
+`HANDICAP` (logit adjustment, Menon et al., arXiv 2007.07314): nothing is learned from absence.
 
 Both stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
 every `SAVE_EVERY` steps and an interrupted run goes on from it.
@@ -17,6 +21,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +50,8 @@ from otprune.demo.vocabulary import COLOR_NAMES, NOUNS, PLACES
 SEED = 20261123
 THREADS = 2
 BATCH = 32
-STEPS = {"vision": 2200, "language": 1200}
+STEPS = {"vision": 2000, "language": 1200}
+HANDICAP = 10.0
 WARM, DECAY_FROM = 60, 0.7  # steps of warm-up; share of the stage after which the rate falls
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 LOOKUP_LAYER, LOOKUP_HEADS = 1, 2  # where naming words find their patches
@@ -106,8 +112,9 @@ class Learner(nn.Module):
         named, hidden = self._language(tokens, batch)
         wanted = batch.labels != -100
         logits = (hidden[wanted] @ table.T).float()
-        labels = batch.labels[wanted]
-        losses["answer"] = F.cross_entropy(logits, labels)
+        labels, never = batch.labels[wanted], batch.never[wanted]
+        absent = F.one_hot(never.clamp_min(0), len(table)) * (never >= 0)[:, None]
+        losses["answer"] = F.cross_entropy(logits - HANDICAP * absent, labels)
         losses["lookup"] = self._lookup(batch)
         losses["gather"] = self._gather(batch)
         one = ~batch.places[:, 0].isnan()
@@ -180,10 +187,12 @@ class Learner(nn.Module):
             weight[0] = photo_weight
             return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), weight=weight)
 
+        kinds = heads.kind(patches) - HANDICAP * batch.never
+
         on = patches[sticker]
         same = heads.same(on).float().unflatten(-1, (3, 6)).flatten(0, 1)
         return {
-            "kind": weighted(heads.kind(patches), batch.kind),
+            "kind": weighted(kinds, batch.kind),
             "color": weighted(heads.color(patches), batch.color),
             "big": 0.5 * weighted(heads.big(patches), batch.big),
             "centre": 10 * F.mse_loss(heads.centre(on).float(), batch.centre[sticker]),
@@ -204,18 +213,22 @@ def _alignment(tokens: Tensor, table: Tensor, batch: Pictures) -> dict[str, Tens
     """Projected sticker tokens should point at the words for their colour, noun and place."""
     sticker = batch.kind > 0
     logits = tokens[sticker] @ table.T
-    centre = batch.centre[sticker]
+    kind, centre = batch.kind[sticker] - 1, batch.centre[sticker]
     place = 2 * (centre[:, 1] > 0.5).long() + (centre[:, 0] > 0.5).long()
-    groups = {
-        "to_color": (COLOR_NAMES, batch.color[sticker] - 1),
-        "to_noun": (NOUNS, NOUN_OF_KIND[batch.kind[sticker]] - 1),
-        "to_kind": (KINDS, batch.kind[sticker] - 1),
-        "to_place": (PLACES, place),
+    never = HANDICAP * batch.never[sticker][:, 1:]
+    nouns = torch.tensor([NOUNS.index(noun) for noun in NOUN_OF_KIND])
+    first = torch.tensor([NOUN_OF_KIND.index(noun) for noun in NOUNS])  # a kind of each noun
+
+    def of(words: Sequence[str]) -> Tensor:
+        return logits[:, [WORD_ID[word] for word in words]]
+
+    losses = {
+        "to_color": F.cross_entropy(of(COLOR_NAMES), batch.color[sticker] - 1),
+        "to_noun": F.cross_entropy(of(NOUNS) - never[:, first], nouns[kind]),
+        "to_kind": F.cross_entropy(of(KINDS) - never, kind),
+        "to_place": F.cross_entropy(of(PLACES), place),
     }
-    return {
-        name: 0.4 * F.cross_entropy(logits[:, [WORD_ID[w] for w in words]], labels)
-        for name, (words, labels) in groups.items()
-    }
+    return {name: 0.4 * loss for name, loss in losses.items()}
 
 
 def _optimisers(learner: Learner) -> list[torch.optim.Optimizer]:
