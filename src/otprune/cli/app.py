@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -17,6 +18,7 @@ import otprune
 from otprune.cli import options
 from otprune.cli.options import make_selector
 from otprune.cli.progress import Steps
+from otprune.cli.question import check_question
 from otprune.errors import OTPruneError
 
 app = typer.Typer(
@@ -41,6 +43,11 @@ def run(argv: Sequence[str] | None) -> int:
         )
     except OTPruneError as error:
         return _fail(str(error))
+    except torch.cuda.OutOfMemoryError:
+        return _fail(
+            "the GPU has not enough memory for this model and picture: try --dtype bfloat16, "
+            "--device cpu or a smaller model"
+        )
     except typer.Abort:
         return 130
     except Exception as error:
@@ -90,7 +97,7 @@ def root(
 )
 def ask(
     photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO", help="Each is asked on its own.")
+        list[Path], typer.Argument(metavar="PHOTO...", help="Each is asked on its own.")
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, at the end.")],
     keep: options.Keep = "0.1",
@@ -128,15 +135,16 @@ def ask(
     selector = make_selector(method, keep, gamma, metric, seed)
     if os.path.isfile(question):
         raise OTPruneError('the question comes last: otprune ask PHOTO... "QUESTION"')
+    check_question(question, embedded=model is None)
     with Steps(len(photos)) as steps:
-        _check_files(photos, overlay, steps)
+        _check_files(photos, overlay)
         steps.doing("loading the model")
         from otprune.cli import ask as asking
         from otprune.cli import drawing, models, pictures, report
 
-        asking.check_question(question, embedded=model is None)
         loaded = models.load(model, device, dtype.value, trust_remote_code)
-        asked, rows = [], []
+        asked: list[asking.Asked] = []
+        rows: list[drawing.Row] = []
         for path in photos:
             picture = pictures.open_picture(path)
             one = asking.ask(
@@ -176,7 +184,7 @@ def ask(
 
 @app.command()
 def select(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Each on its own.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Each on its own.")],
     keep: options.Keep = "0.1",
     method: options.Method = "otprune",
     gamma: options.Gamma = None,
@@ -203,7 +211,7 @@ def select(
     if size is not None and encoder is None:
         raise OTPruneError("--size belongs to --encoder vit-s: a model has its own size")
     with Steps(len(photos)) as steps:
-        _check_files(photos, overlay, steps)
+        _check_files(photos, overlay)
         steps.doing("loading the encoder")
         from otprune.cli import drawing, pictures, report
         from otprune.cli import select as selecting
@@ -212,7 +220,8 @@ def select(
             name, encode = encoder.value, selecting.by_vit_s(size or 224)
         else:
             name, encode = selecting.by_model(model, device, dtype.value, trust_remote_code)
-        selected, rows = [], []
+        selected: list[selecting.Selected] = []
+        rows: list[drawing.Row] = []
         for path in photos:
             picture = pictures.open_picture(path)
             one = selecting.select(
@@ -225,7 +234,7 @@ def select(
                 steps=steps,
             )
             selected.append(one)
-            if overlay is not None and one.grid is not None:
+            if one.grid is not None:
                 rows.append(report.selected_row(one, one.grid, picture, selector))
             steps.done()
         if overlay is not None:
@@ -276,11 +285,10 @@ def fetch(
     print(f"{encoder.value} is ready in {place}")
 
 
-def _check_files(photos: list[Path], overlay: Path | None, steps: Steps) -> None:
+def _check_files(photos: list[Path], overlay: Path | None) -> None:
     """Everything that can be wrong with files, before minutes go into models."""
     from otprune.cli import drawing, pictures
 
-    steps.doing("looking at the pictures")
     for path in photos:
         pictures.open_picture(path)
     if overlay is not None:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 
-from otprune import demo
-from otprune.cli.grid import Grid, grid_of
+from otprune.cli.drawing import Grid
+from otprune.cli.grid import grid_of
 from otprune.cli.models import Loaded, answer_of, prompt
 from otprune.cli.progress import Steps
 from otprune.engines.transformers import Pruned, prune
 from otprune.engines.transformers.positions import Positions
-from otprune.errors import OTPruneError, UnsupportedError
+from otprune.errors import UnsupportedError
 from otprune.flops import prefill_flops
 from otprune.selectors import Selection, Selector
-
-REAL_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"
 
 
 @dataclass(frozen=True)
@@ -62,30 +59,6 @@ class Asked:
     selector_seconds: float
     selection: Selection
     grid: Grid | None
-
-
-def check_question(question: str, embedded: bool) -> None:
-    """Refuse an empty question, and one that the embedded model has no words for."""
-    if not question.strip():
-        raise OTPruneError('the question is empty: otprune ask PHOTO... "QUESTION"')
-    if not embedded:
-        return
-    unknown = demo.unknown_words(question)
-    if unknown:
-        words = ", ".join(map(repr, unknown))
-        near = [
-            known for word in unknown for known in demo.suggestions(word)[:1] if _alike(word, known)
-        ]
-        hint = f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
-        raise OTPruneError(
-            f"the embedded model does not know {words}{hint}: `otprune ask --demo-help` lists what "
-            f"it understands; for anything else use a real model, like --model {REAL_MODEL}"
-        )
-
-
-def _alike(word: str, known: str) -> bool:
-    """A slip of the finger rather than another word."""
-    return len(word) > 3 and SequenceMatcher(None, word, known).ratio() >= 0.8
 
 
 def ask(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from otprune.cli.grid import Grid
 from otprune.errors import OTPruneError
 
 PANEL = 720  # longer side of a panel, pixels
@@ -24,6 +23,21 @@ FINEST = 8  # patches smaller than this, in pixels, get no line
 FADE = 0.85  # of what was cropped away, how much becomes paper
 
 Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tokens row by row over a region of the picture.
+
+    Attributes:
+        rows, columns: of tokens.
+        region: left, top, right, bottom as shares of the picture's width and height; (0, 0, 1, 1)
+            is all of it. Smaller where the processor crops, beyond it where it pads.
+    """
+
+    rows: int
+    columns: int
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from otprune.cli.drawing import Grid
 from otprune.engines.transformers.families import placeholder
 from otprune.errors import UnsupportedError
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Tokens row by row over a region of the picture.
-
-    Attributes:
-        rows, columns: of tokens.
-        region: left, top, right, bottom as shares of the picture's width and height; (0, 0, 1, 1)
-            is all of it. Smaller where the processor crops, beyond it where it pads.
-    """
-
-    rows: int
-    columns: int
-    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 def grid_of(

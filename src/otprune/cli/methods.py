@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from otprune.selectors import METHODS, Selector
 
+LEGEND = "w: takes weights   c: explain gives a certificate"
 
-def table() -> Table:
-    """Every method with its summary, and what else it can do."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+
+def table() -> RenderableType:
+    """Every method with its summary and what else it can do, one line each in 80 columns."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     made.add_column("method", style="bold", no_wrap=True)
     made.add_column("keeps")
-    made.add_column("weights", no_wrap=True)
-    made.add_column("certificate", no_wrap=True)
+    made.add_column("w", no_wrap=True)
+    made.add_column("c", no_wrap=True)
     for name, method in METHODS.items():
-        made.add_row(name, method.summary, _yes(method.takes_weights), _yes(certifies(method)))
-    return made
+        made.add_row(name, method.summary, _mark(method.takes_weights), _mark(certifies(method)))
+    return Group(made, Text(), Text(LEGEND, "dim"))
 
 
 def certifies(method: type[Selector]) -> bool:
@@ -25,5 +29,5 @@ def certifies(method: type[Selector]) -> bool:
     return method._certify is not Selector._certify
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "-"
+def _mark(able: bool) -> str:
+    return "x" if able else "-"

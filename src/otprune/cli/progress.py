@@ -23,18 +23,18 @@ class Steps:
     """
 
     def __init__(self, pictures: int) -> None:
-        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
+        columns: list[ProgressColumn] = [SpinnerColumn(), TimeElapsedColumn()]
         if pictures > 1:
             columns += [BarColumn(bar_width=24), MofNCompleteColumn()]
         console = Console(stderr=True)
         self._bar = Progress(
             *columns,
-            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=pictures)
+        self._task = self._bar.add_task("looking at the pictures", total=pictures)
 
     def __enter__(self) -> Steps:
         self._bar.start()

@@ -14,8 +14,7 @@ from rich.text import Text
 
 from otprune import __version__
 from otprune.cli.ask import Asked, Side
-from otprune.cli.drawing import Row
-from otprune.cli.grid import Grid
+from otprune.cli.drawing import Grid, Row
 from otprune.cli.select import Selected
 from otprune.selectors import Selection, Selector
 
@@ -82,8 +81,8 @@ def selected_table(selected: Selected) -> RenderableType:
     kept = selected.selection.indices.numel()
     share = f"  {kept / selected.before:.1%}"
     table.add_row("visual tokens", Text.assemble(f"{selected.before} -> {kept}", (share, "dim")))
-    table.add_row("selection time", _seconds(selected.selector_seconds))
-    table.add_row("encoder time", _seconds(selected.encoder_seconds))
+    table.add_row("selecting", _seconds(selected.selector_seconds))
+    table.add_row("encoding, once", _seconds(selected.encoder_seconds))
     shares = (selected.selection.masses.cpu() * selected.before).sort().values
     table.add_row(
         "a kept token stands for",

@@ -14,7 +14,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from otprune.cli.ask import only
-from otprune.cli.grid import Grid, grid_of
+from otprune.cli.drawing import Grid
+from otprune.cli.grid import grid_of
 from otprune.cli.models import load, prompt, quiet
 from otprune.cli.progress import Steps
 from otprune.encoders import vit_s
@@ -106,7 +107,7 @@ def by_vit_s(size: int) -> Encode:
     side = size // vit_s.PATCH
 
     def encode(picture: Image, with_grid: bool) -> Encoded:
-        return Encoded(encoder.tokens(picture, size), Grid(side, side))
+        return Encoded(encoder.tokens(picture, size), Grid(side, side) if with_grid else None)
 
     return encode
 

@@ -1,0 +1,167 @@
+"""`otprune ask`: both answers, what they took, how far the kept tokens are from all."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from otprune import METHODS, OTPrune, prefill_flops, prune
+
+from .conftest import QUESTION, QUICK, scene
+
+pytestmark = pytest.mark.usefixtures("embedded")
+
+
+def asked(run, *words):
+    result = run("ask", *words, QUESTION, *QUICK, "--json")
+    assert (result.status, result.err) == (0, "")
+    return json.loads(result.out)
+
+
+def test_report_has_both_answers_and_every_figure(run, photo):
+    result = run("ask", photo, QUESTION, *QUICK, "--keep", "16")
+    assert (result.status, result.err) == (0, "")
+    rows = {line[:24].strip(): line[24:].split() for line in result.out.splitlines()}
+    assert rows["visual tokens"] == ["144", "16", "11.1%"]
+    assert rows["prompt tokens"] == ["151", "23"]
+    for label in (
+        "answer",
+        "prefill FLOPs (formula)",
+        "KV cache of the prompt",
+        "time to first token",
+        "of it the selector",
+        "W2^2 Gaussian",
+        "W2^2 exact, uniform mass",
+        "W2^2 exact, free mass",
+        "certificate",
+    ):
+        assert label in rows
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert "\x1b" not in result.out
+
+
+def test_json_says_what_the_library_says(run, photo, tiny):
+    report = asked(run, photo, "--keep", "0.1")
+    assert report["method"] == "otprune"
+    assert report["keep"] == 0.1
+    assert report["settings"] == {"gamma": "scaled"}
+    assert report["question"] == QUESTION
+    (picture,) = report["pictures"]
+    full, cut = picture["unpruned"], picture["pruned"]
+    assert (full["visual_tokens"], cut["visual_tokens"]) == (144, 14)
+    assert full["prompt_tokens"] - cut["prompt_tokens"] == 144 - 14
+
+    model, processor = tiny
+    text = model.config.text_config
+    assert cut["prefill_flops"] == prefill_flops(
+        text.num_hidden_layers, text.hidden_size, text.intermediate_size, cut["prompt_tokens"]
+    )
+    per_token = 2 * text.num_hidden_layers * text.hidden_size * 4
+    assert full["kv_cache_bytes"] == full["prompt_tokens"] * per_token
+    assert cut["kv_cache_bytes"] == cut["prompt_tokens"] * per_token
+    assert 0 < cut["selector_seconds"] < cut["first_token_seconds"]
+
+    message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    prompt = processor.apply_chat_template(message, add_generation_prompt=True)
+    inputs = processor(images=[scene()], text=prompt, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] == full["prompt_tokens"]
+    selector = OTPrune(0.1)
+    with torch.no_grad(), prune(model, selector) as used:
+        model(**inputs)
+    selection = selector.explain(used.last[0].features)
+    assert picture["indices"] == used.last[0].indices.tolist()
+    assert picture["masses"] == pytest.approx(selection.masses.tolist())
+    assert picture["certificate"] == pytest.approx(selection.certificate)
+    for name in ("gaussian_w2", "exact_w2", "free_mass_w2"):
+        squared, relative = picture["distances"][name].values()
+        assert squared == pytest.approx(getattr(selection, name), rel=1e-5)
+        assert relative == pytest.approx(getattr(selection, f"{name}_relative"), rel=1e-5)
+
+
+def test_keeping_everything_changes_nothing(run, photo):
+    (picture,) = asked(run, photo, "--keep", "1.0")["pictures"]
+    assert picture["unpruned"]["answer"] == picture["pruned"]["answer"]
+    assert picture["pruned"]["visual_tokens"] == 144
+    assert picture["distances"]["exact_w2"]["squared"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(run, photo, method):
+    report = asked(run, photo, "--method", method, "--keep", "12")
+    (picture,) = report["pictures"]
+    assert report["method"] == method
+    assert len(picture["indices"]) == 12
+    assert sum(picture["masses"]) == pytest.approx(1)
+    assert (picture["certificate"] is not None) == (method in ("otprune", "transport"))
+
+
+def test_options_reach_the_method(run, photo):
+    usual = asked(run, photo)
+    paper = asked(run, photo, "--gamma", "0.01")
+    assert paper["settings"] == {"gamma": 0.01}
+    assert paper["pictures"][0]["indices"] != usual["pictures"][0]["indices"]
+
+    straight = asked(run, photo, "--method", "transport", "--metric", "euclidean")
+    assert straight["settings"] == {"metric": "euclidean"}
+
+    first = asked(run, photo, "--method", "random", "--seed", "1")
+    second = asked(run, photo, "--method", "random", "--seed", "2")
+    assert first["pictures"][0]["indices"] != second["pictures"][0]["indices"]
+
+
+def test_merge_and_positions_reach_the_engine(run, photo, monkeypatch):
+    from otprune.cli import ask
+
+    seen = []
+
+    def spy(model, selector, **settings):
+        seen.append(settings)
+        return prune(model, selector, **settings)
+
+    monkeypatch.setattr(ask, "prune", spy)
+    report = asked(run, photo, "--merge", "--positions", "compact")
+    assert seen == [{"positions": "compact", "merge": True}] * 2
+    assert (report["merge"], report["positions"]) == (True, "compact")
+
+
+def test_several_photos_each_on_their_own(run, photo, tmp_path):
+    other = tmp_path / "other.jpg"
+    scene(90, 200, seed=1).save(other)
+    report = asked(run, photo, other)
+    assert [p["picture"] for p in report["pictures"]] == [str(photo), str(other)]
+    assert report["pictures"][0]["indices"] != report["pictures"][1]["indices"]
+    alone = asked(run, other)["pictures"][0]
+    assert report["pictures"][1]["indices"] == alone["indices"]
+    assert report["pictures"][1]["unpruned"]["answer"] == alone["unpruned"]["answer"]
+
+
+def test_overlay_has_a_row_for_each_photo(run, photo, tmp_path):
+    target, both = tmp_path / "one.png", tmp_path / "two.webp"
+    assert "overlay written to" in run(
+        "ask", photo, QUESTION, *QUICK, "--overlay", target
+    ).out.replace("\n", " ")
+    assert asked(run, photo, photo, "--overlay", both)["overlay"] == str(both)
+    with Image.open(target) as one, Image.open(both) as two:
+        assert two.width == one.width
+        assert two.height > 1.8 * one.height
+
+
+def test_model_by_folder_gives_what_the_embedded_one_gives(run, photo, checkpoint):
+    usual, named = asked(run, photo), asked(run, photo, "--model", checkpoint)
+    assert named["model"] == str(checkpoint)
+    assert named["pictures"][0]["indices"] == usual["pictures"][0]["indices"]
+    assert named["pictures"][0]["pruned"]["answer"] == usual["pictures"][0]["pruned"]["answer"]
+
+
+def test_another_model_may_be_asked_anything(run, photo, checkpoint):
+    result = run("ask", photo, "Is there a zebra?", *QUICK, "--model", checkpoint)
+    assert (result.status, result.err) == (0, "")
+
+
+def test_processor_without_a_chat_template(run, photo, tiny, monkeypatch):
+    _, processor = tiny
+    monkeypatch.setattr(processor, "chat_template", None)
+    (picture,) = asked(run, photo)["pictures"]
+    # <bos>, 144 tokens of the picture, "is there a red circle ?"
+    assert picture["unpruned"]["prompt_tokens"] == 1 + 144 + 6

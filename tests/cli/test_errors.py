@@ -1,0 +1,163 @@
+"""Whatever a user gets wrong: one line on stderr, status 2, and what to do about it."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from otprune import UnsupportedError, cli
+from otprune.cli import methods
+
+from .conftest import QUESTION
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--keep", "0"), "keep=0 would leave no token"),
+        (("--keep", "-3"), "keep=-3 would leave no token"),
+        (("--keep", "0.0"), "keep=0.0 would leave no token"),
+        (("--keep", "2.0"), "for a number of tokens write keep=2"),
+        (("--keep", "10%"), "expected a ratio with a point, like 0.1"),
+        (("--keep", "1e-1"), "expected a ratio with a point, like 0.1"),
+        (("--method", "otprun"), "did you mean otprune?"),
+        (("--method", "zzz"), "expected one of otprune, transport"),
+        (("--method", "dpp", "--gamma", "1"), "it belongs to otprune"),
+        (("--metric", "cosine"), "it belongs to transport"),
+        (("--seed", "1"), "it belongs to random"),
+        (("--gamma", "big"), "expected scaled, or a number"),
+        (("--gamma", "-1"), "gamma=-1.0 is outside"),
+        (("--positions", "odd"), "'odd' is not one of 'preserved', 'compact'"),
+        (("--repeats", "0"), "--repeats"),
+        (("--kep", "1"), "--keep"),
+        (("--overlay", "no/folder/x.png"), "there is no folder no/folder"),
+        (("--overlay", "x.xyz"), "written as .png, .jpg or .webp"),
+        (("--overlay", "."), ". is a folder"),
+        (("--device", "nowhere"), "--device nowhere"),
+    ],
+)
+def test_options(refused, photo, options, said):
+    assert said in refused("ask", photo, QUESTION, *options)
+
+
+def test_overlay_never_overwrites_a_photo(refused, photo):
+    before = photo.read_bytes()
+    assert "would overwrite" in refused("ask", photo, QUESTION, "--overlay", photo)
+    assert photo.read_bytes() == before
+
+
+def test_words_in_the_wrong_place(refused, photo):
+    assert "otprune ask --help" in refused("ask", photo)
+    assert "the question comes last" in refused("ask", "Is there a star?", photo)
+    assert "the question is empty" in refused("ask", photo, " ")
+    assert "did you mean 'ask'" in refused("asq", photo).lower()
+
+
+def test_words_that_the_embedded_model_lacks(refused, photo):
+    said = refused("ask", photo, "Is there a zebra near the starr?")
+    assert "does not know 'zebra', 'near', 'starr' (did you mean 'star'?)" in said
+    assert "otprune ask --demo-help" in said
+    assert "--model HuggingFaceTB/SmolVLM-256M-Instruct" in said
+
+
+def model_folder(folder, config, *files):
+    folder.mkdir()
+    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    for name in files:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "said"),
+    [
+        ({"model_type": "llava"}, ["pytorch_model.bin"], "pickled weights (pytorch_model.bin)"),
+        ({"model_type": "llava"}, [], "has no weights"),
+        ({"model_type": "llama"}, ["model.safetensors"], "is a model of type llama"),
+        ({"model_type": "mllama"}, ["model.safetensors"], "takes no mm_encoder_outputs"),
+        ("{", ["model.safetensors"], "not a valid JSON file"),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}},
+            ["model.safetensors"],
+            "add --trust-remote-code",
+        ),
+    ],
+    ids=["pickled", "empty", "text", "unsupported", "broken", "remote"],
+)
+def test_models_that_are_refused(refused, photo, tmp_path, config, files, said):
+    folder = model_folder(tmp_path / "model", config, *files)
+    assert said in refused("ask", photo, QUESTION, "--model", folder)
+
+
+def test_damaged_weights(refused, photo, checkpoint, tmp_path):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        content = file.read_bytes()
+        cut = len(content) // 2 if file.suffix == ".safetensors" else len(content)
+        (folder / file.name).write_bytes(content[:cut])
+    assert "cannot load" in refused("ask", photo, QUESTION, "--model", folder)
+
+
+def test_models_that_are_not_there(refused, photo, tmp_path, monkeypatch):
+    assert "no such folder" in refused("ask", photo, QUESTION, "--model", "./none")
+    assert "no config.json" in refused("ask", photo, QUESTION, "--model", tmp_path)
+    assert "is a file" in refused("ask", photo, QUESTION, "--model", photo)
+    assert "nor a name on the hub" in refused("ask", photo, QUESTION, "--model", "a b")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = refused("ask", photo, QUESTION, "--model", "nobody/nothing-at-all")
+    assert "the hub cannot be reached" in said
+    assert "hf download nobody/nothing-at-all --local-dir DIR" in said
+
+
+def test_every_picture_is_looked_at_before_a_model_is_loaded(refused, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("otprune.demo.load", lambda: pytest.fail("loaded"))
+    missing = tmp_path / "missing.png"
+    assert str(missing) in refused("ask", photo, missing, QUESTION)
+    assert str(missing) in refused("select", photo, missing)
+
+
+def test_what_cannot_be_drawn_is_told_before_answering(
+    refused, photo, embedded, tmp_path, monkeypatch
+):
+    from otprune.cli import ask
+
+    def no_grid(name, *_):
+        raise UnsupportedError(f"{name} cuts this picture into tiles")
+
+    monkeypatch.setattr(ask, "grid_of", no_grid)
+    monkeypatch.setattr(ask, "_generate", lambda *_: pytest.fail("answered"))
+    assert "into tiles" in refused("ask", photo, QUESTION, "--overlay", tmp_path / "o.png")
+
+
+def test_ctrl_c_is_quiet(run, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(methods, "table", interrupted)
+    result = run("methods")
+    assert (result.status, result.out, result.err) == (130, "", "")
+
+
+def test_without_the_demo_extra(refused, monkeypatch):
+    monkeypatch.delitem(cli.sys.modules, "otprune.cli.app", raising=False)
+    monkeypatch.setitem(cli.sys.modules, "typer", None)
+    assert "pip install 'otprune[demo]'" in refused("methods")
+
+
+def test_our_own_mistakes_keep_their_traceback(run, photo, embedded, monkeypatch):
+    def wrong(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("otprune.cli.ask.prune", wrong)
+    with pytest.raises(ZeroDivisionError):
+        run("ask", photo, QUESTION)
+
+
+def test_overlay_that_cannot_be_written(refused, photo, embedded, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    target = tmp_path / "o.png"
+    assert "No space left" in refused("select", photo, "--overlay", target)

@@ -1,0 +1,124 @@
+"""A token's cell is where its pixels come from, whatever the processor does to the picture."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from otprune import UnsupportedError
+from otprune.cli.drawing import Grid, _cells
+from otprune.cli.grid import grid_of
+from otprune.cli.models import Loaded, prompt
+from otprune.engines.transformers.inputs import shrink
+from otprune.selectors import GridPrune
+
+from .conftest import scene
+
+SIDE, PATCH = 56, 14
+TOKEN = 3
+SIZES = [(360, 240), (240, 360), (353, 517), (800, 100)]
+
+
+def grid(processor, inputs, size, tokens, **vision):
+    config = SimpleNamespace(
+        image_token_id=TOKEN, model_type="llava", vision_config=SimpleNamespace(**vision)
+    )
+    inputs = {"input_ids": torch.full((1, tokens), TOKEN), **inputs}
+    owner = SimpleNamespace(image_processor=processor)
+    return grid_of("a model", SimpleNamespace(config=config), owner, inputs, size)
+
+
+def clip(**options):
+    options = {
+        "size": {"shortest_edge": SIDE},
+        "crop_size": {"height": SIDE, "width": SIDE},
+    } | options
+    return CLIPImageProcessorPil(**options)
+
+
+PROCESSORS = {
+    "crop": clip(),
+    "crop from larger": clip(size={"shortest_edge": 80}),
+    "squash": clip(size={"height": SIDE, "width": SIDE}, do_center_crop=False),
+    "pad": LlavaImageProcessorPil(
+        do_pad=True,
+        do_center_crop=False,
+        size={"height": SIDE, "width": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+    ),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_cell_holds_the_pixels_of_its_patch(name, size):
+    processor = PROCESSORS[name]
+    picture = scene(*size).point(lambda _: 100)
+
+    def pixels(picture):
+        return torch.as_tensor(np.asarray(processor(picture, return_tensors="pt").pixel_values))
+
+    before = pixels(picture)
+    found = grid(processor, {"pixel_values": before}, size, 16)
+    assert (found.rows, found.columns) == (4, 4)
+    seen = 0
+    for index, cell in enumerate(_cells(found, size)):
+        if min(cell[2] - cell[0], cell[3] - cell[1]) < 12:
+            continue  # padding, or a sliver at its edge
+        painted = picture.copy()
+        painted.paste((255, 255, 255), cell)
+        changed = (pixels(painted) - before).abs()[0].sum(dim=0)
+        y, x = (changed > changed.max() / 2).nonzero().float().mean(dim=0).div(PATCH).int().tolist()
+        assert (y, x) == divmod(index, 4)
+        seen += 1
+    assert seen >= 4
+
+
+def test_the_embedded_model(tiny):
+    model, processor = tiny
+    loaded = Loaded("it", model, processor, embedded=True)
+    picture = scene(360, 240).point(lambda value: 90 + value // 4)
+
+    def tokens(picture):
+        inputs = prompt(loaded, picture, "?")
+        with torch.no_grad():
+            shrunk = shrink(model, inputs, GridPrune(1.0), "preserved", False, "left")
+        return inputs, shrunk.items[0].features
+
+    inputs, before = tokens(picture)
+    found = grid_of("it", model, processor, inputs, picture.size)
+    assert found == Grid(12, 12)
+    for index in (0, 50, 143):
+        painted = picture.copy()
+        painted.paste((255, 0, 0), _cells(found, picture.size)[index])
+        assert (tokens(painted)[1] - before).norm(dim=1).argmax() == index
+
+
+def test_counted_patches_that_are_merged():
+    inputs = {"image_grid_thw": torch.tensor([[1, 8, 12]])}
+    assert grid(None, inputs, (640, 480), 24, spatial_merge_size=2) == Grid(4, 6)
+    inputs = {"image_grid_thw": torch.tensor([[2, 8, 12]])}
+    with pytest.raises(UnsupportedError, match="24 tokens for 2 x 8 x 12 patches"):
+        grid(None, inputs, (640, 480), 24, spatial_merge_size=2)
+
+
+def test_pictures_of_their_own_size_padded_to_the_batch():
+    inputs = {"pixel_values": torch.zeros(1, 3, 60, 60), "image_sizes": torch.tensor([[30, 60]])}
+    assert grid(None, inputs, (640, 320), 8) == Grid(2, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3, SIDE, SIDE), (5, 3, SIDE, SIDE)])
+def test_tiles_have_no_single_grid(shape):
+    with pytest.raises(UnsupportedError, match=r"into 5 tiles that overlap.*leave --overlay out"):
+        grid(clip(), {"pixel_values": torch.zeros(shape)}, (640, 480), 80)
+
+
+def test_what_does_not_fit_is_refused_rather_than_drawn_wrongly():
+    pixels = {"pixel_values": torch.zeros(1, 3, SIDE, SIDE)}
+    with pytest.raises(UnsupportedError, match="17 tokens do not fill a grid"):
+        grid(clip(), pixels, (640, 480), 17)
+    with pytest.raises(UnsupportedError, match="in its own way"):
+        grid(clip(do_center_crop=False), pixels, (640, 480), 16)

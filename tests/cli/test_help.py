@@ -1,0 +1,57 @@
+"""What is there, told without loading a model."""
+
+import subprocess
+import sys
+
+import pytest
+
+from otprune import METHODS, __version__, demo
+
+
+def test_version(run):
+    assert run("--version").out == f"otprune {__version__}\n"
+
+
+def test_no_command_shows_help(run):
+    assert run().out == run("--help").out
+    assert "ask" in run().out
+
+
+@pytest.mark.parametrize("command", ["ask", "select", "methods", "fetch"])
+def test_help_of_every_command(run, command):
+    result = run(command, "--help")
+    assert (result.status, result.err) == (0, "")
+    assert f"otprune {command}" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_methods_one_line_each(run):
+    lines = run("methods").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, method in METHODS.items():
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        weights, certificate = line.split()[-2:]
+        assert method.summary in line
+        assert weights == ("x" if method.takes_weights else "-")
+        assert certificate == ("x" if name in ("otprune", "transport") else "-")
+
+
+def test_demo_help_needs_no_photo(run):
+    result = run("ask", "--demo-help")
+    assert (result.status, result.out) == (0, demo.HELP)
+
+
+def test_light_commands_leave_transformers_alone():
+    code = "import sys; from otprune.cli import main; main(['methods']); main(['ask', '--help'])"
+    code += "; main(['ask', 'none.png', 'star']); print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+    assert "no such picture: none.png" in done.stderr
+
+
+def test_as_a_program(photo):
+    program = "import sys; from otprune.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", program, "ask", str(photo), "Is there a zebra?"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1

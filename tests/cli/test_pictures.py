@@ -1,0 +1,98 @@
+"""Every kind of picture becomes RGB, the right way up; the others get one clear line."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from otprune import OTPruneError
+from otprune.cli.pictures import open_picture
+
+from .conftest import scene
+
+RED = (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "PA", "1", "CMYK", "YCbCr", "LAB"])
+def test_modes(tmp_path, mode):
+    path = tmp_path / "picture.tif"
+    picture = Image.new("RGB", (8, 6), (200, 200, 200)).convert("L" if mode == "PA" else "RGB")
+    picture.convert(mode).save(path)
+    read = open_picture(path)
+    assert (read.mode, read.size) == ("RGB", (8, 6))
+    assert np.asarray(read).mean() == pytest.approx(255 if mode == "1" else 200, abs=60)
+
+
+def test_sixteen_bits_keep_their_shades(tmp_path):
+    path = tmp_path / "deep.png"
+    shades = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(shades).save(path)
+    assert np.asarray(open_picture(path))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(("top", "expected"), [(1.0, 255), (255.0, 255), (4000.0, 255)])
+def test_floating_pictures(tmp_path, top, expected):
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.array([[0.0, top / 2, top, np.nan]], dtype=np.float32)).save(path)
+    assert np.asarray(open_picture(path))[0, :, 1].tolist() == [0, 128, expected, 0]
+
+
+def test_transparency_lies_on_white(tmp_path):
+    path = tmp_path / "clear.png"
+    picture = Image.new("RGBA", (2, 1), (*RED, 255))
+    picture.putpixel((1, 0), (0, 0, 0, 0))
+    picture.save(path)
+    read = open_picture(path)
+    assert [read.getpixel((x, 0)) for x in (0, 1)] == [RED, (255, 255, 255)]
+
+
+def test_exif_orientation(tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: rows go down from the right
+    scene(120, 80).save(path, exif=exif)
+    assert open_picture(path).size == (80, 120)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    path = tmp_path / "moving.gif"
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert open_picture(path).getpixel((0, 0)) == RED
+
+
+def test_one_pixel(tmp_path):
+    path = tmp_path / "one.png"
+    Image.new("RGB", (1, 1), RED).save(path)
+    assert open_picture(path).size == (1, 1)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 30, 200], ids=lambda n: f"{n}bytes")
+@pytest.mark.parametrize("kind", ["png", "jpg", "gif", "tif", "webp"])
+def test_damaged(tmp_path, kind, keep):
+    whole, path = tmp_path / f"whole.{kind}", tmp_path / f"cut.{kind}"
+    scene().save(whole)
+    path.write_bytes(whole.read_bytes()[:keep])
+    with pytest.raises(OTPruneError, match=f"cut.{kind}"):
+        open_picture(path)
+
+
+def test_no_picture_at_all(tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("hello")
+    with pytest.raises(OTPruneError, match="not a picture that can be read"):
+        open_picture(text)
+    with pytest.raises(OTPruneError, match="is a folder"):
+        open_picture(tmp_path)
+    for missing in (tmp_path / "missing.png", tmp_path / ("x" * 300)):
+        with pytest.raises(OTPruneError, match="no such picture"):
+            open_picture(missing)
+
+
+def test_too_large(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.new("1", (300, 200)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29_999)
+    with pytest.raises(OTPruneError, match=r"60,000 pixels, more than the 59,998"):
+        open_picture(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
+    assert open_picture(path).size == (300, 200)

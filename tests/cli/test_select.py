@@ -1,0 +1,69 @@
+"""`otprune select`: the token part alone."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Dinov2Config, Dinov2Model
+
+from otprune.encoders import vit_s
+
+from .conftest import QUESTION, QUICK, scene
+
+
+@pytest.mark.usefixtures("embedded")
+def test_keeps_what_ask_keeps_and_runs_no_language_model(run, photo, tiny, monkeypatch):
+    asked = json.loads(run("ask", photo, QUESTION, *QUICK, "--json").out)["pictures"][0]
+    monkeypatch.setattr(tiny[0].model, "language_model", None)
+    result = run("select", photo, "--repeats", "1", "--json")
+    assert (result.status, result.err) == (0, "")
+    report = json.loads(result.out)
+    (picture,) = report["pictures"]
+    assert (picture["tokens_before"], picture["tokens_after"]) == (144, 14)
+    for key in ("indices", "masses", "certificate", "distances"):
+        assert picture[key] == asked[key]
+    assert picture["selector_seconds"] > 0
+
+
+@pytest.mark.usefixtures("embedded")
+def test_report(run, photo, tmp_path):
+    other = tmp_path / "other.png"
+    scene(seed=3).save(other)
+    target = tmp_path / "overlay.png"
+    result = run("select", photo, other, "--method", "grid", "--keep", "0.5", "--overlay", target)
+    assert (result.status, result.err) == (0, "")
+    lines = [line.split() for line in result.out.splitlines()]
+    assert lines.count(["visual", "tokens", "144", "->", "72", "50.0%"]) == 2
+    assert "none for this method" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+    with Image.open(target) as drawn:
+        assert drawn.height > drawn.width / 2
+
+
+def test_other_encoder(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=12, num_attention_heads=2, image_size=70, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(vit_s.folder())
+    target = tmp_path / "overlay.png"
+    for size, tokens in ((None, 256), (336, 576)):
+        options = () if size is None else ("--size", size)
+        words = ("select", photo, "--encoder", "vit-s", *options, "--keep", "9", "--json")
+        report = json.loads(run(*words, "--overlay", target).out)
+        assert report["model"] == "vit-s"
+        assert report["pictures"][0]["tokens_before"] == tokens
+        assert report["pictures"][0]["tokens_after"] == 9
+    assert target.exists()
+
+
+def test_encoder_that_was_not_fetched(refused, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    assert "run `otprune fetch vit-s` once" in refused("select", photo, "--encoder", "vit-s")
+
+
+def test_choices_that_exclude_each_other(refused, photo):
+    assert "give one of them" in refused("select", photo, "--encoder", "vit-s", "--model", "x")
+    assert "--size belongs to --encoder" in refused("select", photo, "--size", "224")
