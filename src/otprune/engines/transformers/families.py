@@ -51,6 +51,7 @@ FAMILIES: dict[str, Family] = {
     "cohere2_vision": Family(grouping="joined"),
     "fuyu": Family(features="last_hidden_state"),
     "got_ocr2": Family(grouping="run"),
+    "granite4_vision": Family(refused="its pictures enter as deepstack levels alone"),
     "granite_docling": Family(grouping="opened"),
     "idefics2": Family(grouping="joined"),
     "idefics3": Family(grouping="closed"),

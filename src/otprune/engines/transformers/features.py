@@ -10,7 +10,7 @@ from torch import Tensor
 
 from otprune.engines.transformers.families import family, picture_lengths, rows_of
 from otprune.engines.transformers.selection import Choice
-from otprune.errors import OTPruneError
+from otprune.errors import OTPruneError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,15 @@ def find_pictures(model: Any, output: Any, ids: Tensor, at: Tensor, modality: st
 
     Raises:
         OTPruneError: there are not as many placeholders as tokens, or not in the same rows.
+        UnsupportedError: the encoder gives none of the tokens that the language model would get.
     """
     kind = family(model.config)
-    flat, entries = flat_rows(getattr(output, kind.features))
+    features = getattr(output, kind.features, None)
+    if features is None:
+        raise UnsupportedError(
+            f"{type(model).__name__}: its encoder gives no {kind.features} to select from"
+        )
+    flat, entries = flat_rows(features)
     if int(at.sum()) != len(flat):
         raise OTPruneError(
             f"the prompt has {int(at.sum())} {modality} placeholders and the encoder made "
