@@ -83,14 +83,15 @@ def save(rows: Sequence[Row], target: Path) -> None:
 
 
 def draw(rows: Sequence[Row]) -> Image.Image:
-    """One picture, RGB, a row for each photograph."""
-    drawn = [_row(row) for row in rows]
-    width = max(part.width for part in drawn)
+    """One picture, RGB, a row for each photograph; both columns begin at the same place in all."""
+    # However narrow the photographs, captions need room.
+    column = max([PANEL // 2, *(panel(row.picture).width for row in rows)])
+    drawn = [_row(row, column) for row in rows]
     height = sum(part.height for part in drawn) + MARGIN
-    page = Image.new("RGB", (width, height), PAPER)
+    page = Image.new("RGB", (drawn[0].width, height), PAPER)
     top = 0
     for part in drawn:
-        page.paste(part, ((width - part.width) // 2, top))
+        page.paste(part, (0, top))
         top += part.height
     return page
 
@@ -148,11 +149,9 @@ def _outline(out: Image.Image, grid: Grid, cells: list[Box], kept: set[int]) -> 
             pen.line((x0, y1 - 1, x1 - 1, y1 - 1), LINE)
 
 
-def _row(row: Row) -> Image.Image:
+def _row(row: Row, column: int) -> Image.Image:
     photo = panel(row.picture)
     shown = shade(photo, row.grid, row.kept)
-    # A narrow photograph still leaves its captions room.
-    column = max(photo.width, PANEL // 2)
     blocks = [_wrap(soft, _font(17), column) for soft, _ in row.captions]
     strong = [_wrap(text, _font(24), column) for _, text in row.captions]
     title = _wrap(row.title, _font(24), 2 * column + GAP) if row.title else []
@@ -165,7 +164,7 @@ def _row(row: Row) -> Image.Image:
         pen.text((MARGIN, MARGIN + 34 * i - 4), line, INK, _font(24))
     for i, image in enumerate((photo, shown)):
         x = MARGIN + i * (column + GAP)
-        page.paste(image, (x + (column - photo.width) // 2, top))
+        page.paste(image, (x, top))
         y = top + photo.height + 14
         for line in blocks[i]:
             pen.text((x, y), line, SOFT, _font(17))

@@ -76,7 +76,7 @@ def asked_table(asked: Asked, question: str, method: str) -> RenderableType:
 def selected_table(selected: Selected) -> RenderableType:
     """What was kept of one photograph."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("", min_width=LABEL)
+    table.add_column("", min_width=LABEL + 1)
     table.add_column("")
     kept = selected.selection.indices.numel()
     share = f"  {kept / selected.before:.1%}"
@@ -142,7 +142,7 @@ def notes(timed: bool, merge: bool) -> Text:
 
 def _selection(selection: Selection) -> RenderableType:
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("", min_width=LABEL)
+    table.add_column("", min_width=LABEL + 1)
     table.add_column("")
     for name, label in DISTANCES.items():
         value = getattr(selection, f"{name}_relative")
