@@ -42,9 +42,10 @@ Every class of the image-text-to-text mapping of transformers {version}, {total}
 - **tested** ({tested}): in the matrix of `tests/families`, with sdpa and eager attention. Keeping
   everything changes no bit; keeping less equals, token by token, a reference that is built by hand
   from the same embeddings; beams, every method, merging, and video where the family takes it.
-- **works by mechanism, run** ({ran}): a small random model of the class was run by
-  `tools/support_sweep.py`. Keeping everything gives the same answer; keeping half hands the
-  language model exactly what it gets unpruned, less the dropped rows, at the right positions.
+- **works by mechanism, run** ({ran}): a small random model of the class was shown pictures
+  (no video) by `tools/support_sweep.py`. Keeping everything gives the same answer; keeping half
+  hands the language model exactly what it gets unpruned, less the dropped rows, at the right
+  positions.
 - **works by mechanism, not run** ({unrun}): takes encoder outputs as the others do, but no small
   model of it was run here; the note says why.
 - **refused** ({refused}): `prune` raises `UnsupportedError` with this reason.

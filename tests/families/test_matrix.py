@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from otprune import METHODS, DivPrune, GridPrune, OTPrune, Selector, prune, prune_inputs
+from otprune import METHODS, DivPrune, GridPrune, NormPrune, OTPrune, Selector, prune, prune_inputs
 from otprune.engines.transformers import Pruned
 from otprune.engines.transformers.versions import WHOLE, installed
 
@@ -131,10 +131,11 @@ def test_keeping_everything_of_a_video_changes_no_bit(name: str, attn: str) -> N
 
 
 @families
-def test_a_number_is_a_number_of_each_picture(name: str) -> None:
+@pytest.mark.parametrize("images", [BATCH, (3,)])
+def test_a_number_is_a_number_of_each_picture(name: str, images: tuple[int, ...]) -> None:
     """Whatever tiles a picture has, and whatever entries the encoder makes of a row of pictures."""
     family = FAMILIES[name]
-    model, inputs = tiny(name), family.inputs(BATCH, video=family.has_video)
+    model, inputs = tiny(name), family.inputs(images, video=family.has_video)
     with torch.no_grad(), prune(model, DivPrune(keep=5)) as run:
         model(**inputs)
     assert run.last is not None
@@ -174,6 +175,22 @@ def test_only_placeholders_are_dropped(name: str) -> None:
         counts = [3 for p in pictures(ids) if p.row == b]
         assert len(left) == len(text) + sum(counts)
         assert left[(left != IMAGE) & (left != VIDEO)].tolist() == text.tolist()
+
+
+@pytest.mark.parametrize(("name", "lines"), [("llava_next", 4), ("llava_onevision", 4)])
+def test_newlines_are_tokens_of_their_picture(name: str, lines: int) -> None:
+    """They count for the budget and compete for it, and the report shows which were kept."""
+    model, inputs = tiny(name), FAMILIES[name].inputs((1,))
+    newline = model.model.image_newline
+    with torch.no_grad(), prune(model, NormPrune(keep=0.5)) as run:
+        model(**inputs)
+    assert run.last is not None
+    (item,) = run.last
+    at = (item.features == newline).all(dim=1).nonzero()[:, 0]
+    assert len(at) == lines
+    assert item.before == len(pictures(inputs["input_ids"])[0].columns)
+    shortest = item.features.norm(dim=1)[item.indices].min()
+    assert all((i in item.indices) == (newline.norm() >= shortest) for i in at)
 
 
 @families
