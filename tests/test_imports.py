@@ -61,7 +61,15 @@ def run(code):
 
 def test_import_is_light():
     loaded = run("import otprune, sys; print(*sys.modules)").split()
-    assert "otprune.selectors.otprune" in loaded
+    assert "otprune" in loaded
+    assert not {"torch", "numpy", "transformers", "vllm", "ot", "PIL", "typer", "rich"} & set(
+        loaded
+    )
+
+
+def test_selectors_need_torch_alone():
+    loaded = run("import otprune, sys; otprune.OTPrune(0.5); print(*sys.modules)").split()
+    assert "torch" in loaded
     assert not {"transformers", "vllm", "ot", "PIL", "scipy", "typer", "rich"} & set(loaded)
 
 

@@ -1,40 +1,44 @@
-"""Visual token pruning for multimodal language models by optimal transport."""
+"""Visual token pruning for multimodal language models by optimal transport.
+
+Names are imported when they are first used: `import otprune` itself takes milliseconds, and only
+`prune` and `prune_inputs` need transformers.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import version as _version
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from otprune.budget import count
-from otprune.errors import (
-    KeepError,
-    MissingDependencyError,
-    OTPruneError,
-    TokenError,
-    UnsupportedError,
-    WeightError,
-)
-from otprune.flops import kv_cache_bytes, prefill_flops
-from otprune.objectives.distances import exact_w2, free_mass_w2, gaussian_w2
-from otprune.selectors import (
-    METHODS,
-    DivPrune,
-    DPPPrune,
-    GridPrune,
-    HerdingPrune,
-    NormPrune,
-    OTPrune,
-    RandomPrune,
-    Reduction,
-    Selection,
-    Selector,
-    TransportPrune,
-)
-
 if TYPE_CHECKING:
-    from otprune.engines.transformers import prune, prune_inputs
+    from otprune.budget import count
+    from otprune.engines.transformers.inputs import prune_inputs
+    from otprune.engines.transformers.prune import prune
+    from otprune.errors import (
+        KeepError,
+        MissingDependencyError,
+        OTPruneError,
+        TokenError,
+        UnsupportedError,
+        WeightError,
+    )
+    from otprune.flops import kv_cache_bytes, prefill_flops
+    from otprune.objectives.distances import exact_w2, free_mass_w2, gaussian_w2
+    from otprune.selectors import (
+        METHODS,
+        DivPrune,
+        DPPPrune,
+        GridPrune,
+        HerdingPrune,
+        NormPrune,
+        OTPrune,
+        RandomPrune,
+        Reduction,
+        Selection,
+        Selector,
+        TransportPrune,
+    )
 
-__version__ = _version("otprune")
+    __version__: str
 
 __all__ = [
     "METHODS",
@@ -66,19 +70,41 @@ __all__ = [
     "prune_inputs",
 ]
 
+_ERRORS = {name for name in __all__ if name.endswith("Error")}
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    "count": "budget",
+    "exact_w2": "objectives.distances",
+    "free_mass_w2": "objectives.distances",
+    "gaussian_w2": "objectives.distances",
+    "kv_cache_bytes": "flops",
+    "prefill_flops": "flops",
+    "prune": "engines.transformers",
+    "prune_inputs": "engines.transformers",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The engine needs transformers, which the core does without.
-    if name in ("prune", "prune_inputs"):
-        try:
-            from otprune.engines import transformers
-        except ImportError as cause:
-            raise MissingDependencyError(
-                f"otprune.{name} needs transformers, which cannot be imported ({cause}): "
-                "pip install 'otprune[transformers]'"
-            ) from cause
-        return getattr(transformers, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("otprune")
+    if name not in __all__:
+        raise AttributeError(f"module 'otprune' has no attribute {name!r}")
+    try:
+        home = import_module(f"otprune.{_HOMES.get(name, 'selectors')}")
+    except ImportError as cause:
+        if _HOMES.get(name) != "engines.transformers":
+            raise
+        from otprune.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            f"otprune.{name} needs transformers, which cannot be imported ({cause}): "
+            "pip install 'otprune[transformers]'"
+        ) from cause
+    value = getattr(home, name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

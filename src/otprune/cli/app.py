@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -43,14 +42,14 @@ def run(argv: Sequence[str] | None) -> int:
         )
     except OTPruneError as error:
         return _fail(str(error))
-    except torch.cuda.OutOfMemoryError:
-        return _fail(
-            "the GPU has not enough memory for this model and picture: try --dtype bfloat16, "
-            "--device cpu or a smaller model"
-        )
     except typer.Abort:
         return 130
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch here
+            return _fail(
+                "the GPU has not enough memory for this model and picture: try --dtype bfloat16, "
+                "--device cpu or a smaller model"
+            )
         # Usage errors are of click, which typer imports or carries along, by version.
         if not hasattr(error, "format_message"):
             raise

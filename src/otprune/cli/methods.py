@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from otprune.selectors import METHODS, Selector
+from otprune.selectors import METHODS
 
 LEGEND = "w: takes weights   c: explain gives a certificate"
 
@@ -20,13 +20,8 @@ def table() -> RenderableType:
     made.add_column("w", no_wrap=True)
     made.add_column("c", no_wrap=True)
     for name, method in METHODS.items():
-        made.add_row(name, method.summary, _mark(method.takes_weights), _mark(certifies(method)))
+        made.add_row(name, method.summary, _mark(method.takes_weights), _mark(method.certifies))
     return Group(made, Text(), Text(LEGEND, "dim"))
-
-
-def certifies(method: type[Selector]) -> bool:
-    """Whether `explain` gives a certificate."""
-    return method._certify is not Selector._certify
 
 
 def _mark(able: bool) -> str:

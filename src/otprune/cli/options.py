@@ -6,12 +6,14 @@ import difflib
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from otprune.errors import KeepError, OTPruneError
-from otprune.selectors import METHODS, Selector
+
+if TYPE_CHECKING:
+    from otprune.selectors import Selector
 
 _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
 
@@ -192,6 +194,8 @@ def make_selector(
     Raises:
         OTPruneError: no such method, or an option that the method does not have.
     """
+    from otprune.selectors import METHODS  # torch takes a second; the help needs none of it
+
     if method not in METHODS:
         close = difflib.get_close_matches(method.lower(), METHODS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METHODS)}"

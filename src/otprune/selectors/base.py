@@ -32,6 +32,7 @@ class Selector(ABC):
         name: short name, the key in `METHODS`.
         summary: one line for a table of methods.
         takes_weights: whether weights have a meaning for the method.
+        certifies: whether `explain` gives a certificate.
 
     Raises:
         KeepError: `keep` is neither.
@@ -42,6 +43,7 @@ class Selector(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     takes_weights: ClassVar[bool] = False
+    certifies: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", budget.check_keep(self.keep))

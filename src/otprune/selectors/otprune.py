@@ -41,6 +41,7 @@ class OTPrune(Selector):
     name: ClassVar[str] = "otprune"
     summary: ClassVar[str] = "the published method: greedy log-determinant of second moments"
     takes_weights: ClassVar[bool] = True
+    certifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,7 @@ class TransportPrune(Selector):
     name: ClassVar[str] = "transport"
     summary: ClassVar[str] = "true optimal transport with free mass: greedy facility location"
     takes_weights: ClassVar[bool] = True
+    certifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
