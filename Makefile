@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow check demo-model clean
+.PHONY: demo test test-slow test-oldest check demo-model clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -33,6 +33,12 @@ test-slow: ## what takes minutes
 	$(call install,dev)
 	$(PY) -m pytest -m slow
 
+test-oldest: ## engine and families with the oldest transformers that pyproject.toml allows
+	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install -q --disable-pip-version-check \
+	  $(TORCH) transformers==5.18.0 -e ".[dev]"
+	$(VENV)-oldest/bin/python -m pytest tests/engines tests/families tests/demo
+
 check: ## lint, format, types
 	$(call install,dev)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -44,4 +50,4 @@ demo-model: ## train the embedded model again: hours; resumes where it stopped
 	$(PY) -m otprune.demo.evaluate $(RUN)
 
 clean:
-	rm -rf $(VENV) runs out
+	rm -rf $(VENV) $(VENV)-oldest runs out
