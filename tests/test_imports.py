@@ -20,6 +20,7 @@ LAYERS = [
     {"selectors"},
     {"engines", "encoders"},
     {"demo"},
+    {"bench"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
