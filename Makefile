@@ -22,7 +22,7 @@ endef
 demo: ## answer a question about a photograph, unpruned and pruned; writes out/demo.png
 	$(call install,demo)
 	@mkdir -p out
-	$(VENV)/bin/otprune ask src/otprune/demo/samples/coffee.jpg "What color is the star?" \
+	$(VENV)/bin/otprune ask src/otprune/demo/samples/coffee.jpg "Is the blue star left of the red circle?" \
 	  --keep 0.1 --overlay out/demo.png
 
 test: ## the default suite

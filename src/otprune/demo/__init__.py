@@ -25,7 +25,7 @@ The embedded model was trained on a small world: stickers on photographs. It kno
   shapes   circle, square, triangle, star, cross, ring (and their plurals), digit 0 to 9
   colors   red, green, blue, yellow, purple, orange, cyan, white
 
-and answers questions of these forms, in one word:
+and answers questions of these forms, in one word (but for the last):
 
   Is there a red circle?               Is there a star?          Is there a blue thing?
   What color is the star?              What shape is the blue thing?
@@ -33,7 +33,7 @@ and answers questions of these forms, in one word:
   Is the red circle left of the blue star?      (left of, right of, above, below)
   How many things are there?           How many red things?      How many stars?
   What digit is shown?                 Is the red circle big?
-  List all things.
+  List all things.                     (its weakest answer: most lists have a mistake)
 
 Ask it about the sample pictures, or about a photograph on which you put such stickers. For
 anything else use a real model, for instance --model HuggingFaceTB/SmolVLM-256M-Instruct.

@@ -13,6 +13,7 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from math import sqrt
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from otprune import METHODS, Selector, prune
+from otprune import METHODS, OTPrune, Selector, prune
 from otprune.demo import load, photos
 from otprune.demo.batches import MIX
 from otprune.demo.questions import Question, ask_many
@@ -41,6 +42,15 @@ REQUIRED = {
     "relation": 0.85,
     "count": 0.85,
     "digit": 0.85,
+}
+
+# name: (selector of a keep ratio, merged)
+PRUNERS: dict[str, tuple[Callable[[float], Selector], bool]] = {
+    **{name: (method, False) for name, method in METHODS.items()},
+    "otprune, gamma 0.01": (lambda keep: OTPrune(keep, gamma=0.01), False),
+    "otprune, merged": (METHODS["otprune"], True),
+    "transport, merged": (METHODS["transport"], True),
+    "divprune, merged": (METHODS["divprune"], True),
 }
 
 Figures = dict[str, dict[str, float]]
@@ -81,13 +91,19 @@ def answer(model: Any, processor: Any, picture: Image.Image, texts: list[str]) -
     return [text.strip() for text in answers]
 
 
-def measure(model: Any, processor: Any, asked: Asked, selector: Selector | None = None) -> Figures:
+def measure(
+    model: Any,
+    processor: Any,
+    asked: Asked,
+    selector: Selector | None = None,
+    merge: bool = False,
+) -> Figures:
     """Share of right answers by kind and over "all" but lists, errors clustered by picture.
 
     "unseen" has the questions that name an unseen combination.
     """
     right: dict[str, list[list[bool]]] = {}
-    with prune(model, selector) if selector else nullcontext():
+    with prune(model, selector, merge=merge) if selector else nullcontext():
         for picture, questions in asked:
             answers = answer(model, processor, picture, [question.text for question in questions])
             of_picture: dict[str, list[bool]] = {}
@@ -142,6 +158,49 @@ def plot_curve(log: Path, out: Path) -> None:
     figure.savefig(out, dpi=140)
 
 
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page: the unpruned model by kind, then what pruning leaves."""
+    lines = [
+        "# The embedded model on held-out scenes",
+        "",
+        f"`make demo-model`, {report['date']}, {report['machine']}, torch {report['torch']}, seed "
+        f"{report['seed']}. Unseen photographs, unseen combinations; standard errors clustered by "
+        "picture.",
+        "",
+        f"Unpruned, {report['scenes']} scenes:",
+        "",
+        "| questions | right | standard error | number | required |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind, figure in report["unpruned"].items():
+        least = report["required"].get(kind, "")
+        lines.append(
+            f"| {kind} | {figure['accuracy']:.3f} | {figure['standard_error']:.3f} "
+            f"| {figure['questions']} | {least} |"
+        )
+    whole = report["pruned"]["none"]["1.0"]["all"]
+    lines += [
+        "",
+        "![Held-out accuracy against the step](curve.png)",
+        "",
+        f"Pruned, the first {report['pruned_scenes']} scenes, all questions but lists "
+        f"({whole['questions']}); unpruned {whole['accuracy']:.3f} +- "
+        f"{whole['standard_error']:.3f}:",
+        "",
+        "| method | " + " | ".join(f"keep {k}" for k in KEEPS) + " |",
+        "| --- " * (1 + len(KEEPS)) + "|",
+    ]
+    for name in PRUNERS:
+        of_keep = report["pruned"][name]
+        cells = [
+            f"{of_keep[str(k)]['all']['accuracy']:.3f} "
+            f"+- {of_keep[str(k)]['all']['standard_error']:.3f}"
+            for k in KEEPS
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(2)
     out.mkdir(parents=True, exist_ok=True)
@@ -153,10 +212,10 @@ def main(folder: Path, out: Path) -> None:
         print(f"{kind:12s} {figure['accuracy']:.3f} +- {figure['standard_error']:.3f}{least}")
     few = asked[:PRUNED_SCENES]
     pruned: dict[str, dict[str, Figures]] = {"none": {"1.0": measure(model, processor, few)}}
-    for name, method in METHODS.items():
-        pruned[name] = {str(k): measure(model, processor, few, method(k)) for k in KEEPS}
+    for name, (make, merge) in PRUNERS.items():
+        pruned[name] = {str(k): measure(model, processor, few, make(k), merge) for k in KEEPS}
         shares = "  ".join(f"{k}: {f['all']['accuracy']:.3f}" for k, f in pruned[name].items())
-        print(f"{name:12s} {shares}", flush=True)
+        print(f"{name:20s} {shares}", flush=True)
     report = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
@@ -170,6 +229,7 @@ def main(folder: Path, out: Path) -> None:
         "pruned": pruned,
     }
     (out / "figures.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.md").write_text(markdown(report))
     shutil.copy(folder / "log.jsonl", out / "log.jsonl")
     plot_curve(out / "log.jsonl", out / "curve.png")
 

@@ -31,7 +31,7 @@ def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
 
 
 def main(run: Path, folder: Path) -> None:
-    state = torch.load(run / "joint.pt", weights_only=True)["learner"]
+    state = torch.load(run / "language.pt", weights_only=True)["learner"]
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     export(weights, folder)

@@ -1,0 +1,122 @@
+"""The embedded model: a stock checkpoint that really answers from its image tokens."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from otprune import METHODS, OTPrune, prune
+from otprune.demo import HELP, MODEL_DIR, SAMPLES_DIR, load, suggestions, unknown_words
+from otprune.demo.evaluate import answer
+from otprune.errors import OTPruneError
+
+ASKED = {
+    "coffee": {
+        "What color is the star?": "blue",
+        "Is there a red circle?": "yes",
+        "Is there a red star?": "no",
+        "Where is the red circle?": "top-right",
+        "How many circles?": "1",
+        "What digit is shown?": "7",
+        "Is the blue star left of the red circle?": "yes",
+        "Is the blue star right of the red circle?": "no",
+    },
+    "cat": {
+        "What shape is the cyan thing?": "ring",
+        "Where is the yellow square?": "top-left",
+        "Is the cyan ring big?": "yes",
+        "How many stars?": "1",
+    },
+    "rocket": {
+        "How many things are there?": "4",
+        "How many crosses?": "2",
+        "What number is shown?": "3",
+        "Is the orange cross left of the red cross?": "yes",
+        "List all things.": "yellow 3 , orange cross , white circle , red cross",
+    },
+    "camera": {
+        "How many blue things?": "2",
+        "What shape is red?": "ring",
+        "Is there a blue star?": "no",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load()
+
+
+def test_it_is_a_small_stock_checkpoint_in_half_precision() -> None:
+    weights = MODEL_DIR / "model.safetensors"
+    assert weights.stat().st_size < 15e6
+    with safe_open(weights, "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    model = AutoModelForImageTextToText.from_pretrained(MODEL_DIR)
+    assert isinstance(model, LlavaForConditionalGeneration)
+    config = json.loads((MODEL_DIR / "config.json").read_text())
+    assert "auto_map" not in config
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_it_answers_about_the_samples(embedded, name: str) -> None:
+    picture = Image.open(SAMPLES_DIR / f"{name}.jpg")
+    answers = answer(*embedded, picture, list(ASKED[name]))
+    assert dict(zip(ASKED[name], answers, strict=True)) == ASKED[name]
+
+
+def test_it_answers_from_the_picture_and_not_from_the_question(embedded) -> None:
+    blank = Image.new("RGB", (300, 200), (120, 120, 120))
+    questions = ["Is there a red circle?", "Is there a blue star?", "How many red things?"]
+    assert answer(*embedded, blank, questions) == ["no", "no", "0"]
+
+
+def test_most_answers_survive_pruning(embedded) -> None:
+    picture, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), ASKED["coffee"]
+    with prune(embedded[0], OTPrune(0.25)) as run:
+        answers = answer(*embedded, picture, list(asked))
+    assert {(item.before, item.after) for item in run.last} == {(144, 36)}
+    assert sum(a == b for a, b in zip(answers, asked.values(), strict=True)) >= 6
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_keeping_everything_changes_nothing(embedded, method) -> None:
+    picture, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), list(ASKED["coffee"])
+    whole = answer(*embedded, picture, asked)
+    with prune(embedded[0], method(1.0)):
+        assert answer(*embedded, picture, asked) == whole
+
+
+def test_words_it_does_not_know_are_named() -> None:
+    assert unknown_words("What COLOUR is the dog's circle, please?") == ["dog's", "please"]
+    assert unknown_words("Where is the red circle?") == []
+    assert "circle" in suggestions("circel")
+    for line in HELP.splitlines():
+        for question in line.split("   "):
+            if question.strip().endswith("?"):
+                assert unknown_words(question) == [], question
+
+
+def test_a_folder_without_a_checkpoint_is_an_error(tmp_path) -> None:
+    with pytest.raises(OTPruneError, match="no checkpoint"):
+        load(tmp_path)
+
+
+def test_every_prompt_form_gives_the_same_tokens(embedded) -> None:
+    _, processor = embedded
+    picture = Image.open(SAMPLES_DIR / "coffee.jpg")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Is there a star"}]
+    chat = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+    )["input_ids"]
+    plain = processor(images=picture, text="<image> is there a STAR ?", return_tensors="pt")
+    assert torch.equal(chat, plain["input_ids"])
