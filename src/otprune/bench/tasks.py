@@ -1,0 +1,97 @@
+"""The bench's own task set: questions whose evidence is known to the token.
+
+A task is one held-out picture of the embedded model's world with its questions. Small stickers on
+a photograph are what pruning finds hard: each lives in few tokens, and `Task.evidence` says which.
+Everything follows from the seed; the first n tasks are the same however many are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from otprune.demo.questions import Question, ask
+from otprune.demo.scenes import GRID, Scene, owners, render, sample_scene
+
+# What one picture is asked, where its scene allows; every kind's chance level differs.
+KINDS = ("existence", "color", "shape", "position", "relation", "count", "digit")
+MIX = ("existence", *KINDS, "existence", "relation")
+SCALE = 4  # pictures are drawn at four times the model's own size, as a photograph would come
+TRIES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One picture and what is asked about it.
+
+    Attributes:
+        picture: RGB, `SCALE` times the embedded model's own size.
+        owners: `(144,)` index of the sticker that holds each patch, -1 where it is photograph.
+    """
+
+    scene: Scene
+    picture: Image.Image
+    questions: tuple[Question, ...]
+    owners: NDArray[np.int8]
+
+    def evidence(self, question: Question) -> NDArray[np.bool_]:
+        """`(144,)` patches of the stickers that a question speaks of; none if they are absent."""
+        meant = {i for _, stickers in question.mentions for i in stickers}
+        there: NDArray[np.bool_] = np.isin(self.owners, sorted(meant))
+        return there
+
+    def objects(self) -> NDArray[np.bool_]:
+        """`(stickers, 144)` the patches of each sticker."""
+        there: NDArray[np.bool_] = self.owners == np.arange(len(self.scene.stickers))[:, None]
+        return there
+
+
+def make(photos: Sequence[Image.Image], number: int, seed: int) -> list[Task]:
+    """`number` tasks on crops of `photos`, none with a question twice.
+
+    Every scene has at least one combination of colour and noun that training never showed.
+    Existence questions are balanced; an absentee mostly shares its colour or its noun with
+    something that is there. "relation" is left and right, "digit" is reading.
+    """
+    sizes = [photo.size for photo in photos]
+    tasks = []
+    for i in range(number):
+        rng = np.random.default_rng((seed, i))
+        scene = sample_scene(rng, sizes, unseen=True)
+        picture = render(scene, photos, SCALE)
+        tasks.append(Task(scene, picture, _questions(scene, rng), owners(scene)))
+    return tasks
+
+
+def _questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
+    asked: dict[str, Question] = {}
+    for kind in MIX:
+        for _ in range(TRIES):
+            question = ask(scene, rng, kind, unseen=True)
+            # Relations come out as above/below too, which is a kind of its own.
+            if question and question.kind == kind and question.text not in asked:
+                asked[question.text] = question
+                break
+    return tuple(asked.values())
+
+
+def backgrounds(number: int, seed: int, side: int = 240) -> list[Image.Image]:
+    """Pictures of nothing: colours that change smoothly, coarse to fine (octaves of noise).
+
+    They stand below the stickers where photographs cannot be had, as in `--quick`.
+    """
+    made = []
+    for i in range(number):
+        rng = np.random.default_rng((seed, i))
+        values = np.full((side, side, 3), 118.0) + rng.normal(0, 25, 3)
+        for cells in (3, GRID // 2, GRID, 2 * GRID, 4 * GRID):
+            coarse = rng.uniform(-1, 1, (cells, cells, 3)) * 90 * (3 / cells) ** 0.7
+            levels = np.clip(coarse + 128, 0, 255).astype(np.uint8)
+            smooth = Image.fromarray(levels).resize((side, side), Image.Resampling.BICUBIC)
+            values += np.asarray(smooth, np.float64) - 128
+        made.append(Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)))
+    return made

@@ -1,0 +1,64 @@
+"""The fast path gives what `otprune.prune` around the stock model gives."""
+
+import pytest
+import torch
+
+from otprune import OTPrune, RandomPrune, TransportPrune, prune
+from otprune.bench import scoring, tasks
+from otprune.demo import load
+from otprune.demo.architecture import WORD_ID
+
+
+@pytest.fixture(scope="module")
+def world():
+    model, processor = load()
+    made = tasks.make(tasks.backgrounds(2, 5), 2, 5)
+    tokens = scoring.encode(model, processor, [task.picture for task in made])
+    return model, processor, made, tokens
+
+
+def stock(model, processor, task, selector, positions, merge):
+    """Answers and losses of the stock model, one question a row."""
+    texts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": q.text}]}]
+        )
+        for q in task.questions
+    ]
+    inputs = processor(
+        images=[task.picture] * len(texts), text=texts, padding=True, return_tensors="pt"
+    )
+    right = torch.tensor([WORD_ID[q.answer] for q in task.questions])
+    with torch.no_grad(), prune(model, selector, positions=positions, merge=merge):
+        logs = model(**inputs).logits[:, -1].log_softmax(-1)
+    return logs.argmax(-1), -logs.gather(1, right[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("positions", ["preserved", "compact"])
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize(
+    "selector", [OTPrune(0.098), TransportPrune(7), RandomPrune(0.25, seed=3), OTPrune(1.0)]
+)
+def test_equals_pruning_the_stock_model(world, selector, merge, positions):
+    model, processor, made, tokens = world
+    sheet = scoring.pack([task.questions for task in made])
+    kept = selector.reduce(tokens, merge=merge)
+    fast = scoring.score(model, sheet, kept.features, kept.indices, 144, positions)
+    slow = [stock(model, processor, task, selector, positions, merge) for task in made]
+    torch.testing.assert_close(fast.losses, torch.cat([s[1] for s in slow]), atol=1e-4, rtol=1e-4)
+    assert torch.equal(fast.answers, torch.cat([s[0] for s in slow]))
+
+
+def test_questions_do_not_see_each_other(world):
+    model, _, made, tokens = world
+    alone = [
+        scoring.score(
+            model, scoring.pack([[q]]), tokens[:1], torch.arange(144)[None], 144, "preserved"
+        )
+        for q in made[0].questions
+    ]
+    sheet = scoring.pack([made[0].questions])
+    together = scoring.score(model, sheet, tokens[:1], torch.arange(144)[None], 144, "preserved")
+    torch.testing.assert_close(
+        together.losses, torch.cat([one.losses for one in alone]), atol=1e-4, rtol=1e-4
+    )
