@@ -63,6 +63,15 @@ def figure(folder: Path, name: str, size: tuple[float, float] = (7.5, 4.5)) -> I
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    with panels(folder, name, 1, 1, size) as (axes,):
+        yield axes
+
+
+@contextmanager
+def panels(
+    folder: Path, name: str, rows: int, columns: int, size: tuple[float, float]
+) -> Iterator[list[Any]]:
+    """As `figure`, with `rows * columns` axes, row by row."""
     check_plots()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,12 +79,13 @@ def figure(folder: Path, name: str, size: tuple[float, float] = (7.5, 4.5)) -> I
     # Not pyplot: neither its global state nor a display's backend is wanted here.
     drawn = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(drawn)
-    axes = drawn.add_subplot()
-    axes.set_prop_cycle(color=COLORS)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    yield axes
+    grid = list(drawn.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.set_prop_cycle(color=COLORS)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    yield grid
     folder.mkdir(parents=True, exist_ok=True)
     drawn.savefig(folder / f"{name}.png", dpi=140)
 
