@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest check demo-model clean
+.PHONY: demo test test-slow test-oldest test-lmms bench-paper check demo-model clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,24 @@ test-oldest: ## engine and families with the oldest transformers that pyproject.
 	  $(TORCH) transformers==5.18.0 -e ".[dev]"
 	$(VENV)-oldest/bin/python -m pytest tests/engines tests/families tests/demo
 
+# lmms-eval brings a hundred packages along, torchvision among them: an environment of its own.
+define install-lmms
+	@test -x $(VENV)-lmms/bin/python || $(PYTHON) -m venv $(VENV)-lmms
+	@test -f $(VENV)-lmms/lmms.done -a ! pyproject.toml -nt $(VENV)-lmms/lmms.done || \
+	  { echo "installing otprune[dev,lmms] into $(VENV)-lmms"; \
+	    $(VENV)-lmms/bin/pip install -q --disable-pip-version-check \
+	      $(TORCH) -e ".[dev,lmms]" && touch $(VENV)-lmms/lmms.done; }
+endef
+
+test-lmms: ## the plugin, run by lmms-eval itself on a task of our own
+	$(install-lmms)
+	$(VENV)-lmms/bin/python -m pytest -m lmms tests/bench/test_lmms.py
+
+bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Face hub or its cache)
+	@test -n "$(MODEL)" || { echo "say which: make bench-paper MODEL=llava-hf/llava-1.5-7b-hf"; exit 2; }
+	$(install-lmms)
+	$(VENV)-lmms/bin/python -m tools.bench_paper --model "$(MODEL)" $(ARGS)
+
 check: ## lint, format, types
 	$(call install,dev)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -50,4 +68,4 @@ demo-model: ## train the embedded model again: hours; resumes where it stopped
 	$(PY) -m otprune.demo.evaluate $(RUN)
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs out
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms runs out
