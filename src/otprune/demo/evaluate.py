@@ -130,32 +130,41 @@ def _summary(pictures: list[list[bool]]) -> dict[str, float]:
 
 
 def plot_curve(log: Path, out: Path) -> None:
-    """Held-out accuracy by kind against the step, all stages in a row."""
+    """What training went through: the tower's losses, then right answers, seen and held out."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    before, previous = 0, lines[0]
-    for line in lines:
-        if line["stage"] != previous["stage"]:
-            before += previous["step"]
-        line["at"], previous = before + line["step"], line
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    points = [line for line in lines if "held_out" in line]
+    stages = {s: [line for line in lines if line["stage"] == s] for s in ("vision", "language")}
+    steps = {stage: [line["step"] for line in of] for stage, of in stages.items()}
+    figure, (tower, answers) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in ("kind", "color", "big", "centre", "same"):
+        tower.plot(steps["vision"], [line[name] for line in stages["vision"]], label=name)
+    tower.set(title="vision", xlabel="step (32 pictures each)", ylabel="loss", yscale="log")
+    answers.plot(
+        steps["language"],
+        [line["right"] for line in stages["language"]],
+        color="0.5",
+        label="words, in training",
+    )
+    held_out = [line for line in stages["language"] if "held_out" in line]
     for kind in REQUIRED:
-        axes.plot(
-            [line["at"] for line in points],
-            [line["held_out"].get(kind, 0.0) for line in points],
+        answers.plot(
+            [line["step"] for line in held_out],
+            [line["held_out"][kind] for line in held_out],
             marker="o",
             markersize=3,
-            label=kind,
+            linewidth=0.8,
+            label=f"{kind}, held out",
         )
-    axes.set(xlabel="step (32 pictures each)", ylabel="right answers, held-out scenes", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, ncols=2)
+    answers.set(title="language", xlabel="step (32 pictures each)", ylabel="right", ylim=(0.4, 1))
+    for axes in (tower, answers):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is answers else None)
     figure.savefig(out, dpi=140)
+    plt.close(figure)
 
 
 def markdown(report: dict[str, Any]) -> str:
