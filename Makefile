@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest test-lmms bench-paper check demo-model clean
+.PHONY: demo test test-slow test-oldest test-lmms bench-paper bench-quick check demo-model clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,12 @@ bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Fa
 	@test -n "$(MODEL)" || { echo "say which: make bench-paper MODEL=llava-hf/llava-1.5-7b-hf"; exit 2; }
 	$(install-lmms)
 	$(VENV)-lmms/bin/python -m tools.bench_paper --model "$(MODEL)" $(ARGS)
+
+bench-quick: ## the benches on small sizes, to see that they work; under three minutes each
+	$(call install,dev)
+	rm -rf out/bench-quick
+	$(VENV)/bin/otprune bench efficiency --quick --out out/bench-quick/efficiency
+	$(VENV)/bin/otprune bench synthetic --quick --out out/bench-quick/synthetic
 
 check: ## lint, format, types
 	$(call install,dev)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 import otprune
 from otprune.cli import options
+from otprune.cli.bench import bench
 from otprune.cli.options import make_selector
 from otprune.cli.progress import Steps
 from otprune.cli.question import check_question
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench)
 
 
 def run(argv: Sequence[str] | None) -> int:

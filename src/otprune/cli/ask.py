@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from otprune.bench.memory import cache_bytes
 from otprune.cli.drawing import Grid
 from otprune.cli.grid import grid_of
 from otprune.cli.models import Loaded, answer_of, prompt
@@ -150,22 +151,12 @@ def _first_token(model: Any, inputs: dict[str, Any]) -> tuple[float, int | None]
     start = time.perf_counter()
     out = _generate(model, inputs, 1)
     _wait(model.device)
-    return time.perf_counter() - start, _cache_bytes(out.past_key_values)
+    return time.perf_counter() - start, cache_bytes(out.past_key_values) or None
 
 
 def _wait(device: torch.device) -> None:
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
-
-
-def _cache_bytes(cache: Any) -> int | None:
-    held = [
-        x
-        for layer in getattr(cache, "layers", [])
-        for x in (getattr(layer, "keys", None), getattr(layer, "values", None))
-        if isinstance(x, torch.Tensor)
-    ]
-    return sum(x.numel() * x.element_size() for x in held) or None
 
 
 def _flops(model: Any, n: int) -> float | None:

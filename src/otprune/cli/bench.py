@@ -1,0 +1,105 @@
+"""`otprune bench`: what pruning costs and what it saves, each bench one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure what pruning costs and what it saves; each bench writes a folder.",
+    no_args_is_help=True,
+    epilog="A bench that was interrupted goes on where it stopped when it is started again with "
+    "the same --out.",
+)
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where results, report and plots go.",
+        show_default="out/bench/NAME",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of everything random.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to see that everything works.")]
+
+
+def folder(out: Path | None, name: str, quick: bool) -> Path:
+    """Where a bench writes: quick runs apart from full ones."""
+    return out or Path("out") / "bench" / (f"{name}-quick" if quick else name)
+
+
+def wrote(place: Path) -> None:
+    """Say where the report is."""
+    print(f"report written to {place / 'report.md'}")
+
+
+@bench.command()
+def quality(
+    out: Out = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    photos: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Photographs below the stickers (otprune.demo.photos); collected if not there. "
+            "--quick has none: smooth noise.",
+        ),
+    ] = Path("runs/demo/photos"),
+) -> None:
+    """Accuracy kept: the embedded model's answers with every method, ratio and setting.
+
+    Also which distance between full and kept tokens goes with better answers. Some ten minutes on
+    one core.
+    """
+    from dataclasses import replace
+
+    from otprune.bench import quality_report
+    from otprune.bench.quality import QUICK, Plan
+
+    place = folder(out, "quality", quick)
+    quality_report.run(place, replace(QUICK if quick else Plan(), seed=seed), photos)
+    wrote(place)
+
+
+@bench.command()
+def efficiency(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
+    """Operations, memory and time, with the selector's share, at real model sizes.
+
+    LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: minutes, and
+    8 GB of memory.
+    """
+    from otprune.bench import efficiency as bench_efficiency
+
+    place = folder(out, "efficiency", quick)
+    bench_efficiency.run(place, seed, quick)
+    wrote(place)
+
+
+@bench.command()
+def synthetic(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
+    """Win rate against random subsets and optimality ratio on synthetic tokens, as in the paper."""
+    from otprune.bench import synthetic as bench_synthetic
+
+    place = folder(out, "synthetic", quick)
+    bench_synthetic.run(place, seed, quick)
+    wrote(place)
+
+
+@bench.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A bench's folder.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another of the same bench.")],
+    least: Annotated[
+        float, typer.Option(min=0, metavar="SHARE", help="Leave out smaller relative changes.")
+    ] = 0.01,
+    rows: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="At most so many.")] = 40,
+) -> None:
+    """Show what changed from run A to run B, the largest changes first."""
+    from otprune.bench.compare import compare as compare_runs
+
+    print(compare_runs(before, after, least, rows), end="")

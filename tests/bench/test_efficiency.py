@@ -1,0 +1,125 @@
+"""The efficiency bench measures what it says."""
+
+import json
+
+import pytest
+import torch
+
+from otprune.bench import efficiency, measure
+from otprune.bench.memory import peak_bytes
+from otprune.bench.shapes import LLAVA, ONEVISION, TINY
+from otprune.flops import kv_cache_bytes, prefill_flops
+from otprune.selectors import OTPrune
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model = TINY.build()
+    return model, measure.encode(model, TINY.inputs(0))
+
+
+def test_published_tflops_come_out_of_the_formula():
+    for one in efficiency.published().values():
+        assert one["formula"] == pytest.approx(one["published"], abs=5e-4)
+
+
+@pytest.mark.parametrize("n", [621, 101])
+def test_counted_operations_of_the_7b_shape(n):
+    """A multiplication and an addition are two, and the MLP has three matrices."""
+    third = 32 * n * 4096 * 11008
+    assert measure.Hollow(LLAVA).prefill(n) == 2 * (prefill_flops(32, 4096, 11008, n) + third)
+
+
+def test_counting_on_a_hollow_model_is_counting_on_a_real_one(tiny):
+    model, encoded = tiny
+    model.set_attn_implementation("eager")
+    try:
+        real = measure.flops(lambda: measure.generate(model, encoded, None, 1))
+    finally:
+        model.set_attn_implementation("sdpa")
+    head = 2 * 64 * 128
+    n = TINY.visual + TINY.text
+    all_layers = measure.Hollow(TINY).prefill(n)
+    assert real - head == all_layers * TINY.layers / TINY.all_layers
+
+
+def test_a_call_is_timed_token_by_token(tiny):
+    model, encoded = tiny
+    whole = measure.generate(model, encoded, None, 3)
+    pruned = measure.generate(model, encoded, OTPrune(0.25), 3)
+    assert whole.prompt == 64 + 12
+    assert pruned.prompt == 16 + 12
+    for timed in (whole, pruned):
+        assert len(timed.tokens) == 3
+        assert timed.tokens == sorted(timed.tokens)
+        # the last token is never read
+        assert timed.cache_bytes == kv_cache_bytes(2, 2, 16, timed.prompt + 2, 2)
+    assert whole.selector == 0
+    assert 0 < pruned.selector < pruned.tokens[0]
+
+
+def test_encoded_calls_are_the_same_calls(tiny):
+    model, encoded = tiny
+    words = TINY.inputs(0)
+    assert torch.equal(
+        model.generate(**encoded, max_new_tokens=4), model.generate(**words, max_new_tokens=4)
+    )
+
+
+@pytest.mark.parametrize(("shape", "billions"), [(LLAVA, 7.06), (ONEVISION, 0.89)])
+def test_shapes_have_the_sizes_of_their_models(shape, billions):
+    hollow = measure.Hollow(shape)._model
+    assert sum(x.numel() for x in hollow.parameters()) / 1e9 == pytest.approx(billions, abs=0.006)
+    with torch.device("meta"):
+        features = hollow.model.get_image_features(
+            torch.empty(shape.pixels, dtype=torch.bfloat16), **shape.arguments
+        ).pooler_output
+    assert sum(x.reshape(-1, shape.width).shape[0] for x in features) == shape.visual
+
+
+def test_peak_memory():
+    there_before = torch.zeros(1000)
+
+    def call():
+        a = there_before + 1  # 4000 bytes
+        b = a * 2  # 8000
+        del a
+        c = b.view(10, 100)[1:]  # no more
+        del b
+        d = torch.zeros(500)  # 6000
+        del c, d
+        return torch.zeros(1500)  # 6000
+
+    assert peak_bytes(call) == 8000
+
+
+def test_peak_memory_of_a_pruned_call_is_lower_where_the_prompt_is_long():
+    model = TINY.build()
+    inputs = measure.encode(model, TINY.inputs(0))
+    whole, pruned = (
+        peak_bytes(lambda s=s: measure.generate(model, inputs, s, 1)) for s in (None, OTPrune(0.1))
+    )
+    assert 0 < pruned < whole
+
+
+def test_a_method_that_crashes_is_reported(tmp_path, monkeypatch):
+    def broken(self, tokens, k, weights):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("otprune.selectors.divprune.DivPrune._pick", broken)
+    efficiency.run(tmp_path, seed=0, quick=True)
+    figures = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert "no such luck" in figures["tiny LLaVA/divprune@0.25"]["failed"]
+    assert "no such luck" in figures["tokens 144 x 128/divprune@0.5"]["failed"]
+    for method in ("otprune", "random"):
+        one = figures[f"tiny LLaVA/{method}@0.25"]
+        assert one["prompt_tokens"] == 28
+        assert len(one["first_token_seconds"]["runs"]) == 2
+        assert one["processes"] == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "| divprune | 0.5 | failed |" in report
+    assert "RuntimeError: no such luck" in report
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "selectors.png",
+        "time_tiny-llava.png",
+    }
