@@ -148,8 +148,8 @@ def test_the_verdict_follows_the_intervals():
         ("d", "answer loss", "pooled"): finding(0.5, 0.6),
     }
     said = quality_report.verdict(found)
-    assert "a smaller answer loss for a;" in said
-    assert "against the hypothesis, for b;" in said
-    assert "no clear relation for c." in said
+    assert "a smaller answer loss for a (+0.20);" in said
+    assert "against the hypothesis, for b (-0.25);" in said
+    assert "no clear relation for c (+0.00)." in said
     assert "d" not in said.replace("distance", "").split()
     assert "every interval over methods includes zero" in said

@@ -48,7 +48,7 @@ class Plan:
     """
 
     seed: int = 0
-    pictures: int = 400
+    pictures: int = 288
     measured: int = 48
     random_seeds: int = 5
     draws: int = 2000

@@ -245,14 +245,15 @@ def _hypothesis(points: Points, found: Found) -> list[str]:
 
 
 def verdict(found: Found) -> str:
-    """What the figures say about answer loss within a ratio, one sentence for each sign."""
+    """What the figures say about answer loss within a ratio, each distance with its correlation."""
     signs: dict[str, list[str]] = {"yes": [], "no": [], "open": []}
     sure = []
     for (distance, outcome, scope), finding in found.items():
         if (outcome, scope) != ("answer loss", "within"):
             continue
         low, high = finding.over_pictures.low, finding.over_pictures.high
-        signs["yes" if low > 0 else "no" if high < 0 else "open"].append(distance)
+        named = f"{distance} ({finding.over_pictures.value:+.2f})"
+        signs["yes" if low > 0 else "no" if high < 0 else "open"].append(named)
         if finding.over_methods.low > 0 or finding.over_methods.high < 0:
             sure.append(distance)
     if not any(signs.values()):
