@@ -26,6 +26,16 @@ Out = Annotated[
 Seed = Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of everything random.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to see that everything works.")]
 
+Photos = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER",
+        help="Photographs below the stickers (otprune.demo.photos); collected if not there. "
+        "--quick has none: smooth noise.",
+    ),
+]
+PHOTOS = Path("runs/demo/photos")
+
 
 def folder(out: Path | None, name: str, quick: bool) -> Path:
     """Where a bench writes: quick runs apart from full ones."""
@@ -42,14 +52,7 @@ def quality(
     out: Out = None,
     seed: Seed = 0,
     quick: Quick = False,
-    photos: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Photographs below the stickers (otprune.demo.photos); collected if not there. "
-            "--quick has none: smooth noise.",
-        ),
-    ] = Path("runs/demo/photos"),
+    photos: Photos = PHOTOS,
 ) -> None:
     """Accuracy kept: the embedded model's answers with every method, ratio and setting.
 
@@ -67,11 +70,27 @@ def quality(
 
 
 @bench.command()
+def tokens(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = PHOTOS) -> None:
+    """Distances, certificates and objects kept on a second encoder, a pretrained ViT-S/14.
+
+    Needs `otprune fetch vit-s` once. Some ten minutes on one core.
+    """
+    from dataclasses import replace
+
+    from otprune.bench import tokens as bench_tokens
+
+    place = folder(out, "tokens", quick)
+    plan = bench_tokens.QUICK if quick else bench_tokens.Plan()
+    bench_tokens.run(place, replace(plan, seed=seed), photos)
+    wrote(place)
+
+
+@bench.command()
 def efficiency(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     """Operations, memory and time, with the selector's share, at real model sizes.
 
-    LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: minutes, and
-    8 GB of memory.
+    LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: ten minutes,
+    and 6 GB of memory.
     """
     from otprune.bench import efficiency as bench_efficiency
 

@@ -163,22 +163,24 @@ def render(scene: Scene, photos: Sequence[Image.Image], scale: int = 2) -> Image
     return image
 
 
-def owners(scene: Scene) -> NDArray[np.int8]:
-    """(GRID * GRID,) index of the sticker that holds each patch, -1 where it is photograph.
+def owners(scene: Scene, grid: int = GRID) -> NDArray[np.int8]:
+    """(grid * grid,) index of the sticker that holds each patch, -1 where it is photograph.
 
     A patch belongs to the sticker that covers most of it, and at least an eighth of it.
     """
-    mask = Image.new("L", (SIZE, SIZE), 0)
+    mask = Image.new("L", (grid * PATCH, grid * PATCH), 0)
     draw = ImageDraw.Draw(mask)
     for i, sticker in enumerate(scene.stickers):
-        _draw(draw, sticker, 1, i + 1, grow=0.5)
-    cells = np.asarray(mask).reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3)
-    cells = cells.reshape(GRID * GRID, PATCH * PATCH)
+        _draw(draw, sticker, grid / GRID, i + 1, grow=0.5)
+    cells = np.asarray(mask).reshape(grid, PATCH, grid, PATCH).transpose(0, 2, 1, 3)
+    cells = cells.reshape(grid * grid, PATCH * PATCH)
     cover = np.stack([(cells == i + 1).mean(1) for i in range(len(scene.stickers))], 1)
     return np.where(cover.max(1) >= 0.125, cover.argmax(1), -1).astype(np.int8)
 
 
-def _draw(draw: ImageDraw.ImageDraw, s: Sticker, scale: int, fill: object, *, grow: float) -> None:
+def _draw(
+    draw: ImageDraw.ImageDraw, s: Sticker, scale: float, fill: object, *, grow: float
+) -> None:
     """Draw one sticker; `grow` widens it by so many pixels, which makes its dark edge."""
     x, y, r, edge = s.x * scale, s.y * scale, s.r * scale, grow * scale
     color = fill if isinstance(fill, (int, tuple)) else OUTLINE
