@@ -2,8 +2,8 @@
 
 Every scene stands on a photograph that training never saw and holds at least one combination of
 colour and noun that training never drew. Questions are answered by stock `generate`, greedily; an
-answer counts as right when all its words are. Unpruned on all scenes; pruned, by every method, on
-the first of them, against the unpruned figure on the same scenes.
+answer counts as right when all its words are. Nothing is pruned here: that is `otprune bench
+quality`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import datetime, timezone
 from math import sqrt
 from pathlib import Path
@@ -24,7 +22,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from otprune import METHODS, OTPrune, Selector, prune
 from otprune.demo import load, photos
 from otprune.demo.batches import MIX
 from otprune.demo.questions import Question, ask_many
@@ -33,7 +30,6 @@ from otprune.demo.vocabulary import UNSEEN
 
 SEED = 77
 SCENES = 300
-PRUNED_SCENES, KEEPS = 60, (0.25, 0.1, 0.05)
 REQUIRED = {
     "existence": 0.92,
     "color": 0.92,
@@ -42,15 +38,6 @@ REQUIRED = {
     "relation": 0.85,
     "count": 0.85,
     "digit": 0.85,
-}
-
-# name: (selector of a keep ratio, merged)
-PRUNERS: dict[str, tuple[Callable[[float], Selector], bool]] = {
-    **{name: (method, False) for name, method in METHODS.items()},
-    "otprune, gamma 0.01": (lambda keep: OTPrune(keep, gamma=0.01), False),
-    "otprune, merged": (METHODS["otprune"], True),
-    "transport, merged": (METHODS["transport"], True),
-    "divprune, merged": (METHODS["divprune"], True),
 }
 
 Figures = dict[str, dict[str, float]]
@@ -91,27 +78,20 @@ def answer(model: Any, processor: Any, picture: Image.Image, texts: list[str]) -
     return [text.strip() for text in answers]
 
 
-def measure(
-    model: Any,
-    processor: Any,
-    asked: Asked,
-    selector: Selector | None = None,
-    merge: bool = False,
-) -> Figures:
+def measure(model: Any, processor: Any, asked: Asked) -> Figures:
     """Share of right answers by kind and over "all" but lists, errors clustered by picture.
 
     "unseen" has the questions that name an unseen combination.
     """
     right: dict[str, list[list[bool]]] = {}
-    with prune(model, selector, merge=merge) if selector else nullcontext():
-        for picture, questions in asked:
-            answers = answer(model, processor, picture, [question.text for question in questions])
-            of_picture: dict[str, list[bool]] = {}
-            for question, given in zip(questions, answers, strict=True):
-                for kind in _groups(question):
-                    of_picture.setdefault(kind, []).append(given == question.answer)
-            for kind, hits in of_picture.items():
-                right.setdefault(kind, []).append(hits)
+    for picture, questions in asked:
+        answers = answer(model, processor, picture, [question.text for question in questions])
+        of_picture: dict[str, list[bool]] = {}
+        for question, given in zip(questions, answers, strict=True):
+            for kind in _groups(question):
+                of_picture.setdefault(kind, []).append(given == question.answer)
+        for kind, hits in of_picture.items():
+            right.setdefault(kind, []).append(hits)
     return {kind: _summary(pictures) for kind, pictures in sorted(right.items())}
 
 
@@ -168,7 +148,7 @@ def plot_curve(log: Path, out: Path) -> None:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as a page: the unpruned model by kind, then what pruning leaves."""
+    """The report as a page."""
     lines = [
         "# The embedded model on held-out scenes",
         "",
@@ -176,7 +156,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['seed']}. Unseen photographs, unseen combinations; standard errors clustered by "
         "picture.",
         "",
-        f"Unpruned, {report['scenes']} scenes:",
+        f"{report['scenes']} scenes:",
         "",
         "| questions | right | standard error | number | required |",
         "| --- | --- | --- | --- | --- |",
@@ -187,26 +167,7 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {kind} | {figure['accuracy']:.3f} | {figure['standard_error']:.3f} "
             f"| {figure['questions']} | {least} |"
         )
-    whole = report["pruned"]["none"]["1.0"]["all"]
-    lines += [
-        "",
-        "![Held-out accuracy against the step](curve.png)",
-        "",
-        f"Pruned, the first {report['pruned_scenes']} scenes, all questions but lists "
-        f"({whole['questions']}); unpruned {whole['accuracy']:.3f} +- "
-        f"{whole['standard_error']:.3f}:",
-        "",
-        "| method | " + " | ".join(f"keep {k}" for k in KEEPS) + " |",
-        "| --- " * (1 + len(KEEPS)) + "|",
-    ]
-    for name in PRUNERS:
-        of_keep = report["pruned"][name]
-        cells = [
-            f"{of_keep[str(k)]['all']['accuracy']:.3f} "
-            f"+- {of_keep[str(k)]['all']['standard_error']:.3f}"
-            for k in KEEPS
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "![Losses and held-out accuracy against the step](curve.png)"]
     return "\n".join(lines) + "\n"
 
 
@@ -219,12 +180,6 @@ def main(folder: Path, out: Path) -> None:
     for kind, figure in figures.items():
         least = f"  required {REQUIRED[kind]}" if kind in REQUIRED else ""
         print(f"{kind:12s} {figure['accuracy']:.3f} +- {figure['standard_error']:.3f}{least}")
-    few = asked[:PRUNED_SCENES]
-    pruned: dict[str, dict[str, Figures]] = {"none": {"1.0": measure(model, processor, few)}}
-    for name, (make, merge) in PRUNERS.items():
-        pruned[name] = {str(k): measure(model, processor, few, make(k), merge) for k in KEEPS}
-        shares = "  ".join(f"{k}: {f['all']['accuracy']:.3f}" for k, f in pruned[name].items())
-        print(f"{name:20s} {shares}", flush=True)
     report = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
@@ -234,8 +189,6 @@ def main(folder: Path, out: Path) -> None:
         "unpruned": figures,
         "required": REQUIRED,
         "missed": [k for k, least in REQUIRED.items() if figures[k]["accuracy"] < least],
-        "pruned_scenes": PRUNED_SCENES,
-        "pruned": pruned,
     }
     (out / "figures.json").write_text(json.dumps(report, indent=1) + "\n")
     (out / "report.md").write_text(markdown(report))
