@@ -25,6 +25,10 @@ from otprune.selectors import METHODS, OTPrune, Selector
 
 KEEPS = (0.5, 0.25, 0.098)
 UNPRUNED = "unpruned"
+CHECKED: tuple[tuple[str, Selector | None], ...] = (
+    (UNPRUNED, None),
+    ("otprune@0.098", OTPrune(0.098)),
+)
 # Mean prompt lengths, without the picture, of the eleven benchmarks in OTPrune's tables.
 PUBLISHED_TEXT = (15, 15, 23, 83, 25, 113, 15, 39, 21, 91, 57)
 PUBLISHED_TFLOP = {576: 3.228, 56: 0.512}
@@ -41,7 +45,7 @@ class Plan:
 
     shape: Shape
     some: tuple[float, ...]
-    new: int = 8
+    new: int = 5
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Scope:
 
 
 FULL = Scope(
-    plans=(Plan(LLAVA, some=(0.098,)), Plan(ONEVISION, some=KEEPS)),
-    tokens=((576, 4096), (1485, 896), (2880, 4096)),
+    plans=(Plan(LLAVA, some=(0.098,)), Plan(ONEVISION, some=(0.098,))),
+    tokens=((576, 4096), (1485, 896)),
     repeats=3,
 )
 QUICK = Scope(plans=(Plan(TINY, some=KEEPS, new=4),), tokens=((144, 128),), repeats=2)
@@ -79,7 +83,7 @@ def run(folder: Path, seed: int, quick: bool) -> None:
     settings = {"seed": seed, "quick": quick}
     found = run_cases(folder, cases(scope, seed), "efficiency", settings)
     figures = summarise(scope, found)
-    efficiency_report.draw(folder, figures)
+    efficiency_report.draw(folder, scope, figures)
     write_report(folder, figures, efficiency_report.write(scope, figures, found), settings)
 
 
@@ -119,13 +123,10 @@ def _round(plan: Plan, model: Callable[[], _Model], round_: int, seed: int) -> l
                 functools.partial(_generate, model, selector, new, pixels=False),
             )
         )
-    for setting, selector in ((UNPRUNED, None), ("otprune@0.098", OTPrune(0.098))):
-        made.append(
-            (
-                f"{name}/from pixels/{setting}#{round_}",
-                functools.partial(_generate, model, selector, 1, pixels=True),
-            )
-        )
+    if round_ == 1:  # a check of the sum, once
+        for setting, selector in CHECKED:
+            call = functools.partial(_generate, model, selector, 1, pixels=True)
+            made.append((f"{name}/from pixels/{setting}", call))
     random.Random(f"{seed} {round_}").shuffle(made)
     return made
 
@@ -290,13 +291,9 @@ def summarise(scope: Scope, found: Results) -> dict[str, Any]:
             peak = found.get(f"{name}/memory/{setting}")
             if peak is not None:
                 figures[f"{name}/memory/{setting}"] = peak
-        for setting in (UNPRUNED, "otprune@0.098"):
+        for setting, _ in CHECKED:
             key = f"{name}/from pixels/{setting}"
-            runs = [found[f"{key}#{r}"] for r in rounds]
-            failed = _failed(runs)
-            figures[key] = failed or {
-                "first_token_seconds": spread([run["first_token_seconds"] for run in runs])
-            }
+            figures[key] = found[key]
     for key, result in found.items():
         if key.startswith("tokens "):
             figures[key] = _times([result])

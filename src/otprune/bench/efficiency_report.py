@@ -39,8 +39,8 @@ held at once beyond weights and inputs, selection included, without what one ope
 itself."""
 
 ALONE = """The selection alone as the engine asks for it (indices, masses, kept features), in
-milliseconds. Token shapes of real models: 576 x 4096 is LLaVA-1.5's, 1485 x 896
-LLaVA-OneVision-0.5B's for a square picture, 2880 x 4096 LLaVA-1.6's."""
+milliseconds. Token shapes of real models: 576 x 4096 is LLaVA-1.5-7B's, 1485 x 896
+LLaVA-OneVision-0.5B's for a square picture."""
 
 
 def write(scope: Scope, figures: Figures, found: Results) -> str:
@@ -64,11 +64,10 @@ def write(scope: Scope, figures: Figures, found: Results) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def draw(folder: Path, figures: Figures) -> None:
+def draw(folder: Path, scope: Scope, figures: Figures) -> None:
     """All plots."""
-    for name in [key.partition("/")[0] for key in figures if key.endswith("/encoder")]:
-        if f"{name}/unpruned" in figures:
-            _draw_split(folder, name, figures)
+    for plan in scope.plans:
+        _draw_split(folder, plan, figures)
     _draw_alone(folder, figures)
 
 
@@ -121,12 +120,9 @@ def _about(plan: Plan, figures: Figures) -> str:
     shape = plan.shape
     process = figures[f"{shape.name}/process"]
     encoder = figures[f"{shape.name}/encoder"]
-    layers = (
-        f"{shape.layers} of {shape.all_layers} layers"
-        if (shape.layers < shape.all_layers)
-        else f"all {shape.layers} layers"
-    )
-    text = f"{layers} of the language model, {shape.visual} visual tokens, {shape.text} of text."
+    layers = _layers(plan)
+    text = f"{layers[0].upper()}{layers[1:]} of the language model, "
+    text += f"{shape.visual} visual tokens, {shape.text} of text."
     if "failed" not in process:
         text += f" {process['parameters'] / 1e6:,.4g} million parameters as run."
     if "failed" not in encoder:
@@ -136,10 +132,13 @@ def _about(plan: Plan, figures: Figures) -> str:
         pixels = figures[f"{shape.name}/from pixels/{setting}"]
         summed = figures[f"{shape.name}/{setting}"]
         if "failed" not in pixels and "failed" not in summed:
-            one, two = (x["first_token_seconds"]["median"] for x in (pixels, summed))
+            one = pixels["first_token_seconds"]
+            two = summed["first_token_seconds"]["median"]
             checks.append(f"{setting} {one:.3g} s (sum of parts {two:.3g} s)")
     if checks:
-        text += f" Check, one call from pixels to the first token: {', '.join(checks)}."
+        text += (
+            f" Check, one call from pixels to the first token, one run each: {', '.join(checks)}."
+        )
     if len(plan.some) < len(KEPT):
         kept = ", ".join(map(str, plan.some))
         text += (
@@ -152,6 +151,11 @@ def _about(plan: Plan, figures: Figures) -> str:
     if max(processes, default=1) > 1:
         text += " **The bench was resumed: these rounds are from more than one process.**"
     return text
+
+
+def _layers(plan: Plan) -> str:
+    run, full = plan.shape.layers, plan.shape.all_layers
+    return f"{run} of {full} layers" if run < full else f"all {run} layers"
 
 
 def _times(plan: Plan, figures: Figures) -> str:
@@ -294,7 +298,8 @@ PARTS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def _draw_split(folder: Path, name: str, figures: Figures) -> None:
+def _draw_split(folder: Path, plan: Plan, figures: Figures) -> None:
+    name = plan.shape.name
     encoder = figures[f"{name}/encoder"]
     settings = [x for x in _settings(name, figures) if "failed" not in x[2]]
     if "failed" in encoder or not settings:
@@ -330,7 +335,7 @@ def _draw_split(folder: Path, name: str, figures: Figures) -> None:
         axes.margins(y=0.02)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds to the first token (median)")
-        axes.set_title(f"{name}, random weights, CPU", loc="left", fontsize=10)
+        axes.set_title(f"{name}, {_layers(plan)}, random weights, CPU", loc="left", fontsize=10)
         axes.legend(
             frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.5 / height)
         )
