@@ -60,6 +60,7 @@ bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Fa
 bench-quick: ## the benches on small sizes, to see that they work; under three minutes each
 	$(call install,dev)
 	rm -rf out/bench-quick
+	$(VENV)/bin/otprune bench quality --quick --out out/bench-quick/quality
 	$(VENV)/bin/otprune bench efficiency --quick --out out/bench-quick/efficiency
 	$(VENV)/bin/otprune bench synthetic --quick --out out/bench-quick/synthetic
 

@@ -59,7 +59,7 @@ class Plan:
         return {**asdict(self), "keep": KEEPS}
 
 
-QUICK = Plan(pictures=40, measured=6, draws=300, photographs=False)
+QUICK = Plan(pictures=24, measured=4, draws=200, photographs=False)
 
 # The selector that prunes picture number p at a ratio.
 Choose = Callable[[float, int], Selector]
