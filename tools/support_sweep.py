@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 import transformers
-from tools.small_models import small
 from torch import Tensor
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
@@ -32,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
 from otprune import DivPrune, OTPrune, prune, prune_inputs
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import family, placeholder
+from tools.small_models import small
 
 RECORD = Path(__file__).parent.parent / "docs" / "support.json"
 SECONDS = 120  # of one class

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tests.families.tiny import FAMILIES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
 )
 
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import family
+from tests.families.tiny import FAMILIES
 
 DOCS = Path(__file__).parent.parent / "docs"
 TABLE, RECORD = DOCS / "support.md", DOCS / "support.json"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import transformers
-from tools.small_models import small
-from tools.support_table import classes
 from transformers import (
     Blip2ForConditionalGeneration,
     GitConfig,
@@ -15,6 +13,8 @@ from transformers import (
 
 from otprune import DivPrune, UnsupportedError, prune, prune_inputs
 from otprune.engines.transformers import support
+from tools.small_models import small
+from tools.support_table import classes
 
 
 def git() -> PreTrainedModel:

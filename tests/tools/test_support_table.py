@@ -6,6 +6,7 @@ import json
 
 import pytest
 import transformers
+
 from tools.support_sweep import outcome
 from tools.support_table import RECORD, TABLE, table
 
