@@ -230,6 +230,7 @@ def test_nothing_after_the_check_waits_for_the_device(method, monkeypatch):
     monkeypatch.setattr("otprune.selectors.base.check_tokens", lambda x: x)
     with NoWaiting():
         method(0.3).reduce(tokens, merge=True)
+        assert method(0.3).reduce(tokens).masses.shape == (2, 12)
     with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense waits"):
         check_tokens(tokens)
 

@@ -1,11 +1,13 @@
 """Kept rows, masses and merged features."""
 
+import pickle
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from otprune import METHODS, GridPrune, HerdingPrune, Selector, TransportPrune
+from otprune.objectives import transport
 from otprune.objectives.transport import Metric
 from tests.random_tokens import random_tokens
 
@@ -147,3 +149,26 @@ def test_gradients_reach_the_tokens(merge):
     (said.masses @ said.features).sum().backward()
     touched = tokens.grad.ne(0).any(dim=-1)
     assert touched.sum() == (40 if merge else 7)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_who_belongs_to_whom_is_worked_out_once_and_only_if_asked(merge, monkeypatch):
+    calls, assign = [], transport.assign
+    monkeypatch.setattr(transport, "assign", lambda *a: calls.append(1) or assign(*a))
+    rows = GridPrune(7).reduce(torch.stack([X, X.flip(0)]), merge=merge).unbind()
+    assert len(calls) == merge
+    for row in rows * 2:
+        assert row.masses.shape == (7,)
+        assert len(calls) == 1
+
+
+def test_masses_asked_for_later_or_elsewhere():
+    tokens = X.clone().requires_grad_()
+    said = TransportPrune(7).reduce(tokens)
+    wanted = TransportPrune(7).reduce(X).masses
+    sent = pickle.loads(pickle.dumps(said.lazy_masses))
+    assert sent().equal(wanted)
+    assert not said.masses.requires_grad
+    with torch.inference_mode():
+        inside = TransportPrune(7).reduce(X.clone())
+    assert inside.masses.equal(wanted)

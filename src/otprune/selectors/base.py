@@ -14,7 +14,7 @@ from otprune.errors import MissingDependencyError, TokenError, WeightError
 from otprune.objectives import distances, transport
 from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
-from otprune.selectors.results import Reduction, Selection
+from otprune.selectors.results import Lazy, Reduction, Selection
 from otprune.tokens import check_tokens, check_weights, scale_down
 
 
@@ -97,20 +97,23 @@ class Selector(ABC):
         Every token belongs to its nearest kept one in the metric `assignment`; a kept token to
         itself. With `merge`, a kept token's feature becomes the mass-weighted mean of the tokens
         that belong to it (the barycentric projection of the free-mass transport plan), computed
-        in float32 from the features as given; without, features are the kept rows untouched.
+        in float32 from the features as given; without, features are the kept rows untouched, and
+        who belongs to whom is worked out only if the masses are asked for.
         Gradients flow into the features. Arguments and errors as for `select`.
         """
         tokens = check_tokens(tokens)
         batch, w = _batched(tokens), self._weights(tokens, weights)
         indices = self._order(batch, w).sort(dim=-1).values
-        plan = self._plan(batch, indices, w)
-        masses = plan.sum(dim=-1)
         features = batch.gather(1, indices.unsqueeze(-1).expand(-1, -1, batch.shape[-1]))
         if merge:
+            plan = self._plan(batch, indices, w)
+            masses = Lazy(plan.sum(dim=-1))
             features = _merged(batch, plan, features)
-        if tokens.ndim == 2:
-            return Reduction(indices[0], masses[0], features[0])
-        return Reduction(indices, masses, features)
+        else:
+            full = batch.detach()  # without their graph, which would live as long as the masses
+            masses = Lazy(lambda: self._plan(full, indices, w).sum(dim=-1))
+        made = Reduction(indices, masses, features)
+        return made if tokens.ndim == 3 else made.unbind()[0]
 
     def explain(self, tokens: Any, weights: Any = None) -> Selection:
         """What is kept of one set of tokens, `(m, d)`, and how good that is.

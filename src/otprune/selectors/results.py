@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+class Lazy:
+    """A tensor that is computed when it is first asked for, and once; `lazy()` is the tensor.
+
+    What it is computed from is let go then. Copies and pickles hold the tensor.
+    """
+
+    def __init__(self, value: Tensor | Callable[[], Tensor]) -> None:
+        self._value = value
+
+    def __call__(self) -> Tensor:
+        value = self._value
+        if not isinstance(value, Tensor):
+            self._value = value = value()
+        return value
+
+    def __reduce__(self) -> tuple[type[Lazy], tuple[Tensor]]:
+        return Lazy, (self(),)
+
+
 class Reduction:
     """The kept tokens, ready for a language model; k of each, or (B, k) for a batch.
 
     Attributes:
         indices: `(k,)` int64, strictly ascending.
         masses: `(k,)` float32, the share of the full set that each token stands for; sums to 1.
+            Worked out when first asked for, so do not write into the tokens before that.
         features: `(k, d)` in the tokens' dtype: the kept rows, or what they were merged to.
     """
 
-    indices: Tensor
-    masses: Tensor
-    features: Tensor
+    def __init__(
+        self, indices: Tensor, masses: Tensor | Lazy | Callable[[], Tensor], features: Tensor
+    ) -> None:
+        self.indices = indices
+        self.features = features
+        self.lazy_masses = masses if isinstance(masses, Lazy) else Lazy(masses)
+
+    @property
+    def masses(self) -> Tensor:
+        return self.lazy_masses()
+
+    def unbind(self) -> list[Reduction]:
+        """The reductions of a batch's rows; their masses are worked out at once for all."""
+        masses = self.lazy_masses  # not self: a row's masses must not keep the features alive
+        return [
+            Reduction(indices, partial(_row, masses, b), features)
+            for b, (indices, features) in enumerate(zip(self.indices, self.features, strict=True))
+        ]
+
+
+def _row(batch: Lazy, b: int) -> Tensor:
+    return batch()[b]
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,9 +72,9 @@ def hand_over(model: Any, output: Any, pictures: Pictures, choices: list[Choice]
     Deepstack levels keep their own rows of the kept tokens, with `merge` too: the masses were
     found among the tokens themselves, and a level is added at the place of one token.
     """
-    kept = [start + c.indices for start, c in zip(pictures.starts, choices, strict=True)]
+    kept = [start + c.made.indices for start, c in zip(pictures.starts, choices, strict=True)]
     name = family(model.config).features
-    changed = {name: _refill(output[name], [choice.features for choice in choices])}
+    changed = {name: _refill(output[name], [choice.made.features for choice in choices])}
     if output.get("deepstack_features") is not None:
         changed["deepstack_features"] = _cut(output["deepstack_features"], kept)
     return type(output)(**{**output, **changed})

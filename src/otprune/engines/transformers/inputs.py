@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,7 @@ from otprune.engines.transformers.positions import (
 )
 from otprune.engines.transformers.selection import Choice, choose
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.selectors.results import Lazy
 
 if TYPE_CHECKING:
     from otprune.selectors import Selector
@@ -53,10 +54,11 @@ class Pruned:
     row: row of the batch that it stands in.
     before, after: tokens (special rows such as anyres newlines included).
     indices: `(after,)` kept tokens among its `before`, ascending.
-    masses: `(after,)` share of the full set that each kept token stands for, sums to 1.
+    masses: `(after,)` share of the full set that each kept token stands for, sums to 1; worked
+        out when first asked for.
     features: `(before, d)` its tokens before pruning, without gradient: what the selector saw.
-    seconds: time of the selection alone, masses and merging included; a batched selection is
-        shared out evenly.
+    seconds: time of the selection alone, merging included; a batched selection is shared out
+        evenly.
     """
 
     modality: str
@@ -64,9 +66,13 @@ class Pruned:
     before: int
     after: int
     indices: Tensor
-    masses: Tensor
     features: Tensor | None
     seconds: float
+    lazy_masses: Lazy = field(repr=False)
+
+    @property
+    def masses(self) -> Tensor:
+        return self.lazy_masses()
 
 
 class PrunedOutputs(dict[str, Any]):
@@ -155,7 +161,7 @@ def shrink(
         choices = choose(selector, pictures.tokens, merge)
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
         for start, choice in zip(pictures.starts, choices, strict=True):
-            kept[start + choice.indices.to(ids.device)] = True
+            kept[start + choice.made.indices.to(ids.device)] = True
         keep[at] = kept
         if not kept.all():
             outputs[modality] = hand_over(model, output, pictures, choices)
@@ -244,11 +250,11 @@ def _report(modality: str, row: int, tokens: Tensor, choice: Choice) -> Pruned:
         modality=modality,
         row=row,
         before=len(tokens),
-        after=len(choice.indices),
-        indices=choice.indices,
-        masses=choice.masses,
+        after=len(choice.made.indices),
+        indices=choice.made.indices,
         features=tokens.detach(),
         seconds=choice.seconds,
+        lazy_masses=choice.made.lazy_masses,
     )
 
 

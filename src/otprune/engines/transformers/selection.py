@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a selector made of one picture: indices `(k,)`, masses `(k,)`, features `(k, d)`."""
+    """What a selector made of one picture, and how long it took."""
 
-    indices: Tensor
-    masses: Tensor
-    features: Tensor
+    made: Reduction
     seconds: float
 
 
@@ -35,15 +33,14 @@ def choose(selector: Selector, pictures: list[Tensor], merge: bool) -> list[Choi
     """
     if len(pictures) > 1 and len({x.shape for x in pictures}) == 1:
         made, seconds = _timed(selector, torch.stack(pictures), merge)
-        rows = zip(made.indices, made.masses, made.features, strict=True)
-        choices = [Choice(*row, seconds / len(pictures)) for row in rows]
+        choices = [Choice(row, seconds / len(pictures)) for row in made.unbind()]
     else:
         choices = []
         for tokens in pictures:
             made, seconds = _timed(selector, tokens, merge)
-            choices.append(Choice(made.indices, made.masses, made.features, seconds))
+            choices.append(Choice(made, seconds))
     for choice in choices:
-        if not bool((choice.indices.diff() > 0).all()):
+        if not bool((choice.made.indices.diff() > 0).all()):
             raise OTPruneError(
                 f"{type(selector).__name__} returned indices that are not strictly ascending: "
                 "a selector must"
