@@ -19,6 +19,8 @@ from otprune.errors import MissingDependencyError, TokenError
 from otprune.objectives.transport import squared_distances
 from otprune.tokens import check_tokens, check_weights
 
+_LIMIT = {"numItermax": 10_000_000}
+
 
 def gaussian_w2(full: Any, kept: Any, centered: bool = False, full_mass: Any = None) -> float:
     """Squared 2-Wasserstein distance between Gaussians of the sets' moments (Bures).
@@ -62,20 +64,23 @@ def exact_w2(full: Any, kept: Any, kept_mass: Any = None, full_mass: Any = None)
         MissingDependencyError: POT is not installed.
     """
     V, C = _pair(full, kept)
-    p, q = _mass(full_mass, V), _mass(kept_mass, C)
-    try:
-        import ot
-    except ImportError as cause:
-        raise MissingDependencyError(
-            "exact_w2 needs POT, which is not installed: pip install 'otprune[exact]'"
-        ) from cause
-    cost = _cost(V, C)
-    size = float(cost.max())
-    if size == 0:
-        return 0.0
-    # At unit size the solver's absolute tolerances mean the same for every scale of tokens.
-    solved = ot.emd2(p.numpy(), q.numpy(), (cost / size).numpy(), numItermax=10_000_000)
+    solver = _solver("exact_w2")
+    cost, size = _unit_cost(V, C)
+    solved = solver.emd2(*_marginals(V, C, full_mass, kept_mass), cost.numpy(), **_LIMIT)
     return max(0.0, float(solved)) * size
+
+
+def exact_plan(full: Any, kept: Any, kept_mass: Any = None, full_mass: Any = None) -> Tensor:
+    """The plan behind `exact_w2`, `(k, m)` float64: how much of each token goes to each kept one.
+
+    Rows sum to the kept masses, columns to the full ones. Where `TransportPrune` lets the masses
+    follow from the tokens, here they are prescribed; rows divided by their sums average the tokens
+    that a kept one then stands for. Arguments and errors as for `exact_w2`.
+    """
+    V, C = _pair(full, kept)
+    solver = _solver("exact_plan")
+    p, q = _marginals(V, C, full_mass, kept_mass)
+    return torch.from_numpy(solver.emd(p, q, _unit_cost(V, C)[0].numpy(), **_LIMIT)).mT
 
 
 def free_mass_w2(full: Any, kept: Any, full_mass: Any = None) -> float:
@@ -114,6 +119,28 @@ def _mass(mass: Any, tokens: Tensor) -> Tensor:
     if mass is None:
         return tokens.new_full((m,), 1 / m)
     return check_weights(mass, (m,)) / m
+
+
+def _marginals(V: Tensor, C: Tensor, full_mass: Any, kept_mass: Any) -> tuple[Any, Any]:
+    return _mass(full_mass, V).numpy(), _mass(kept_mass, C).numpy()
+
+
+def _solver(name: str) -> Any:
+    try:
+        import ot
+    except ImportError as cause:
+        raise MissingDependencyError(
+            f"{name} needs POT, which is not installed: pip install 'otprune[exact]'"
+        ) from cause
+    return ot
+
+
+def _unit_cost(V: Tensor, C: Tensor) -> tuple[Tensor, float]:
+    """The cost over its largest entry, and that: the solver's absolute tolerances then mean the
+    same for every scale of tokens."""
+    cost = _cost(V, C)
+    size = float(cost.max())
+    return cost / (size if size > 0 else 1.0), size
 
 
 def _cost(V: Tensor, C: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from otprune.objectives.certificate import Certificate, largest
 from otprune.search.ties import TOLERANCE
-from otprune.tokens import unit_rows
+from otprune.tokens import scale_down, unit_rows
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -67,6 +67,26 @@ def plan(assignment: Tensor, mass: Tensor, k: int) -> Tensor:
     """The free-mass transport plan from kept tokens to all, `(B, k, m)`; rows sum to the masses."""
     place = torch.arange(k, device=assignment.device).unsqueeze(-1)
     return torch.where(assignment.unsqueeze(-2) == place, mass.unsqueeze(-2), 0.0)
+
+
+def free_plan(
+    tokens: Tensor, indices: Tensor, metric: Metric, weights: Tensor | None = None
+) -> Tensor:
+    """The plan that moves every token to its nearest kept one, `(B, k, m)`; see `plan`.
+
+    Row sums are the masses, and rows divided by them average a cell's tokens (merging). Tokens that
+    stand for several already, merged ones, have that number as their weight: masses then add up.
+
+    Args:
+        tokens: `(B, m, d)` float32 or float64.
+        indices: `(B, k)`.
+        metric: in which a token is near.
+        weights: `(B, m)` of mean 1, or None for all ones.
+    """
+    batch, m, _ = tokens.shape
+    mass = tokens.new_ones(batch, m) if weights is None else weights
+    nearest = assign(embed(scale_down(tokens)[0], metric), indices)
+    return plan(nearest, mass / m, indices.shape[-1])
 
 
 def certify(distance: Tensor, mass: Tensor, order: Tensor) -> Certificate:

@@ -15,7 +15,7 @@ from otprune.objectives import distances, transport
 from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
 from otprune.selectors.results import Lazy, Reduction, Selection
-from otprune.tokens import check_tokens, check_weights, scale_down
+from otprune.tokens import check_tokens, check_weights
 
 
 @dataclass(frozen=True)
@@ -187,13 +187,8 @@ class Selector(ABC):
 
     @torch.no_grad()
     def _plan(self, tokens: Tensor, indices: Tensor, weights: Tensor | None) -> Tensor:
-        batch, m, _ = tokens.shape
-        x = tokens.float()
-        mass = x.new_full((batch, m), 1 / m) if weights is None else weights / m
         with torch.autocast(tokens.device.type, enabled=False):
-            points = transport.embed(scale_down(x)[0], self.assignment)
-            nearest = transport.assign(points, indices)
-        return transport.plan(nearest, mass, indices.shape[-1])
+            return transport.free_plan(tokens.float(), indices, self.assignment, weights)
 
 
 def _batched(tokens: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""What kept tokens weigh in attention, and what attention loses when they weigh the same.
+
+Softmax over m tokens, n_j of them equal to token j, is softmax over one of each with `log n_j`
+added to its logit ("proportional attention", Bolya et al., "Token merging: your ViT but faster",
+ICLR 2023). Pruning leaves that term out: the k kept tokens compete with the text as k, not as m,
+and each alike. Two ways to put it back: "total" gives every kept token the same `n = m / k`, so
+that the picture keeps its weight against the text; "token" gives each the number of tokens that it
+stands for. Both count m in all, and are the same when all masses are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from otprune.errors import OTPruneError
+
+Mass = Literal["none", "total", "token"]
+
+
+def check_mass(mass: object) -> Mass:
+    """`mass` as it is.
+
+    Raises:
+        OTPruneError: it is not a `Mass`.
+    """
+    if mass not in get_args(Mass):
+        raise OTPruneError(f'mass={mass!r}: expected "none", "total" or "token"')
+    return mass  # type: ignore[return-value]
+
+
+def check_alpha(alpha: object) -> float:
+    """`alpha`, the strength of a mass, as a float: 0 is none of it, 1 all.
+
+    Raises:
+        OTPruneError: it is not a finite number >= 0.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise OTPruneError(f"alpha={alpha!r}: expected a number >= 0, usually 1")
+    strength = float(alpha)
+    if not 0 <= strength < math.inf:  # NaN too
+        raise OTPruneError(f"alpha={strength}: expected a finite number >= 0, usually 1")
+    return strength
+
+
+def counts(masses: Tensor, m: int) -> Tensor:
+    """How many of m tokens each kept one stands for, itself among them; as `masses`, sums to m."""
+    return m * masses
+
+
+def log_mass(masses: Tensor, m: int, mass: Mass, alpha: float = 1.0) -> Tensor:
+    """What is added to the attention logits of the kept tokens, `(..., k)` float32.
+
+    With weights a kept token can have no mass, if neither it nor any token of its cell counts. It
+    is then hidden by a finite bias, about -87 `alpha`, since -inf would make NaN of a query that
+    sees nothing else. Without weights every mass is at least 1/m.
+
+    Args:
+        masses: `(..., k)`, sums to 1: the share of the full set that each kept token stands for.
+        m: number of tokens in the full set, k among them.
+        mass: "total" is `alpha * log(m / k)` for every token, "token" `alpha * log(n_j)` with
+            `n_j = m * masses_j`, "none" zero.
+        alpha: strength, >= 0.
+
+    Raises:
+        OTPruneError: `mass` or `alpha` is not what it says here, or m < k.
+    """
+    mass, alpha = check_mass(mass), check_alpha(alpha)
+    k = masses.shape[-1]
+    if m < k:
+        raise OTPruneError(f"{k} kept tokens of {m}: expected at most {m}")
+    masses = masses.float()
+    if mass == "token":
+        return alpha * counts(masses, m).clamp(min=torch.finfo(torch.float32).tiny).log()
+    return torch.full_like(masses, alpha * math.log(m / k) if mass == "total" else 0.0)
+
+
+def attention_error(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    kept: Tensor,
+    log_mass: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """How far each query's attention output moves when only some keys are kept, `(..., q)`.
+
+    Euclidean distance between `softmax(scale Q K^T) V` and the same over the kept keys, `log_mass`
+    added to their logits. To see a picture's weight against a prompt, let the keys hold the text
+    too: keep all of it, with log mass 0.
+
+    Args:
+        queries: `(..., q, d)`.
+        keys: `(..., m, d)`.
+        values: `(..., m, v)`.
+        kept: `(k,)` or `(..., k)` int64, indices of kept keys.
+        log_mass: `(k,)` or `(..., k)`, none if None.
+        scale: `d ** -0.5` if None.
+    """
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    full = (scale * queries @ keys.mT).softmax(dim=-1) @ values
+    logits = scale * queries @ _rows(keys, kept).mT
+    if log_mass is not None:
+        logits = logits + log_mass.to(logits.dtype).unsqueeze(-2)
+    pruned = logits.softmax(dim=-1) @ _rows(values, kept)
+    return torch.linalg.vector_norm(pruned - full, dim=-1)
+
+
+def _rows(x: Tensor, kept: Tensor) -> Tensor:
+    return x.gather(-2, kept.unsqueeze(-1).expand(*x.shape[:-2], kept.shape[-1], x.shape[-1]))
