@@ -106,8 +106,8 @@ def attention_error(
     logits = scale * queries @ _rows(keys, kept).mT
     if log_mass is not None:
         logits = logits + log_mass.to(logits.dtype).unsqueeze(-2)
-    pruned = logits.softmax(dim=-1) @ _rows(values, kept)
-    return torch.linalg.vector_norm(pruned - full, dim=-1)
+    moved = logits.softmax(dim=-1) @ _rows(values, kept) - full
+    return moved.square().sum(dim=-1).sqrt()
 
 
 def _rows(x: Tensor, kept: Tensor) -> Tensor:
