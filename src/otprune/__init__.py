@@ -35,7 +35,9 @@ if TYPE_CHECKING:
         Reduction,
         Selection,
         Selector,
+        StreamSelector,
         TransportPrune,
+        select_video,
     )
 
     __version__: str
@@ -55,6 +57,7 @@ __all__ = [
     "Reduction",
     "Selection",
     "Selector",
+    "StreamSelector",
     "TokenError",
     "TransportPrune",
     "UnsupportedError",
@@ -68,6 +71,7 @@ __all__ = [
     "prefill_flops",
     "prune",
     "prune_inputs",
+    "select_video",
 ]
 
 _ERRORS = {name for name in __all__ if name.endswith("Error")}

@@ -11,7 +11,9 @@ from otprune.selectors.norm import NormPrune
 from otprune.selectors.otprune import OTPrune
 from otprune.selectors.random import RandomPrune
 from otprune.selectors.results import Reduction, Selection
+from otprune.selectors.stream import StreamSelector
 from otprune.selectors.transport import TransportPrune
+from otprune.selectors.video import select_video
 
 METHODS: dict[str, type[Selector]] = {
     method.name: method
@@ -39,5 +41,7 @@ __all__ = [
     "Reduction",
     "Selection",
     "Selector",
+    "StreamSelector",
     "TransportPrune",
+    "select_video",
 ]

@@ -1,0 +1,85 @@
+"""How new a token is beside those kept before: what a video and a stream are selected by.
+
+With tokens at unit length, `X`, the value of a kept set is
+`f(C) = logdet(I + X_C X_C^T / NOISE) = logdet(I + X_C^T X_C / NOISE)`: monotone and submodular. A
+token's *novelty* is what the kept ones leave unexplained of it in ridge regression,
+`e(x) = x^T (I + A / NOISE)^-1 x` with `A = X_C^T X_C`: 1 for a token at right angles to all, about
+NOISE for a copy of a kept one. Its gain in f is `log(1 + e / NOISE)`.
+
+Departures from OTPrune (arXiv 2602.20205), whose kernel has columns at unit length over the full
+set and that set's second moments in the middle: neither is known before the last frame, and with
+them directions count by how many tokens lie in them, which is what makes something small and new
+easy to miss. Rows at unit length need the token alone. (The determinantal point process of
+`DPPPrune`, with a noise that video frames do have.)
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+# Variance of a direction that says nothing: neighbouring frames of a still scene differ so much.
+NOISE = 0.01
+
+
+def value(points: Tensor) -> float:
+    """f of a kept set, in nats, from its tokens at unit length, `(k, d)`; 0.0 if there is none."""
+    x = points.double()
+    gram = x @ x.mT if x.shape[0] < x.shape[1] else x.mT @ x
+    gram = gram / NOISE
+    gram.diagonal().add_(1)
+    return float(torch.linalg.slogdet(gram).logabsdet)
+
+
+class Sketch:
+    """`A = X_C^T X_C` of ever more kept tokens as `rows^T rows`, in bounded memory.
+
+    Frequent directions (Liberty, KDD 2013; Ghashami, Liberty, Phillips and Woodruff, SICOMP 2016):
+    when there are more than `rank + rank // 2` rows, the spectrum is lowered by its
+    `rank + 1`-th value and what is left fits into `rank` rows. So `0 <= A - rows^T rows <= lost I`:
+    a token may look newer than it is and never less new, and with `rank >= d` nothing is lost.
+
+    Attributes:
+        rows: `(n, d)` float32, n <= rank + rank // 2 between calls.
+        gram: `(n, n)`, `rows rows^T`.
+        lost: what the spectrum was lowered by in all, as far as it is not forgotten.
+    """
+
+    def __init__(self, rank: int, rows: Tensor, gram: Tensor, lost: float = 0.0) -> None:
+        self.rank, self.rows, self.gram, self.lost = rank, rows, gram, lost
+
+    def forget(self, share: float) -> None:
+        """Scale what is known by a factor in (0, 1]."""
+        self.rows = self.rows * share**0.5
+        self.gram = self.gram * share
+        self.lost *= share
+
+    def explain(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Products with the rows, `(n, m)`, and the same whitened, so that
+        `e_i = |x_i|^2 - |whitened_i|^2`."""
+        products = self.rows @ points.mT
+        noisy = self.gram.clone()
+        noisy.diagonal().add_(NOISE)
+        root = torch.linalg.cholesky(noisy)
+        return products, torch.linalg.solve_triangular(root, products, upper=False)
+
+    def add(self, points: Tensor, products: Tensor) -> None:
+        """Take in kept tokens, `(p, d)`, with their products with the rows, `(n, p)`."""
+        below = torch.cat([products.mT, points @ points.mT], dim=1)
+        self.gram = torch.cat([torch.cat([self.gram, products], dim=1), below])
+        self.rows = torch.cat([self.rows, points])
+        if self.rows.shape[0] > self.rank + self.rank // 2:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        # Once in many frames, and errors would stay: float64.
+        spectrum, vectors = torch.linalg.eigh(self.gram.double())
+        spectrum, vectors = spectrum.flip(0).clamp(min=0), vectors.flip(1)
+        by = spectrum[self.rank]
+        top = spectrum[: self.rank]
+        scale = torch.where(top > 0, (top - by) / torch.where(top > 0, top, inf), 0.0).sqrt()
+        self.rows = (vectors[:, : self.rank] * scale).mT.float() @ self.rows
+        self.gram = self.rows @ self.rows.mT
+        self.lost += float(by)

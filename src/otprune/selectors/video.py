@@ -1,0 +1,74 @@
+"""One budget over all frames of a video that is there as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprune import budget as budgets
+from otprune.errors import KeepError, TokenError
+from otprune.objectives.novelty import NOISE
+from otprune.search import threshold
+from otprune.tokens import check_tokens, norms, unit_rows
+
+
+def select_video(
+    frames: Tensor | Sequence[Any], budget: float | int, floor: int = 0
+) -> list[Tensor]:
+    """Indices of the tokens to keep of every frame: `(k_t,)` each, ascending, int64.
+
+    The tokens worth most beside all others kept, whatever frame they are in: a still scene takes
+    hardly any after its first frame, a cut or a new thing takes many. The objective is
+    `logdet(I + X_C X_C^T / NOISE)` on tokens at unit length (`otprune.objectives.novelty` says
+    where that departs from OTPrune, and why), the search greedy by falling thresholds, within
+    1 - 1/e - 0.1 of the best set. A frame of equal news goes before those after it.
+
+    For the published objective over all frames at once, without a floor:
+    `OTPrune(budget).select(tokens_of_all_frames)`.
+
+    Args:
+        frames: `(T, m, d)`, or T arrays `(m_t, d)`; any floating dtype, computed in float32.
+        budget: over all frames, as `keep` everywhere: a ratio of all tokens, or a number. It is
+            used up: `count(budget, number of tokens)` are kept.
+        floor: so many are kept of every frame at least (all of a frame that has fewer).
+
+    Raises:
+        TokenError: the frames are not finite floating arrays of those shapes.
+        KeepError: the budget is neither ratio nor number, or the floors need more than it.
+    """
+    tokens = _frames(frames)
+    sizes = [len(x) for x in tokens]
+    k = budgets.count(budget, sum(sizes))
+    if isinstance(floor, bool) or not isinstance(floor, Integral) or floor < 0:
+        raise KeepError(f"floor={floor!r}: expected a number of tokens a frame, 0 or more")
+    floors = sum(min(int(floor), m) for m in sizes)
+    if floors > k:
+        raise KeepError(
+            f"floor={floor} takes {floors} tokens of {len(sizes)} frames, the budget is {k}: "
+            "lower the floor or raise the budget"
+        )
+    if k == sum(sizes):
+        return [torch.arange(m, device=x.device) for m, x in zip(sizes, tokens, strict=True)]
+    with torch.no_grad(), torch.autocast(tokens[0].device.type, enabled=False):
+        batches = [x.float().unsqueeze(0) for x in tokens]
+        points = [unit_rows(x)[0] for x in batches]
+        return threshold.greedy(points, [norms(x)[0] for x in batches], k, int(floor), NOISE)
+
+
+def _frames(frames: Any) -> list[Tensor]:
+    if isinstance(frames, Sequence):
+        tokens = [check_tokens(frame) for frame in frames]
+    else:
+        whole = check_tokens(frames)
+        tokens = list(whole) if whole.ndim == 3 else [whole]
+    shapes = [tuple(x.shape) for x in tokens]
+    if not tokens or any(x.ndim != 2 for x in tokens) or len({d for _, d in shapes}) > 1:
+        raise TokenError(
+            f"frames have shapes {shapes[:4]}: expected (T, m, d), or at least one array (m, d), "
+            "all with the same d"
+        )
+    return tokens
