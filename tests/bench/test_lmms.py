@@ -59,6 +59,7 @@ def evaluate(task, out, model_args, *more):
         *("--model_args", model_args, "--tasks", "otprune_stickers", "--include_path", task),
         *("--output_path", out, "--log_samples", *more),
     )
+    assert list(out.glob("**/*_results.json")), done.stdout + done.stderr
     (results,) = out.glob("**/*_results.json")
     (samples,) = out.glob("**/*_samples_otprune_stickers.jsonl")
     answers = {}
