@@ -1,6 +1,7 @@
 """keep: a ratio or a number, and nothing else."""
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import otprune
-from otprune import KeepError, TokenError, count
+from otprune import Auto, Budget, KeepError, TokenError, count
+from otprune.budget import share
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,67 @@ def test_numpy_numbers_become_plain_ones():
 def test_no_tokens_to_count():
     with pytest.raises(TokenError, match="0 tokens"):
         count(0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"target": 0}, "number > 0"),
+        ({"target": -0.1}, "number > 0"),
+        ({"target": float("nan")}, "number > 0"),
+        ({"target": "low"}, "number > 0"),
+        ({"target": True}, "number > 0"),
+        ({"target": 1.1, "measure": "certificate"}, r"in \(0, 1\]"),
+        ({"measure": "gaussian"}, 'expected "distance" or "certificate"'),
+        ({"max_keep": 0}, "ratio in"),
+        ({"max_keep": "auto"}, "ratio in"),
+    ],
+)
+def test_bad_auto(wrong, word):
+    with pytest.raises(KeepError, match=word):
+        Auto(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"total": 0}, "no token"),
+        ({"total": Auto()}, "ratio in"),
+        ({"total": 5, "floor": 0}, "1 or more"),
+        ({"total": 5, "floor": 0.5}, "1 or more"),
+        ({"total": 5, "floor": True}, "1 or more"),
+    ],
+)
+def test_bad_budget(wrong, word):
+    with pytest.raises(KeepError, match=word):
+        Budget(**wrong)
+
+
+def test_a_fall_that_comes_late_counts_evenly():
+    late, early = [10, 10, 0], [10, 7, 5]
+    assert share([late, early], 4) == [3, 1]
+    assert share([early, late], 5) == [2, 3]
+    assert share([late, early], 99) == [3, 3]
+    assert share([late, early], 4, floor=2) == [2, 2]
+    assert share([early, early, early], 5) == [2, 2, 1]  # the earlier ones, if equal
+    assert share([[1.0]], 1) == [1]
+
+
+@given(
+    costs=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=3),
+    data=st.data(),
+)
+def test_share_is_within_one_picture_of_the_best(costs, data):
+    costs = [sorted(c, reverse=True) for c in costs]
+    total = data.draw(st.integers(len(costs), sum(map(len, costs))))
+    ks = share(costs, total)
+    assert sum(ks) == total
+    assert all(1 <= k <= len(c) for k, c in zip(ks, costs, strict=True))
+    paid = sum(c[k - 1] for c, k in zip(costs, ks, strict=True))
+    splits = product(*(range(1, len(c) + 1) for c in costs))
+    best = min(
+        sum(c[k - 1] for c, k in zip(costs, split, strict=True))
+        for split in splits
+        if sum(split) == total
+    )
+    assert paid <= best + max(c[0] - c[-1] for c in costs)

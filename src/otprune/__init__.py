@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from otprune.budget import count
+    from otprune.budget import Auto, Budget, count
     from otprune.engines.transformers.inputs import prune_inputs
     from otprune.engines.transformers.prune import prune
     from otprune.errors import (
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "Auto",
+    "Budget",
     "DPPPrune",
     "DivPrune",
     "GridPrune",
@@ -77,6 +79,8 @@ __all__ = [
 _ERRORS = {name for name in __all__ if name.endswith("Error")}
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
+    "Auto": "budget",
+    "Budget": "budget",
     "count": "budget",
     "exact_w2": "objectives.distances",
     "free_mass_w2": "objectives.distances",

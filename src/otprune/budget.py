@@ -1,12 +1,92 @@
-"""From `keep` to a number of tokens: the one place where a ratio becomes a count."""
+"""From `keep` to a number of tokens: the one place where a ratio becomes a count.
+
+A ratio or a number is known before any feature exists. `Auto` and `Budget` are rules: what they
+keep of a picture depends on its tokens, or on those of the pictures beside it.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral, Real
+from typing import Literal, get_args
 
 from otprune.errors import KeepError, TokenError
 
 _HOW = "give a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int"
+
+Measure = Literal["distance", "certificate"]
+TARGETS: dict[Measure, float] = {"distance": 0.1, "certificate": 0.9}
+
+
+@dataclass(frozen=True)
+class Auto:
+    """As few tokens of each picture as reach a target.
+
+    Attributes:
+        target: for "distance" the largest squared 2-Wasserstein distance allowed between all tokens
+            and the kept ones, mass free, tokens at unit length (so that it is relative: 1 is the
+            mean squared norm); the default, 0.1, keeps about a tenth of the embedded model's tokens
+            on ordinary pictures. Other encoders have other scales. For "certificate" the least
+            share, 0.9 if not given, of what any `max_keep` tokens could be worth to the method.
+        measure: "distance" for any method, "certificate" for those that have one.
+        max_keep: ratio or number; where even so many do not reach the target, so many are kept.
+
+    Raises:
+        KeepError: an attribute is not what it says here.
+    """
+
+    target: float | None = None
+    measure: Measure = "distance"
+    max_keep: float | int = 0.5
+
+    def __post_init__(self) -> None:
+        if self.measure not in get_args(Measure):
+            raise KeepError(f'measure={self.measure!r}: expected "distance" or "certificate"')
+        target: object = TARGETS[self.measure] if self.target is None else self.target
+        most = 1.0 if self.measure == "certificate" else math.inf
+        if (
+            isinstance(target, bool)
+            or not isinstance(target, Real)
+            or not 0 < float(target) <= most
+        ):
+            limits = "in (0, 1]" if self.measure == "certificate" else "> 0, usually below 1"
+            raise KeepError(
+                f"target={target!r}: for measure={self.measure!r} give a number {limits}"
+            )
+        object.__setattr__(self, "target", float(target))
+        object.__setattr__(self, "max_keep", check_keep(self.max_keep))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One total for several pictures or frames, spent where it helps most.
+
+    What helps is what takes most off the summed squared distances of all tokens to their nearest
+    kept one, tokens at unit length: see `share`.
+
+    Attributes:
+        total: a ratio of all tokens, or a number; it is used up.
+        floor: so many are kept of every picture at least (all of one that has fewer).
+
+    Raises:
+        KeepError: `total` is neither, or `floor` is not a whole number >= 1.
+    """
+
+    total: float | int
+    floor: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", check_keep(self.total))
+        floor: object = self.floor
+        if isinstance(floor, bool) or not isinstance(floor, Integral) or int(floor) < 1:
+            raise KeepError(f"floor={floor!r}: expected a number of tokens a picture, 1 or more")
+        object.__setattr__(self, "floor", int(floor))
+
+
+Keep = float | int | Literal["auto"] | Auto | Budget
 
 
 def check_keep(keep: object) -> float | int:
@@ -18,6 +98,11 @@ def check_keep(keep: object) -> float | int:
     Raises:
         KeepError: `keep` is neither a ratio in (0, 1] nor a whole number >= 1.
     """
+    if isinstance(keep, (Auto, Budget)) or (isinstance(keep, str) and keep == "auto"):
+        raise KeepError(
+            f"keep={keep!r} is settled by the tokens, and here the number must be known before "
+            f"there are any: {_HOW}"
+        )
     if isinstance(keep, bool) or not isinstance(keep, Real):
         raise KeepError(f"keep is {keep!r} of type {type(keep).__name__}: {_HOW}")
     if isinstance(keep, Integral):
@@ -48,3 +133,63 @@ def count(keep: float | int, m: int) -> int:
         raise TokenError(f"there are {m} tokens to choose from: expected at least one")
     wanted = keep if isinstance(keep, int) else max(1, round(keep * m))
     return min(wanted, int(m))
+
+
+def check_rule(keep: object) -> float | int | Auto | Budget:
+    """`keep` as a selector takes it: a number, see `check_keep`, or a rule; "auto" is `Auto()`.
+
+    Raises:
+        KeepError: it is neither.
+    """
+    if isinstance(keep, (Auto, Budget)):
+        return keep
+    return Auto() if isinstance(keep, str) and keep == "auto" else check_keep(keep)
+
+
+def share(costs: Sequence[Sequence[float]], total: int, floor: int = 1) -> list[int]:
+    """How many of `total` tokens each picture keeps, so that the summed cost is least.
+
+    Token by token to the picture whose cost falls most by it, the earlier one if equal. Where a
+    cost falls by less now and by more later, the fall counts as spread evenly over both (the
+    convex minorant of the costs): the result is the best there is, but for the picture at which
+    the total runs out. Greedy selection of its own objective has no such places.
+
+    Args:
+        costs: `costs[i][k - 1]`, of picture i when it keeps k; as long as it may keep at most.
+        total: at least what the floors take.
+        floor: so many are kept of every picture at least, or all that it may keep.
+
+    Returns:
+        One number a picture; their sum is `total`, or all that the pictures may keep.
+
+    Raises:
+        KeepError: the floors take more than the total.
+    """
+    kept = [min(floor, len(cost)) for cost in costs]
+    left = total - sum(kept)
+    if left < 0:
+        raise KeepError(
+            f"a total of {total} tokens for {len(costs)} pictures, which take {sum(kept)} at least "
+            f"(floor={floor}): raise the total, or lower the floor"
+        )
+    falls = [
+        (-fall, i)
+        for i, cost in enumerate(costs)
+        for fall in _even_falls([float(c) for c in cost[kept[i] - 1 :]])
+    ]
+    for _, i in sorted(falls)[:left]:
+        kept[i] += 1
+    return kept
+
+
+def _even_falls(cost: list[float]) -> list[float]:
+    """What the convex minorant of a sequence falls by from entry to entry; never grows."""
+    corners: list[int] = []
+    for k, value in enumerate(cost):
+        while len(corners) > 1:
+            a, b = corners[-2:]
+            if (cost[a] - cost[b]) * (k - b) > (cost[b] - value) * (b - a):
+                break
+            corners.pop()
+        corners.append(k)
+    return [(cost[a] - cost[b]) / (b - a) for a, b in pairwise(corners) for _ in range(b - a)]

@@ -20,6 +20,8 @@ class Certificate:
         value: of the kept set.
         bound: no set of the same size has a larger value.
         ratio: value / bound, 1.0 where nothing can be gained.
+        shares: `(k,)`, of the bound that the first 1, 2, ..., k tokens of the walk reach; never
+            falls, and ends at `ratio`.
         reference: for objectives that are the decrease of a cost, the cost that they decrease from
             (the set costs `reference - value`, any set at least `reference - bound`); else None.
     """
@@ -27,7 +29,16 @@ class Certificate:
     value: float
     bound: float
     ratio: float
+    shares: tuple[float, ...]
     reference: float | None = None
+
+
+def certificate(
+    values: list[float], bound: float, noise: float = 0.0, reference: float | None = None
+) -> Certificate:
+    """From the values of a walk's prefixes, 1 to k tokens; a bound within `noise` is nothing."""
+    shares = tuple(value / bound if bound > noise else 1.0 for value in values)
+    return Certificate(values[-1], bound, shares[-1], shares, reference)
 
 
 def largest(gains: Tensor, k: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otprune.objectives.certificate import Certificate, largest
+from otprune.objectives.certificate import Certificate, certificate, largest
 from otprune.search.cholesky import Elimination
 from otprune.tokens import unit_columns
 
@@ -75,13 +75,14 @@ def certify(K: Kernel, order: Tensor) -> Certificate:
     state = Elimination(K.diagonal(), K.row, k, shift=1.0)
     taken = torch.zeros_like(state.excess[0], dtype=torch.bool)
     value, bound = 0.0, float("inf")
+    values = []
     for t in range(k + 1):
         gains = torch.log1p(state.excess[0]).masked_fill(taken, 0.0)
         bound = min(bound, value + largest(gains, k))
         if t < k:
             j = order[t]
             value += float(gains[j])
+            values.append(value)
             taken[j] = True
             state.eliminate(j.reshape(1, 1))
-    bound = max(value, bound)
-    return Certificate(value, bound, value / bound if bound > 0 else 1.0)
+    return certificate(values, max(value, bound))

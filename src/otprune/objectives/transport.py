@@ -13,11 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from otprune.objectives.certificate import Certificate, largest
+from otprune.objectives.certificate import Certificate, certificate, largest
 from otprune.search.ties import TOLERANCE
 from otprune.tokens import scale_down, unit_rows
 
 Metric = Literal["cosine", "euclidean"]
+
+_BLOCK = 256  # kept tokens whose distances are held at once
 
 
 def embed(tokens: Tensor, metric: Metric) -> Tensor:
@@ -89,6 +91,24 @@ def free_plan(
     return plan(nearest, mass / m, indices.shape[-1])
 
 
+def prefix_costs(points: Tensor, order: Tensor, mass: Tensor) -> Tensor:
+    """What the first 1, 2, ..., k of `order` cost, `(B, k)`; never grows along it.
+
+    Args:
+        points: `(B, m, d)` from `embed`.
+        order: `(B, k)`, kept tokens in the order they were picked.
+        mass: `(B, m)`, sums to 1.
+    """
+    costs = []
+    paid = points.new_full((*mass.shape, 1), torch.inf)
+    for part in order.split(_BLOCK, dim=-1):
+        kept = points.gather(1, part.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
+        nearest = squared_distances(points, kept).cummin(dim=-1).values.minimum(paid)
+        costs.append((mass.unsqueeze(1) @ nearest).squeeze(1))
+        paid = nearest[..., -1:]
+    return torch.cat(costs, dim=-1)
+
+
 def certify(distance: Tensor, mass: Tensor, order: Tensor) -> Certificate:
     """How much of the best single token's cost a kept set saves, and a bound on what any can.
 
@@ -109,12 +129,11 @@ def certify(distance: Tensor, mass: Tensor, order: Tensor) -> Certificate:
     # With nothing kept, each token pays for the farthest; no set costs more.
     paid = distance.amax(dim=-1)
     noise = 1e-12 * float(mass @ paid)
-    least = 0.0
+    least, values = 0.0, []
     for t in range(k + 1):
         gains = mass @ (paid.unsqueeze(-1) - distance).clamp(min=0)
         least = max(least, float(mass @ paid) - largest(gains, k))
         if t < k:
             paid = torch.minimum(paid, distance[order[t]])
-    value = reference - float(mass @ paid)
-    bound = max(value, reference - least)
-    return Certificate(value, bound, value / bound if bound > noise else 1.0, reference)
+            values.append(reference - float(mass @ paid))
+    return certificate(values, max(values[-1], reference - least), noise, reference)

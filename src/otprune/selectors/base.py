@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from otprune import budget
-from otprune.errors import MissingDependencyError, TokenError, WeightError
+from otprune.budget import Auto, Keep
+from otprune.errors import KeepError, MissingDependencyError, TokenError, WeightError
 from otprune.objectives import distances, transport
 from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
+from otprune.selectors import adaptive
+from otprune.selectors.adaptive import Batch
 from otprune.selectors.results import Lazy, Reduction, Selection
 from otprune.tokens import check_tokens, check_weights
 
@@ -28,25 +32,35 @@ class Selector(ABC):
 
     Attributes:
         keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int; `1.0` keeps
-            everything, `1` keeps one token.
+            everything, `1` keeps one token. Or a rule: "auto" or `Auto` for as many as a picture
+            needs, `Budget` for one total over several pictures.
         name: short name, the key in `METHODS`.
         summary: one line for a table of methods.
         takes_weights: whether weights have a meaning for the method.
         certifies: whether `explain` gives a certificate.
+        nested: whether k tokens are the first k of any longer run, in the order of picking. If so,
+            rules need one run to see every k; if not, one for each.
 
     Raises:
-        KeepError: `keep` is neither.
+        KeepError: `keep` is none of these, or asks for a certificate that the method has not.
     """
 
-    keep: float | int
+    keep: Keep
 
     name: ClassVar[str]
     summary: ClassVar[str]
     takes_weights: ClassVar[bool] = False
     certifies: ClassVar[bool] = False
+    nested: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep", budget.check_keep(self.keep))
+        keep = budget.check_rule(self.keep)
+        if isinstance(keep, Auto) and keep.measure == "certificate" and not self.certifies:
+            raise KeepError(
+                f"{type(self).__name__} has no certificate: use measure='distance', or one of "
+                f"{', '.join(_names(lambda c: c.certifies))}"
+            )
+        object.__setattr__(self, "keep", keep)
 
     @property
     def assignment(self) -> Metric:
@@ -68,8 +82,12 @@ class Selector(ABC):
         return None
 
     def count(self, m: int) -> int:
-        """Number of tokens kept of `m`; see `otprune.count`."""
-        return budget.count(self.keep, m)
+        """Number of tokens kept of `m`; see `otprune.count`.
+
+        Raises:
+            KeepError: `keep` is a rule, so that no number is known before the tokens are.
+        """
+        return budget.count(self.keep, m)  # type: ignore[arg-type]
 
     def select(self, tokens: Any, weights: Any = None) -> Tensor:
         """Indices of the tokens to keep, strictly ascending, int64, on the tokens' device.
@@ -85,6 +103,8 @@ class Selector(ABC):
         Raises:
             TokenError: the tokens are not a finite floating array of that shape.
             WeightError: the weights do not fit, or the method has no meaning for weights.
+            KeepError: a batch, and `keep` is a rule: its rows would keep different numbers, which
+                `select_each` gives.
         """
         tokens = check_tokens(tokens)
         order = self._order(_batched(tokens), self._weights(tokens, weights))
@@ -104,6 +124,41 @@ class Selector(ABC):
         tokens = check_tokens(tokens)
         batch, w = _batched(tokens), self._weights(tokens, weights)
         indices = self._order(batch, w).sort(dim=-1).values
+        made = self._reduction(batch, indices, w, merge)
+        return made if tokens.ndim == 3 else made.unbind()[0]
+
+    def select_each(self, sets: Iterable[Any], weights: Any = None) -> list[Tensor]:
+        """Indices of the tokens to keep of several sets, `(k_i,)` each, as `select` gives them.
+
+        The sets may differ in size, and with `keep` a rule in what they keep: `Auto` settles each
+        by itself, `Budget` shares its total out among them.
+
+        Args:
+            sets: arrays `(m_i, d)`, or a batch `(B, m, d)`.
+            weights: for each set, `(m_i,)`; None counts all tokens alike.
+
+        Raises:
+            TokenError, WeightError: as for `select`.
+            KeepError: the total of a `Budget` is less than its floors take.
+        """
+        batches = self._sets(sets, weights)
+        return [order.sort().values for order in self._order_each(batches)]
+
+    def reduce_each(
+        self, sets: Iterable[Any], merge: bool = False, weights: Any = None
+    ) -> list[Reduction]:
+        """What `reduce` gives for several sets, kept as `select_each` says."""
+        batches = self._sets(sets, weights)
+        orders = self._order_each(batches)
+        rows = [row for batch in batches for row in batch.rows()]
+        return [
+            self._reduction(batch, order.sort().values.unsqueeze(0), w, merge).unbind()[0]
+            for (batch, w), order in zip(rows, orders, strict=True)
+        ]
+
+    def _reduction(
+        self, batch: Tensor, indices: Tensor, w: Tensor | None, merge: bool
+    ) -> Reduction:
         features = batch.gather(1, indices.unsqueeze(-1).expand(-1, -1, batch.shape[-1]))
         if merge:
             plan = self._plan(batch, indices, w)
@@ -112,8 +167,7 @@ class Selector(ABC):
         else:
             full = batch.detach()  # without their graph, which would live as long as the masses
             masses = Lazy(lambda: self._plan(full, indices, w).sum(dim=-1))
-        made = Reduction(indices, masses, features)
-        return made if tokens.ndim == 3 else made.unbind()[0]
+        return Reduction(indices, masses, features)
 
     def explain(self, tokens: Any, weights: Any = None) -> Selection:
         """What is kept of one set of tokens, `(m, d)`, and how good that is.
@@ -131,7 +185,12 @@ class Selector(ABC):
                 f"explain got tokens of shape {tuple(tokens.shape)}: expected one set, (m, d)"
             )
         batch, w = tokens.unsqueeze(0), self._weights(tokens, weights)
-        order = self._order(batch, w)
+        reached = None
+        if isinstance(self.keep, Auto):
+            ((chosen, reached),) = adaptive.choose(self, [Batch(batch, w)])
+            order = chosen.unsqueeze(0)
+        else:
+            order = self._order(batch, w)
         indices = order.sort(dim=-1).values
         masses = self._plan(batch, indices, w)[0].sum(dim=-1)
 
@@ -155,6 +214,7 @@ class Selector(ABC):
             bound=None if proof is None else proof.bound,
             certificate=None if proof is None else proof.ratio,
             reference=None if proof is None else proof.reference,
+            reached=reached,
             gaussian_w2=gaussian,
             gaussian_w2_relative=gaussian * per,
             exact_w2=exact,
@@ -167,23 +227,52 @@ class Selector(ABC):
         if weights is None:
             return None
         if not self.takes_weights:
-            able = sorted(c.__name__ for c in Selector.__subclasses__() if c.takes_weights)
             raise WeightError(
                 f"{type(self).__name__} has no meaning for weights: "
-                f"leave them out, or use {', '.join(able)}"
+                f"leave them out, or use {', '.join(_names(lambda c: c.takes_weights))}"
             )
         checked = check_weights(weights, tuple(tokens.shape[:-1])).float().to(tokens.device)
         return checked if tokens.ndim == 3 else checked.unsqueeze(0)
 
+    def _sets(self, sets: Iterable[Any], weights: Any) -> list[Batch]:
+        """Sets as one batch where all are of one shape, each as its own where not."""
+        tokens = [check_tokens(x) for x in sets]
+        for x in tokens:
+            if x.ndim != 2:
+                raise TokenError(f"a set of tokens has shape {tuple(x.shape)}: expected (m, d)")
+        each = [None] * len(tokens) if weights is None else list(weights)
+        if len(each) != len(tokens):
+            raise WeightError(f"weights for {len(each)} sets, and there are {len(tokens)}")
+        rows = [
+            Batch(x.unsqueeze(0), self._weights(x, w)) for x, w in zip(tokens, each, strict=True)
+        ]
+        alike = {(x.shape, x.dtype, x.device, w is None) for x, w in rows}
+        if len(rows) < 2 or len(alike) > 1:
+            return rows
+        some = [w for _, w in rows if w is not None]
+        return [Batch(torch.cat([x for x, _ in rows]), torch.cat(some) if some else None)]
+
     @torch.no_grad()
     def _order(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         batch, m, _ = tokens.shape
+        if not isinstance(self.keep, (float, int)):
+            if batch > 1:
+                raise KeepError(
+                    f"keep={self.keep!r} keeps a different number in every row of a batch: use "
+                    "select_each or reduce_each, which give a list"
+                )
+            return adaptive.choose(self, [Batch(tokens, weights)])[0].order.unsqueeze(0)
         k = self.count(m)
         if k == m:
             return torch.arange(m, device=tokens.device).repeat(batch, 1)
         # Under a caller's autocast, matrix products would silently run in half precision.
         with torch.autocast(tokens.device.type, enabled=False):
             return self._pick(tokens.float(), k, weights)
+
+    def _order_each(self, batches: list[Batch]) -> list[Tensor]:
+        if isinstance(self.keep, (float, int)):
+            return [row for batch in batches for row in self._order(*batch)]
+        return [choice.order for choice in adaptive.choose(self, batches)] if batches else []
 
     @torch.no_grad()
     def _plan(self, tokens: Tensor, indices: Tensor, weights: Tensor | None) -> Tensor:
@@ -193,6 +282,10 @@ class Selector(ABC):
 
 def _batched(tokens: Tensor) -> Tensor:
     return tokens if tokens.ndim == 3 else tokens.unsqueeze(0)
+
+
+def _names(able: Callable[[type[Selector]], bool]) -> list[str]:
+    return sorted(c.__name__ for c in Selector.__subclasses__() if able(c))
 
 
 def _merged(tokens: Tensor, plan: Tensor, kept: Tensor) -> Tensor:

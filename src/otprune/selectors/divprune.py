@@ -23,6 +23,7 @@ class DivPrune(Selector):
 
     name: ClassVar[str] = "divprune"
     summary: ClassVar[str] = "greedy max-min cosine distance between kept tokens"
+    nested: ClassVar[bool] = True
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         x = unit_rows(tokens)

@@ -26,6 +26,7 @@ class DPPPrune(Selector):
 
     name: ClassVar[str] = "dpp"
     summary: ClassVar[str] = "greedy determinantal point process on cosine similarity"
+    nested: ClassVar[bool] = True
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         x = unit_rows(tokens)

@@ -28,6 +28,7 @@ class HerdingPrune(Selector):
 
     name: ClassVar[str] = "herding"
     summary: ClassVar[str] = "kernel herding: matches the full distribution with uniform mass"
+    nested: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
 
     @property

@@ -18,6 +18,7 @@ class NormPrune(Selector):
 
     name: ClassVar[str] = "norm"
     summary: ClassVar[str] = "baseline: the largest Euclidean norms"
+    nested: ClassVar[bool] = True
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         return ties.preference(norms(tokens)).argsort(dim=-1)[:, :k]

@@ -40,6 +40,7 @@ class OTPrune(Selector):
 
     name: ClassVar[str] = "otprune"
     summary: ClassVar[str] = "the published method: greedy log-determinant of second moments"
+    nested: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
     certifies: ClassVar[bool] = True
 

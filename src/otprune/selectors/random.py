@@ -25,6 +25,7 @@ class RandomPrune(Selector):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "baseline: uniformly random positions, by seed"
+    nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -78,6 +78,7 @@ class Selection:
         certificate: value / bound, a guarantee for this very set; 1 is optimal.
         reference: for `TransportPrune`, the cost of its best single token, from which value and
             bound are decreases; else None.
+        reached: with `keep` an `Auto`, the figure that its target is compared with; else None.
         gaussian_w2: between zero-mean Gaussians of equal second moments.
         exact_w2: between the point clouds, kept tokens of uniform mass; None without POT.
         free_mass_w2: between the point clouds, kept tokens of whatever mass suits best.
@@ -89,6 +90,7 @@ class Selection:
     bound: float | None
     certificate: float | None
     reference: float | None
+    reached: float | None
     gaussian_w2: float
     gaussian_w2_relative: float
     exact_w2: float | None

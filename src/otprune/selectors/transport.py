@@ -34,6 +34,7 @@ class TransportPrune(Selector):
 
     name: ClassVar[str] = "transport"
     summary: ClassVar[str] = "true optimal transport with free mass: greedy facility location"
+    nested: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
     certifies: ClassVar[bool] = True
 
