@@ -19,7 +19,7 @@ def filled(rank, kept, portion):
     for some in kept.split(portion):
         products, _ = sketch.explain(some)
         sketch.add(some, products)
-        assert len(sketch.rows) <= rank + rank // 2
+        assert len(sketch.rows) <= sketch.most
         assert torch.allclose(sketch.gram, sketch.rows @ sketch.rows.mT, atol=1e-4)
     return sketch
 

@@ -120,7 +120,7 @@ def test_memory_is_bounded():
     for frame in torch.randn(80, 12, 64, generator=torch.Generator().manual_seed(1)):
         stream.push(frame)
         largest = max(largest, sum(x.numel() for x in stream.state_dict().values()))
-    assert largest <= 24 * 64 + 24 * 24 + 9
+    assert largest <= 20 * 64 + 20 * 20 + 9
 
 
 def test_a_scene_that_stays_is_shown_again_when_it_is_forgotten():

@@ -51,6 +51,12 @@ def test_floor():
     assert sizes(select_video([video[0], video[1, :1]], 5, floor=2)) == [4, 1]
     with pytest.raises(KeepError, match="floor=2 takes 8 tokens of 4 frames, the budget is 7"):
         select_video(video, 7, floor=2)
+    whole = select_video(video, otprune.Budget(12, floor=2))
+    assert sizes(whole) == [6, 2, 2, 2]
+    with pytest.raises(KeepError, match="which has one"):
+        select_video(video, otprune.Budget(12), floor=2)
+    with pytest.raises(KeepError, match="settled by the tokens"):
+        select_video(video, "auto")
     for floor in (-1, 1.0, True):
         with pytest.raises(KeepError, match="a number of tokens a frame"):
             select_video(video, 7, floor=floor)

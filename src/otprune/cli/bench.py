@@ -116,6 +116,22 @@ def synthetic(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
 
 
 @bench.command()
+def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = PHOTOS) -> None:
+    """Streams and videos: 10,000 frames at constant time and memory; beside all frames at hand.
+
+    Some five minutes.
+    """
+    from dataclasses import replace
+
+    from otprune.bench import stream as bench_stream
+
+    place = folder(out, "stream", quick)
+    plan = bench_stream.QUICK if quick else bench_stream.Plan()
+    bench_stream.run(place, replace(plan, seed=seed), photos)
+    wrote(place)
+
+
+@bench.command()
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A", help="A bench's folder.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another of the same bench.")],

@@ -15,8 +15,6 @@ easy to miss. Rows at unit length need the token alone. (The determinantal point
 
 from __future__ import annotations
 
-from math import inf
-
 import torch
 from torch import Tensor
 
@@ -37,18 +35,20 @@ class Sketch:
     """`A = X_C^T X_C` of ever more kept tokens as `rows^T rows`, in bounded memory.
 
     Frequent directions (Liberty, KDD 2013; Ghashami, Liberty, Phillips and Woodruff, SICOMP 2016):
-    when there are more than `rank + rank // 2` rows, the spectrum is lowered by its
-    `rank + 1`-th value and what is left fits into `rank` rows. So `0 <= A - rows^T rows <= lost I`:
-    a token may look newer than it is and never less new, and with `rank >= d` nothing is lost.
+    when there are more rows than `most`, the spectrum is lowered by its `rank + 1`-th value, and
+    what is left fits into `rank` rows. So `0 <= A - rows^T rows <= lost I`: a token may look newer
+    than it is and never less new, and with `rank >= d` nothing is lost.
 
     Attributes:
-        rows: `(n, d)` float32, n <= rank + rank // 2 between calls.
+        rows: `(n, d)` float32, n <= most between calls.
         gram: `(n, n)`, `rows rows^T`.
         lost: what the spectrum was lowered by in all, as far as it is not forgotten.
     """
 
     def __init__(self, rank: int, rows: Tensor, gram: Tensor, lost: float = 0.0) -> None:
         self.rank, self.rows, self.gram, self.lost = rank, rows, gram, lost
+        # A quarter more: lowering costs O(most^3), and so comes once in many frames.
+        self.most = rank + rank // 4
 
     def forget(self, share: float) -> None:
         """Scale what is known by a factor in (0, 1]."""
@@ -70,16 +70,14 @@ class Sketch:
         below = torch.cat([products.mT, points @ points.mT], dim=1)
         self.gram = torch.cat([torch.cat([self.gram, products], dim=1), below])
         self.rows = torch.cat([self.rows, points])
-        if self.rows.shape[0] > self.rank + self.rank // 2:
+        if self.rows.shape[0] > self.most:
             self._shrink()
 
     def _shrink(self) -> None:
-        # Once in many frames, and errors would stay: float64.
-        spectrum, vectors = torch.linalg.eigh(self.gram.double())
+        spectrum, vectors = torch.linalg.eigh(self.gram)
         spectrum, vectors = spectrum.flip(0).clamp(min=0), vectors.flip(1)
-        by = spectrum[self.rank]
-        top = spectrum[: self.rank]
-        scale = torch.where(top > 0, (top - by) / torch.where(top > 0, top, inf), 0.0).sqrt()
-        self.rows = (vectors[:, : self.rank] * scale).mT.float() @ self.rows
+        by, top = spectrum[self.rank], spectrum[: self.rank]
+        scale = torch.where(top > 0, (top - by) / top, 0.0).clamp(min=0).sqrt()
+        self.rows = (vectors[:, : self.rank] * scale).mT @ self.rows
         self.gram = self.rows @ self.rows.mT
         self.lost += float(by)

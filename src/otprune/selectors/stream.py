@@ -33,7 +33,7 @@ class StreamSelector:
     steady motion as much is kept as comes in.
 
     Nothing is drawn: the same frames give the same tokens. One selector a stream; memory is
-    `1.5 * rank` tokens, time a frame O(m d rank) for m tokens of d features, however long the
+    `1.25 * rank` tokens, time a frame O(m d rank) for m tokens of d features, however long the
     stream. A frame keeps none, one or many, so the host waits for the device, a few times a frame.
 
     Args:

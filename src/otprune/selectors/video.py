@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune import budget as budgets
+from otprune.budget import Budget, count
 from otprune.errors import KeepError, TokenError
 from otprune.objectives.novelty import NOISE
 from otprune.search import threshold
@@ -17,7 +17,7 @@ from otprune.tokens import check_tokens, norms, unit_rows
 
 
 def select_video(
-    frames: Tensor | Sequence[Any], budget: float | int, floor: int = 0
+    frames: Tensor | Sequence[Any], budget: float | int | Budget, floor: int = 0
 ) -> list[Tensor]:
     """Indices of the tokens to keep of every frame: `(k_t,)` each, ascending, int64.
 
@@ -33,16 +33,22 @@ def select_video(
     Args:
         frames: `(T, m, d)`, or T arrays `(m_t, d)`; any floating dtype, computed in float32.
         budget: over all frames, as `keep` everywhere: a ratio of all tokens, or a number. It is
-            used up: `count(budget, number of tokens)` are kept.
+            used up: `count(budget, number of tokens)` are kept. A `Budget` gives its total and its
+            floor; how it is spent is what is said above, and not `Budget`'s own measure.
         floor: so many are kept of every frame at least (all of a frame that has fewer).
 
     Raises:
         TokenError: the frames are not finite floating arrays of those shapes.
-        KeepError: the budget is neither ratio nor number, or the floors need more than it.
+        KeepError: the budget is neither ratio nor number nor `Budget`, there are two floors, or
+            the floors need more than it.
     """
     tokens = _frames(frames)
     sizes = [len(x) for x in tokens]
-    k = budgets.count(budget, sum(sizes))
+    if isinstance(budget, Budget):
+        if floor:
+            raise KeepError(f"floor={floor} beside {budget}, which has one: give it there")
+        floor, budget = budget.floor, budget.total
+    k = count(budget, sum(sizes))
     if isinstance(floor, bool) or not isinstance(floor, Integral) or floor < 0:
         raise KeepError(f"floor={floor!r}: expected a number of tokens a frame, 0 or more")
     floors = sum(min(int(floor), m) for m in sizes)

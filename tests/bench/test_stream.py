@@ -1,0 +1,64 @@
+"""The stream bench measures what it says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from otprune.bench import stream, stream_report
+from otprune.bench.stream import QUICK, STREAM, VIDEO, Camera
+from otprune.cli import main
+
+TINY = replace(QUICK, frames=40, tokens=12, features=32, rate=2.0, every=10, videos=1, length=5)
+
+
+def test_a_camera_repeats_pans_and_cuts():
+    one, other = Camera(30, 64, seed=0), Camera(30, 64, seed=0)
+    frames = [one.frame() for _ in range(Camera.CUT + 1)]
+    assert torch.equal(frames[0], other.frame())
+    moved = torch.cosine_similarity(frames[1][: -Camera.PAN], frames[0][Camera.PAN :])
+    cut = torch.cosine_similarity(frames[-1][: -Camera.PAN], frames[-2][Camera.PAN :])
+    assert moved.min() > 0.95 > cut.max()
+
+
+def test_drift_is_the_change_of_a_straight_line():
+    points = [{"frames": t, "x": 10 + 0.1 * t} for t in range(1, 21)]
+    points[0]["x"] = 1e6  # warming up
+    assert stream_report.drift(points, "x") == pytest.approx((12 - 10.2) / 10.2)
+
+
+def test_a_run(tmp_path):
+    stream.run(tmp_path, TINY, tmp_path / "no photographs")
+    figures = json.loads((tmp_path / "results.json").read_text())["results"]
+    points = figures["long stream"]["points"]
+    assert [p["frames"] for p in points] == [10, 20, 30, 40]
+    assert points[-1]["kept"] == figures["long stream"]["kept"] <= 16 + 2 * 40
+    assert figures[VIDEO]["of best value"]["mean"] == 1
+    for name in (STREAM, VIDEO, "random, frame by frame"):
+        assert figures[name]["share"]["mean"] == figures[STREAM]["share"]["mean"]
+    assert (
+        figures[STREAM]["arrivals"]["mean"] > figures["random, frame by frame"]["arrivals"]["mean"]
+    )
+    assert sum(figures["first video"][STREAM]) == sum(figures["first video"][VIDEO])
+    assert {path.name for path in tmp_path.glob("*.png")} == {"long.png", "video.png"}
+    assert "| all frames at hand |" in (tmp_path / "report.md").read_text()
+
+
+def test_what_fails_is_reported(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(stream, "select_video", broken)
+    stream.run(tmp_path, TINY, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert "`video 1`: RuntimeError: no such luck" in report
+    assert "frames a second" in report
+
+
+def test_on_the_command_line(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(stream, "run", lambda *words: asked.append(words))
+    assert main(["bench", "stream", "--out", str(tmp_path), "--seed", "3", "--quick"]) == 0
+    assert asked == [(tmp_path, replace(QUICK, seed=3), Path("runs/demo/photos"))]
