@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from otprune import METHODS, DivPrune, GridPrune, NormPrune, OTPrune, Selector, prune, prune_inputs
+from otprune import (
+    METHODS,
+    Auto,
+    Budget,
+    DivPrune,
+    GridPrune,
+    NormPrune,
+    OTPrune,
+    Selector,
+    TransportPrune,
+    count,
+    prune,
+    prune_inputs,
+)
 from otprune.engines.transformers import Pruned
 from otprune.engines.transformers.versions import WHOLE, installed
 
@@ -206,6 +219,25 @@ def test_every_method(name: str, method: str) -> None:
 
 
 @families
+@pytest.mark.parametrize("keep", [Auto(0.3, max_keep=0.9), Budget(0.3)], ids=["auto", "budget"])
+def test_pictures_keep_different_numbers(name: str, keep: Auto | Budget) -> None:
+    """A total is one prompt's, whatever else is in the batch, its images' and videos' together."""
+    family, selector = FAMILIES[name], TransportPrune(keep)
+    model, inputs = tiny(name), family.inputs(BATCH, video=family.has_video)
+    check_against_reference(model, inputs, selector, "preserved")
+    with torch.no_grad(), prune(model, selector, merge=True) as run:
+        model(**inputs)
+    assert run.last is not None
+    for row in {item.row for item in run.last}:
+        items = [item for item in run.last if item.row == row]
+        wanted = selector.select_each([item.features for item in items])
+        assert all(torch.equal(i.indices, w) for i, w in zip(items, wanted, strict=True))
+        if isinstance(keep, Budget):
+            tokens = sum(item.before for item in items)
+            assert sum(item.after for item in items) == count(keep.total, tokens)
+
+
+@families
 def test_merged_features_enter_the_language_model(name: str) -> None:
     model, inputs = tiny(name), FAMILIES[name].inputs((1, 1))
     selector = OTPrune(keep=0.3)
@@ -222,10 +254,11 @@ def test_merged_features_enter_the_language_model(name: str) -> None:
 
 @pytest.mark.skipif(installed() < WHOLE, reason="transformers mixes up several pictures of a row")
 @families
-def test_beams_score_what_the_reference_scores(name: str) -> None:
+@pytest.mark.parametrize("keep", [0.5, Auto(0.3, max_keep=0.9)], ids=["half", "auto"])
+def test_beams_score_what_the_reference_scores(name: str, keep: float | Auto) -> None:
     """Rows and pictures stay together when generate() repeats them for its beams."""
     model, inputs = tiny(name), FAMILIES[name].inputs(BATCH)
-    with torch.no_grad(), prune(model, DivPrune(keep=0.5)) as run:
+    with torch.no_grad(), prune(model, DivPrune(keep)) as run:
         out = model.generate(
             **inputs,
             max_new_tokens=STEPS,

@@ -99,8 +99,9 @@ def prune_inputs(
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
     For people who drive the model themselves; `prune` does the same around ordinary calls. Every
-    image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames;
-    anyres newline rows are tokens like any other.
+    image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames,
+    or what a rule makes of them (`Auto` for each, `Budget` for all of one prompt); anyres newline
+    rows are tokens like any other.
 
     Args:
         model: a model that `support` accepts.
@@ -153,23 +154,29 @@ def shrink(
 
     keep = torch.ones_like(ids, dtype=torch.bool)
     outputs, found = PrunedOutputs(encoded), []
-    for modality, output in encoded.items():
-        at = ids == placeholder(model.config, modality)
+    places = {modality: ids == placeholder(model.config, modality) for modality in encoded}
+    for modality, at in places.items():
         if bool((at & ~mask.bool()).any()):
             raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
-        pictures = find_pictures(model, output, ids, at, modality)
-        choices = choose(selector, pictures.tokens, merge)
+    pictures = {
+        modality: find_pictures(model, encoded[modality], ids, at, modality)
+        for modality, at in places.items()
+    }
+    tokens = [x for some in pictures.values() for x in some.tokens]
+    rows = [row for some in pictures.values() for row in some.rows]
+    chosen = iter(choose(selector, tokens, rows, merge))
+    for modality, some in pictures.items():
+        at, choices = places[modality], [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
-        for start, choice in zip(pictures.starts, choices, strict=True):
+        for start, choice in zip(some.starts, choices, strict=True):
             kept[start + choice.made.indices.to(ids.device)] = True
         keep[at] = kept
         if not kept.all():
-            outputs[modality] = hand_over(model, output, pictures, choices)
+            outputs[modality] = hand_over(model, encoded[modality], some, choices)
         columns = at.nonzero()[:, 1].tolist()
         for i, choice in enumerate(choices):
-            row = pictures.rows[i]
-            report = _report(modality, row, pictures.tokens[i], choice)
-            found.append((row, columns[pictures.starts[i]], report))
+            report = _report(modality, some.rows[i], some.tokens[i], choice)
+            found.append((some.rows[i], columns[some.starts[i]], report))
     items = [report for *_, report in sorted(found, key=lambda place: place[:2])]
 
     if bool(keep.all()):

@@ -53,8 +53,9 @@ def prune(
 
     The prompt becomes shorter before the model sees it, so cache, mask, beams and decoding follow
     by themselves. Of m tokens of an image `selector.count(m)` are kept, of a video as many over all
-    its frames; anyres newline rows are tokens like any other. generate() returns the caller's
-    prompt in front of the answer. A cache made inside knows its prompt; go on with it inside.
+    its frames, or what a rule makes of them (`Auto` for each, `Budget` for all of one prompt);
+    anyres newline rows are tokens like any other. generate() returns the caller's prompt in front
+    of the answer. A cache made inside knows its prompt; go on with it inside.
 
         with otprune.prune(model, otprune.TransportPrune(0.1)) as run:
             answer = model.generate(**inputs, max_new_tokens=64)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from otprune.budget import Auto, Budget
 from otprune.errors import OTPruneError
 
 if TYPE_CHECKING:
@@ -23,36 +24,51 @@ class Choice:
     seconds: float
 
 
-def choose(selector: Selector, pictures: list[Tensor], merge: bool) -> list[Choice]:
-    """Reduce each picture's tokens, `(m, d)`, in one batch if all are of one size.
+def choose(
+    selector: Selector, pictures: list[Tensor], rows: list[int], merge: bool
+) -> list[Choice]:
+    """Reduce each picture's tokens, `(m, d)`; those of one size in one batch.
 
-    Which tokens are kept takes no part in the gradient; their features keep theirs.
+    Where `keep` is a rule, the pictures of one prompt are reduced together, so that a `Budget` is
+    that prompt's own, whatever it shares a batch with. Which tokens are kept takes no part in the
+    gradient; their features keep theirs.
+
+    Args:
+        rows: row of the batch that each picture stands in.
 
     Raises:
         OTPruneError: the selector's indices are not strictly ascending.
     """
-    if len(pictures) > 1 and len({x.shape for x in pictures}) == 1:
-        made, seconds = _timed(selector, torch.stack(pictures), merge)
-        choices = [Choice(row, seconds / len(pictures)) for row in made.unbind()]
-    else:
-        choices = []
-        for tokens in pictures:
-            made, seconds = _timed(selector, tokens, merge)
-            choices.append(Choice(made, seconds))
-    for choice in choices:
+    ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
+    groups: dict[object, list[int]] = {}
+    for i, (tokens, row) in enumerate(zip(pictures, rows, strict=True)):
+        groups.setdefault(row if ruled else (tokens.shape, tokens.dtype), []).append(i)
+    choices: dict[int, Choice] = {}
+    for places in groups.values():
+        made, seconds = _timed(selector, [pictures[i] for i in places], ruled, merge)
+        share = seconds / len(places)
+        choices |= {i: Choice(one, share) for i, one in zip(places, made, strict=True)}
+    for choice in choices.values():
         if not bool((choice.made.indices.diff() > 0).all()):
             raise OTPruneError(
                 f"{type(selector).__name__} returned indices that are not strictly ascending: "
                 "a selector must"
             )
-    return choices
+    return [choices[i] for i in range(len(pictures))]
 
 
-def _timed(selector: Selector, tokens: Tensor, merge: bool) -> tuple[Reduction, float]:
-    if tokens.is_cuda:
-        torch.cuda.synchronize(tokens.device)
+def _timed(
+    selector: Selector, sets: list[Tensor], ruled: bool, merge: bool
+) -> tuple[list[Reduction], float]:
+    if sets[0].is_cuda:
+        torch.cuda.synchronize(sets[0].device)
     start = time.perf_counter()
-    reduction = selector.reduce(tokens, merge=merge)
-    if tokens.is_cuda:
-        torch.cuda.synchronize(tokens.device)
-    return reduction, time.perf_counter() - start
+    if ruled:
+        made = selector.reduce_each(sets, merge=merge)
+    elif len(sets) > 1:
+        made = selector.reduce(torch.stack(sets), merge=merge).unbind()
+    else:
+        made = [selector.reduce(sets[0], merge=merge)]
+    if sets[0].is_cuda:
+        torch.cuda.synchronize(sets[0].device)
+    return made, time.perf_counter() - start
