@@ -162,10 +162,10 @@ def _pair(estimate: Estimate) -> list[float]:
 
 
 def _markdown(plan: Plan, results: Results) -> str:
-    below = "photographs" if plan.photographs else "pictures of smooth noise (a small run)"
+    below = "different photographs" if plan.photographs else "pictures of noise (a small run)"
     parts = [
         "# A second encoder: tokens of a pretrained ViT-S/14\n",
-        f"{plan.pictures} {below}, each another, with two to five stickers whose masks are known; "
+        f"{plan.pictures} {below}, each with two to five stickers whose masks are known; "
         "the encoder was trained by others, on photographs without stickers. No questions are "
         "asked. Distances are between all tokens and the kept ones, raw tokens, divided by the "
         "mean squared token norm; Gaussian and exact with equal mass on the kept tokens. The "
