@@ -107,7 +107,7 @@ class Camera:
         self._t += 1
         self._scene = torch.cat([self._scene[self.PAN :], self._view(self.PAN)])
         self._scene += 0.01 * self._normal(m, 1) * self._normal(d)
-        return self._scene + 0.05 * self._normal(m, d)
+        return self._scene.add(self._normal(m, d), alpha=0.05)
 
     def _view(self, tokens: int) -> Tensor:
         _, d = self._shape
