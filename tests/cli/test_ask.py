@@ -86,6 +86,15 @@ def test_keeping_everything_changes_nothing(run, photo):
     assert picture["distances"]["exact_w2"]["squared"] == pytest.approx(0, abs=1e-6)
 
 
+def test_auto_settles_the_number_for_each_photo(run, photo, tmp_path):
+    other = tmp_path / "plain.png"
+    Image.new("RGB", (96, 96), (90, 120, 90)).save(other)
+    rich, poor = asked(run, photo, other, "--keep", "auto", "--target", "0.2")["pictures"]
+    for picture in (rich, poor):
+        assert picture["pruned"]["visual_tokens"] == len(picture["indices"])
+    assert len(poor["indices"]) < len(rich["indices"]) <= 72
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(run, photo, method):
     report = asked(run, photo, "--method", method, "--keep", "12")

@@ -67,3 +67,30 @@ def test_encoder_that_was_not_fetched(refused, photo, tmp_path, monkeypatch):
 def test_choices_that_exclude_each_other(refused, photo):
     assert "give one of them" in refused("select", photo, "--encoder", "vit-s", "--model", "x")
     assert "--size belongs to --encoder" in refused("select", photo, "--size", "224")
+
+
+@pytest.mark.usefixtures("embedded")
+def test_auto_keeps_as_few_as_reach_the_target(run, photo, tmp_path):
+    plain = tmp_path / "plain.png"
+    Image.new("RGB", (96, 96), (90, 120, 90)).save(plain)
+
+    def asked(*options):
+        words = ("select", photo, plain, "--repeats", "1", "--keep", "auto", *options)
+        result = run(*words, "--json")
+        assert (result.status, result.err) == (0, "")
+        return json.loads(result.out)
+
+    report = asked("--method", "transport", "--target", "0.2")
+    assert report["keep"] == {"target": 0.2, "measure": "distance", "max_keep": 0.5}
+    rich, poor = report["pictures"]
+    assert poor["tokens_after"] < rich["tokens_after"] < 72
+    assert 0 < rich["reached"] <= 0.2
+    closer = asked("--method", "transport", "--target", "0.1")["pictures"][0]
+    assert closer["tokens_after"] > rich["tokens_after"]
+    certified = asked("--measure", "certificate", "--target", "0.5")
+    assert certified["keep"]["measure"] == "certificate"
+    assert certified["pictures"][0]["reached"] >= 0.5
+
+    shown = run("select", photo, "--repeats", "1", "--keep", "auto").out
+    assert "keep=auto, distance <= 0.1" in shown
+    assert max(map(len, shown.splitlines())) <= 80

@@ -102,6 +102,8 @@ def ask(
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, at the end.")],
     keep: options.Keep = "0.1",
+    target: options.Target = None,
+    measure: options.MeasureOption = None,
     method: options.Method = "otprune",
     gamma: options.Gamma = None,
     metric: options.MetricOption = None,
@@ -133,7 +135,7 @@ def ask(
 
     Both answers side by side, what pruning saved, and how far the kept tokens are from all.
     """
-    selector = make_selector(method, keep, gamma, metric, seed)
+    selector = make_selector(method, keep, target, measure, gamma, metric, seed)
     if os.path.isfile(question):
         raise OTPruneError('the question comes last: otprune ask PHOTO... "QUESTION"')
     check_question(question, embedded=model is None)
@@ -177,7 +179,7 @@ def ask(
     extra = ["merge"] * merge + [positions.value] * (positions.value != "preserved")
     _print(
         report.headline(loaded.name, selector, *extra),
-        *(report.asked_table(one, question, selector.name) for one in asked),
+        *(report.asked_table(one, question, selector) for one in asked),
         report.notes(timed=True, merge=merge),
         overlay=overlay,
     )
@@ -187,6 +189,8 @@ def ask(
 def select(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Each on its own.")],
     keep: options.Keep = "0.1",
+    target: options.Target = None,
+    measure: options.MeasureOption = None,
     method: options.Method = "otprune",
     gamma: options.Gamma = None,
     metric: options.MetricOption = None,
@@ -206,7 +210,7 @@ def select(
     The tokens are those of the embedded model's encoder and projector, of --model's, or of a
     pretrained encoder (--encoder vit-s).
     """
-    selector = make_selector(method, keep, gamma, metric, seed)
+    selector = make_selector(method, keep, target, measure, gamma, metric, seed)
     if encoder is not None and model is not None:
         raise OTPruneError("--encoder and --model: give one of them")
     if size is not None and encoder is None:
@@ -247,7 +251,7 @@ def select(
         return
     _print(
         report.headline(name, selector),
-        *(report.selected_table(one) for one in selected),
+        *(report.selected_table(one, selector) for one in selected),
         report.notes(timed=False, merge=False),
         overlay=overlay,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otprune.budget import Auto
 from otprune.errors import KeepError, OTPruneError
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class Metric(str, Enum):
     euclidean = "euclidean"
 
 
+class Measure(str, Enum):
+    """What `--keep auto` looks at."""
+
+    distance = "distance"
+    certificate = "certificate"
+
+
 class Encoder(str, Enum):
     """Pretrained encoders."""
 
@@ -50,8 +58,26 @@ class Dtype(str, Enum):
 Keep = Annotated[
     str,
     typer.Option(
-        metavar="RATIO|NUMBER",
-        help="How many visual tokens stay: with a point a ratio (0.1), without a number (16).",
+        metavar="RATIO|NUMBER|auto",
+        help="How many visual tokens stay: with a point a ratio (0.1), without a number (16), or "
+        "as few as reach --target.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Target = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="auto: the largest distance, or the least certificate, that will do.",
+        show_default="0.1 or 0.9",
+        rich_help_panel=_WHAT,
+    ),
+]
+MeasureOption = Annotated[
+    Measure | None,
+    typer.Option(
+        help="auto: what the target is compared with.",
+        show_default="distance",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -172,22 +198,36 @@ Repeats = Annotated[
 ]
 
 
-def parse_keep(text: str) -> float | int:
-    """`--keep` as the library takes it: with a point a ratio, without a number of tokens.
+def parse_keep(
+    text: str, target: float | None = None, measure: Measure | None = None
+) -> float | int | Auto:
+    """`--keep` as the library takes it: with a point a ratio, without a number of tokens; or auto.
 
     Raises:
-        KeepError: it is neither; the range is the selector's to check.
+        KeepError: it is none of these; a number's range is the selector's to check.
     """
+    if text == "auto":
+        return Auto(target, "distance" if measure is None else measure.value)
+    if target is not None or measure is not None:
+        name = "--target" if measure is None else "--measure"
+        raise KeepError(f"{name} belongs to --keep auto, and --keep is {text}")
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
         raise KeepError(
-            f"--keep {text}: expected a ratio with a point, like 0.1, or a whole number, like 16"
+            f"--keep {text}: expected a ratio with a point, like 0.1, a whole number, like 16, or "
+            "auto"
         ) from None
 
 
 def make_selector(
-    method: str, keep: str, gamma: str | None, metric: Metric | None, seed: int | None
+    method: str,
+    keep: str,
+    target: float | None,
+    measure: Measure | None,
+    gamma: str | None,
+    metric: Metric | None,
+    seed: int | None,
 ) -> Selector:
     """The selector that the options ask for.
 
@@ -212,7 +252,7 @@ def make_selector(
             raise OTPruneError(
                 f"--{name} has no meaning for --method {method}: it belongs to {', '.join(owners)}"
             )
-    return METHODS[method](parse_keep(keep), **given)
+    return METHODS[method](parse_keep(keep, target, measure), **given)
 
 
 def _parse_gamma(text: str) -> float | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from otprune import __version__
+from otprune.budget import Auto
 from otprune.cli.ask import Asked, Side
 from otprune.cli.drawing import Grid, Row
 from otprune.cli.select import Selected
@@ -35,17 +36,23 @@ def settings(selector: Selector) -> dict[str, Any]:
 def headline(model: str, selector: Selector, *extra: str) -> Text:
     """One line over everything: model, method and how it was set."""
     own = [f"{name}={value}" for name, value in settings(selector).items()]
-    method = ", ".join([f"keep={selector.keep}", *own, *extra])
+    keep = selector.keep
+    rule = f"auto, {_goal(keep)}" if isinstance(keep, Auto) else f"{keep}"
+    method = ", ".join([f"keep={rule}", *own, *extra])
     return Text.assemble((model, "bold"), "  ", (selector.name, "bold"), f" ({method})")
 
 
-def asked_table(asked: Asked, question: str, method: str) -> RenderableType:
+def _goal(rule: Auto) -> str:
+    return f"{rule.measure} {'<=' if rule.measure == 'distance' else '>='} {rule.target}"
+
+
+def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableType:
     """One photograph's two answers, side by side."""
     full, cut = asked.full, asked.pruned
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("", min_width=LABEL, no_wrap=True)
     table.add_column("all tokens", overflow="fold", min_width=14)
-    table.add_column(Text(method), overflow="fold", min_width=14)
+    table.add_column(Text(selector.name), overflow="fold", min_width=14)
     table.add_column("left", style="dim", no_wrap=True)
     table.add_row("answer", Text(full.answer, "bold"), Text(cut.answer, "bold"))
     table.add_row("visual tokens", str(full.tokens), str(cut.tokens), _left(cut, full, "tokens"))
@@ -70,10 +77,10 @@ def asked_table(asked: Asked, question: str, method: str) -> RenderableType:
     )
     table.add_row("  of it the selector", "-", _seconds(asked.selector_seconds))
     title = Text.assemble((str(asked.path), "bold cyan"), f'  "{question}"')
-    return Group(title, table, _selection(asked.selection))
+    return Group(title, table, _selection(asked.selection, selector))
 
 
-def selected_table(selected: Selected) -> RenderableType:
+def selected_table(selected: Selected, selector: Selector) -> RenderableType:
     """What was kept of one photograph."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("", min_width=LABEL + 1)
@@ -88,9 +95,8 @@ def selected_table(selected: Selected) -> RenderableType:
         "a kept token stands for",
         f"{shares[0]:.0f} to {shares[-1]:.0f} tokens, median {shares[len(shares) // 2]:.0f}",
     )
-    return Group(
-        Text(str(selected.path), "bold cyan"), Text(), table, _selection(selected.selection)
-    )
+    figures = _selection(selected.selection, selector)
+    return Group(Text(str(selected.path), "bold cyan"), Text(), table, figures)
 
 
 def asked_row(asked: Asked, grid: Grid, picture: Image, title: str, selector: Selector) -> Row:
@@ -140,10 +146,12 @@ def notes(timed: bool, merge: bool) -> Text:
     return Text("\n".join(lines), "dim")
 
 
-def _selection(selection: Selection) -> RenderableType:
+def _selection(selection: Selection, selector: Selector) -> RenderableType:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("", min_width=LABEL + 1)
     table.add_column("")
+    if isinstance(selector.keep, Auto):
+        table.add_row("auto", f"{selection.reached:.4f}, target {_goal(selector.keep)}")
     for name, label in DISTANCES.items():
         value = getattr(selection, f"{name}_relative")
         shown = "needs POT: pip install 'otprune[exact]'" if value is None else f"{value:.4f}"
@@ -164,7 +172,7 @@ def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str,
         "otprune": __version__,
         "model": model,
         "method": selector.name,
-        "keep": selector.keep,
+        "keep": asdict(selector.keep) if isinstance(selector.keep, Auto) else selector.keep,
         "settings": settings(selector),
         "overlay": None if overlay is None else str(overlay),
     }
@@ -210,6 +218,7 @@ def _selection_json(selection: Selection) -> dict[str, Any]:
         "value": selection.value,
         "bound": selection.bound,
         "certificate": selection.certificate,
+        "reached": selection.reached,
         "distances": {
             name: {
                 "squared": getattr(selection, name),
