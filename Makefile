@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest test-lmms bench-paper bench-quick check demo-model clean
+.PHONY: demo test test-slow test-oldest test-lmms test-vllm bench-paper bench-quick check demo-model clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -52,6 +52,21 @@ test-lmms: ## the plugin, run by lmms-eval itself on a task of our own
 	$(install-lmms)
 	$(VENV)-lmms/bin/python -m pytest -m lmms tests/bench/test_lmms.py
 
+# vLLM pins torch, transformers and a hundred more: an environment of its own.
+define install-vllm
+	@test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
+	@test -f $(VENV)-vllm/vllm.done -a ! pyproject.toml -nt $(VENV)-vllm/vllm.done \
+	  -a ! requirements/vllm.txt -nt $(VENV)-vllm/vllm.done || \
+	  { echo "installing requirements/vllm.txt into $(VENV)-vllm"; \
+	    $(VENV)-vllm/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/vllm.txt && \
+	    $(VENV)-vllm/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	    $(VENV)-vllm/bin/python -m tools.vllm_environment && touch $(VENV)-vllm/vllm.done; }
+endef
+
+test-vllm: ## pruning in vLLM's own CPU build, against transformers; ten minutes
+	$(install-vllm)
+	$(VENV)-vllm/bin/python -m pytest -m vllm tests/engines/vllm
+
 bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Face hub or its cache)
 	@test -n "$(MODEL)" || { echo "say which: make bench-paper MODEL=llava-hf/llava-1.5-7b-hf"; exit 2; }
 	$(install-lmms)
@@ -75,4 +90,4 @@ demo-model: ## train the embedded model again: hours; resumes where it stopped
 	$(PY) -m otprune.demo.evaluate $(RUN)
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms runs out
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms $(VENV)-vllm runs out

@@ -1,0 +1,96 @@
+"""What a whole engine is refused, before anything is loaded; and the one line that says what is.
+
+Takes a `VllmConfig`, but needs none of vLLM's own modules.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from otprune.engines.vllm.families import FAMILIES
+from otprune.engines.vllm.settings import KEY, engine_settings
+from otprune.errors import UnsupportedError
+
+logger = logging.getLogger("vllm.otprune")
+_said: set[str] = set()
+
+
+def check(config: Any) -> None:
+    """Raise for what would prune wrongly; log once what is done with this model.
+
+    Raises:
+        UnsupportedError: a combination that cannot be pruned rightly.
+        OTPruneError: settings that are none, see `engine_settings`.
+    """
+    model = config.model_config
+    if model is None:
+        return
+    mm = model.multimodal_config
+    if mm is not None and KEY in (mm.mm_processor_kwargs or {}):
+        raise UnsupportedError(
+            "otprune in --mm-processor-kwargs does not reach the workers: use --hf-overrides "
+            '\'{"otprune": {"keep": 0.1}}\''
+        )
+    given = getattr(model.hf_config, KEY, None)
+    if given is None:
+        return
+    settings = engine_settings(given)
+    names = list(model.architectures)
+    family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    if family is None or mm is None or model.model_impl == "transformers":
+        _say(f"otprune: {', '.join(names)} is served unchanged, its images are not pruned here")
+        return
+
+    if mm.get_video_pruning_spec() is not None:
+        raise UnsupportedError(
+            "vLLM's own video pruning (--video-pruning-rate) and otprune in one engine: leave one "
+            "of them out"
+        )
+    positions = settings.positions or ("preserved" if family.mrope else "compact")
+    if positions == "preserved" and not family.mrope:
+        raise UnsupportedError(
+            f'positions="preserved" with {names[0]}: vLLM counts its positions by itself, use '
+            '"compact" or leave it out'
+        )
+    if positions == "preserved" and config.parallel_config.pipeline_parallel_size > 1:
+        raise UnsupportedError(
+            f"pipeline parallel with the M-RoPE positions of {names[0]}: only the first stage "
+            'learns which tokens were kept; use tensor parallel, or "positions": "compact"'
+        )
+    if positions == "preserved" and config.speculative_config is not None:
+        raise UnsupportedError(
+            f"speculative decoding with the M-RoPE positions of {names[0]}: the draft model looks "
+            'one token ahead of what vLLM tells; use "positions": "compact", or no draft model'
+        )
+    lora = config.lora_config
+    if lora is not None and getattr(lora, "enable_tower_connector_lora", False):
+        raise UnsupportedError(
+            "LoRA in the vision tower counts its tokens from the pruned prompt: leave out "
+            "--enable-tower-connector-lora"
+        )
+    _say(
+        f"otprune: images of {names[0]} are pruned, keep={settings.keep}, "
+        f"method={settings.method}, merge={settings.merge}, positions={positions}; videos are whole"
+    )
+
+
+def check_untested(config: Any, reason: str) -> None:
+    """Refuse a configuration that asks for pruning, or warn if it may be served unpruned."""
+    given = getattr(config.model_config and config.model_config.hf_config, KEY, None)
+    if given is None:
+        return
+    if engine_settings(given).untested_vllm == "refuse":
+        raise UnsupportedError(
+            f'{reason}; install that, or say "untested_vllm": "unpruned" to be served without '
+            "pruning"
+        )
+    if reason not in _said:
+        _said.add(reason)
+        logger.warning("otprune: %s: images are NOT pruned", reason)
+
+
+def _say(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        logger.info(line)

@@ -1,0 +1,45 @@
+"""The families that are pruned in vLLM, as data. Every other model is served unchanged.
+
+To add one: a row here, a tiny checkpoint in tests/engines/vllm/checkpoints.py, and the matrix runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of vLLM's own model classes, of which the pruned one is a subclass.
+
+    module: where it is, below `vllm.model_executor.models`.
+    model: its name there.
+    mrope: positions have three axes (time, height, width), so that kept tokens can stay where they
+        were; without, vLLM counts positions by itself and they are always compact.
+    stacked: a token's row holds deepstack levels behind the `visual_dim` features to select by.
+    """
+
+    module: str
+    model: str
+    mrope: bool = False
+    stacked: bool = False
+
+
+# Keys are architectures as config.json names them.
+FAMILIES: dict[str, Family] = {
+    "LlavaForConditionalGeneration": Family("llava", "LlavaForConditionalGeneration"),
+    "LlavaNextForConditionalGeneration": Family("llava_next", "LlavaNextForConditionalGeneration"),
+    "LlavaOnevisionForConditionalGeneration": Family(
+        "llava_onevision", "LlavaOnevisionForConditionalGeneration"
+    ),
+    "InternVLForConditionalGeneration": Family("interns1", "InternS1ForConditionalGeneration"),
+    "Qwen2VLForConditionalGeneration": Family(
+        "qwen2_vl", "Qwen2VLForConditionalGeneration", mrope=True
+    ),
+    "Qwen2_5_VLForConditionalGeneration": Family(
+        "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", mrope=True
+    ),
+    "Qwen3VLForConditionalGeneration": Family(
+        "qwen3_vl", "Qwen3VLForConditionalGeneration", mrope=True, stacked=True
+    ),
+}

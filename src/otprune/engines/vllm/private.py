@@ -1,0 +1,124 @@
+"""What of vLLM is not promised to stay: listed, so that a test can name what a release moved.
+
+Documented and used besides: `ModelRegistry.register_model` with a lazy "module:Class" string, the
+entry point `vllm.general_plugins`, `SupportsMultiModalPruning`, `MULTIMODAL_REGISTRY`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from importlib import import_module
+from typing import Any
+
+TESTED = (0, 32)  # every 0.32.x; the first number that would be too new is the next
+
+_PROCESSOR = "vllm.multimodal.processing.processor"
+_QWEN = "vllm.model_executor.models.qwen2_vl"
+
+# Module, name in it, and the parameters that we rely on (None: any).
+USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
+    (_PROCESSOR, "BaseMultiModalProcessor.apply", ("self", "inputs", "timing_ctx")),
+    (_PROCESSOR, "BaseMultiModalProcessor._get_mm_hashes", ("self", "inputs")),
+    (
+        _PROCESSOR,
+        "BaseMultiModalProcessor._get_mm_prompt_updates",
+        ("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
+    ),
+    (_PROCESSOR, "ResolvedPromptUpdate.with_content", ("self", "content")),
+    (_PROCESSOR, "PromptUpdateDetails", ("full", "is_embed")),
+    ("vllm.multimodal.processing.inputs", "ProcessorInputs", None),
+    ("vllm.multimodal.hasher", "MultiModalHasher.hash_kwargs", None),
+    ("vllm.multimodal.inputs", "MultiModalFieldElem", ("data", "field")),
+    ("vllm.multimodal.inputs", "MultiModalBatchedField", ("keep_on_cpu",)),
+    ("vllm.multimodal.inputs", "PlaceholderRange", ("offset", "length", "is_embed")),
+    ("vllm.config", "VllmConfig.__post_init__", ("self",)),
+    ("vllm.config.multimodal", "MultiModalConfig.is_multimodal_pruning_enabled", ("self",)),
+    ("vllm.config.multimodal", "MultiModalConfig.get_video_pruning_spec", ("self",)),
+    ("vllm.v1.worker.cpu_model_runner", "CPUModelRunner", None),
+    (
+        f"{_QWEN}",
+        "Qwen2VLForConditionalGeneration.get_mrope_input_positions",
+        ("self", "input_tokens", "mm_features"),
+    ),
+    (
+        "vllm.model_executor.models.interfaces",
+        "SupportsMultiModalPruning.recompute_mrope_positions",
+        (
+            "self",
+            "input_ids",
+            "multimodal_embeddings",
+            "mrope_positions",
+            "num_computed_tokens",
+        ),
+    ),
+    ("vllm.distributed", "get_tp_group", ()),
+)
+
+
+def moved() -> list[str]:
+    """What of `USED` the installed vLLM does not have, or has with other parameters."""
+    found = []
+    for module, path, parameters in USED:
+        try:
+            thing: Any = import_module(module)
+            for name in path.split("."):
+                thing = getattr(thing, name)
+        except (ImportError, AttributeError) as cause:
+            found.append(f"{module}:{path} is gone ({cause})")
+            continue
+        if parameters is None:
+            continue
+        has = tuple(inspect.signature(thing).parameters)
+        if has[: len(parameters)] != parameters:
+            found.append(f"{module}:{path} takes {has}, expected {parameters}")
+    return found
+
+
+def tested(version: str) -> bool:
+    """Whether a vLLM version, such as "0.32.0+cpu", is in the tested range."""
+    numbers = version.split("+")[0].split(".")[:2]
+    return all(n.isdigit() for n in numbers) and tuple(map(int, numbers)) == TESTED
+
+
+def ask_for_positions(config: Any) -> None:
+    """Make a worker's runner call `recompute_mrope_positions`.
+
+    vLLM asks its `MultiModalConfig`, which says yes for its own pruning of videos alone. The CPU's
+    runner does not ask at all (0.32.0), so it is made to.
+    """
+    from vllm.platforms import current_platform
+
+    config.__class__ = _pruning_config()
+    if current_platform.is_cpu():
+        _mend_cpu_runner()
+
+
+@functools.cache
+def _pruning_config() -> type[Any]:
+    from vllm.config.multimodal import MultiModalConfig
+
+    class OTPruneMultiModalConfig(MultiModalConfig):  # type: ignore[misc]
+        def is_multimodal_pruning_enabled(self) -> bool:
+            return True
+
+    # Pickled by name, where a configuration travels on to another process.
+    OTPruneMultiModalConfig.__qualname__ = OTPruneMultiModalConfig.__name__
+    globals()[OTPruneMultiModalConfig.__name__] = OTPruneMultiModalConfig
+    return OTPruneMultiModalConfig
+
+
+def _mend_cpu_runner() -> None:
+    from vllm.model_executor.models.interfaces import supports_multimodal_pruning
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    def enabled(self: Any) -> bool:
+        config = self.model_config.multimodal_config
+        return (
+            supports_multimodal_pruning(getattr(self, "model", None))
+            and config is not None
+            and bool(config.is_multimodal_pruning_enabled())
+        )
+
+    # The runner for GPUs sets the attribute once a model is loaded; here that is under way.
+    CPUModelRunner.is_multimodal_pruning_enabled = property(enabled, lambda self, value: None)

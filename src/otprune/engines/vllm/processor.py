@@ -1,0 +1,120 @@
+"""The processor's half: fewer placeholders, and every image told how many of its tokens to keep."""
+
+from __future__ import annotations
+
+import functools
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import torch
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.hasher import MultiModalHasher
+from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
+from vllm.multimodal.processing.processor import PromptUpdateDetails
+
+from otprune.budget import count
+from otprune.engines.vllm.prompt import shorten
+from otprune.engines.vllm.selection import row_of
+from otprune.engines.vllm.settings import (
+    KEY,
+    Settings,
+    engine_settings,
+    fingerprint,
+    request_settings,
+)
+from otprune.errors import UnsupportedError
+
+_current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
+
+
+class PruningProcessor:
+    """In front of one of vLLM's multimodal processors; itself again where nothing is pruned."""
+
+    info: Any
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Process one prompt; its settings are taken out of what Hugging Face's processor gets."""
+        kwargs = dict(inputs.hf_processor_mm_kwargs)
+        settings = self._settings(kwargs.pop(KEY, None))
+        before = _current.set(settings)
+        try:
+            return super().apply(  # type: ignore[misc]
+                replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx
+            )
+        finally:
+            _current.reset(before)
+
+    def _settings(self, asked: object) -> Settings | None:
+        given = getattr(self.info.get_hf_config(), KEY, None)
+        if given is None:
+            if asked is not None:
+                raise UnsupportedError(
+                    "this server was started without otprune: start it with --hf-overrides "
+                    '\'{"otprune": {"keep": 1.0}}\' to let requests ask for pruning'
+                )
+            return None
+        settings = engine_settings(given)
+        return settings if asked is None else request_settings(settings, asked)
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        """An image's identity in every cache: the image, and how it is pruned."""
+        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        settings = _current.get()
+        if settings is None or "image" not in hashes:
+            return hashes
+        algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+        hash_of = functools.partial(
+            MultiModalHasher.hash_kwargs, algorithm, otprune=fingerprint(settings)
+        )
+        return {**hashes, "image": [hash_of(mm_hash=name) for name in hashes["image"]]}
+
+    def _get_mm_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any
+    ) -> Any:
+        """What stands for each item in the prompt; images shortened, and their items told so."""
+        updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
+            mm_items=mm_items,
+            hf_processor_mm_kwargs=hf_processor_mm_kwargs,
+            out_mm_kwargs=out_mm_kwargs,
+        )
+        settings = _current.get()
+        if settings is None or not updates.get("image"):
+            return updates
+        images = []
+        for item, (update,) in zip(out_mm_kwargs["image"], updates["image"], strict=True):
+            content, m, k = _shortened(update.content, settings)
+            item[KEY] = MultiModalFieldElem(
+                data=row_of(m, k, settings.method, settings.merge),
+                field=MultiModalBatchedField(keep_on_cpu=True),
+            )
+            images.append([update.with_content(content)])
+        return {**updates, "image": images}
+
+
+def _shortened(content: Any, settings: Settings) -> tuple[Any, int, int]:
+    ids = content.full
+    if content.is_embed is None:
+        is_token = torch.ones(len(ids), dtype=torch.bool)
+    else:
+        is_token = content.is_embed(ids)
+    m = int(is_token.sum())
+    k = count(settings.keep, m)
+    return PromptUpdateDetails(shorten(ids, is_token.tolist(), k), content.is_embed), m, k
+
+
+def register(model: type[Any]) -> type[Any]:
+    """Register for `model` its parent's processor with `PruningProcessor` in front of it."""
+    factories = model._processor_factory
+
+    def build(info: Any, dummy_inputs: Any) -> Any:
+        # A factory may choose among classes, so only what it builds tells which one to extend.
+        parent: Any = type(factories.processor(info, dummy_inputs))
+        pruning = type(f"Pruning{parent.__name__}", (PruningProcessor, parent), {})
+        return pruning(info, dummy_inputs)
+
+    wrap = MULTIMODAL_REGISTRY.register_processor(
+        build, info=factories.info, dummy_inputs=factories.dummy_inputs
+    )
+    wrapped: type[Any] = wrap(model)
+    return wrapped

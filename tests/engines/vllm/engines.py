@@ -1,0 +1,115 @@
+"""Engines of the tests, and the questions that they are asked."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# The quick way to a small engine on a busy CPU; set before vLLM is imported.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+ANSWER = 8
+
+
+def image(height: int, width: int, seed: int) -> Image.Image:
+    """A picture of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+# wide, tall, square
+IMAGES = [image(168, 280, 0), image(280, 112, 1), image(140, 140, 2)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with {} where an image goes, and which of `IMAGES` go there."""
+
+    text: str
+    images: tuple[int, ...]
+
+    def request(self, placeholder: str, **asked: Any) -> dict[str, Any]:
+        """What vLLM takes; `asked` is what the request says of pruning."""
+        request: dict[str, Any] = {"prompt": self.text.replace("{}", placeholder)}
+        if self.images:
+            request["multi_modal_data"] = {"image": [IMAGES[i] for i in self.images]}
+        if asked:
+            request["mm_processor_kwargs"] = {"otprune": asked}
+        return request
+
+
+QUESTIONS = [
+    Question("hi {}what is it, tell me more?", (0,)),
+    Question("{}tall one {} and more text", (1, 0)),
+    Question("{} then {} then {}.", (2, 1, 0)),
+    Question("{}tall, another question?", (1,)),
+    Question("hi {}what is it, said otherwise?", (0,)),
+    Question("no picture at all", ()),
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Prompt length, generated ids, and log-probabilities of the likeliest at each step."""
+
+    prompt: int
+    ids: list[int]
+    likely: list[dict[int, float]]
+    cached: int
+
+
+@contextmanager
+def engine(path: Any, otprune: dict[str, Any] | None = None, **options: Any) -> Iterator[Any]:
+    """A small engine, gone afterwards."""
+    from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    settings: dict[str, Any] = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 1024,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 1024,
+        "block_size": 32,
+        "limit_mm_per_prompt": {"image": 4, "video": 0},
+        "seed": 0,
+        "disable_log_stats": True,
+    }
+    overrides = {"hf_overrides": {"otprune": otprune}} if otprune is not None else {}
+    llm = LLM(model=str(path), **{**settings, **overrides, **options})
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def ask(llm: Any, requests: Sequence[dict[str, Any]]) -> list[Answer]:
+    """Greedy answers of `ANSWER` tokens, all asked at once."""
+    from vllm import SamplingParams
+
+    wanted = SamplingParams(temperature=0, max_tokens=ANSWER, logprobs=5, ignore_eos=True)
+    answers = []
+    for made in llm.generate(list(requests), wanted, use_tqdm=False):
+        (out,) = made.outputs
+        likely = [{token: float(x.logprob) for token, x in step.items()} for step in out.logprobs]
+        answers.append(
+            Answer(len(made.prompt_token_ids), list(out.token_ids), likely, made.num_cached_tokens)
+        )
+    return answers

@@ -1,0 +1,117 @@
+"""What a whole engine is refused before anything is loaded, on a configuration made by hand."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+import otprune
+from otprune.engines.vllm import checks, private
+
+QWEN, LLAVA = "Qwen2_5_VLForConditionalGeneration", "LlavaForConditionalGeneration"
+
+
+def config(architecture=QWEN, settings=None, pp=1, pruning=None, **others):
+    """As much of a VllmConfig as is looked at."""
+    mm = SimpleNamespace(
+        mm_processor_kwargs=others.pop("mm_processor_kwargs", None),
+        get_video_pruning_spec=lambda: pruning,
+    )
+    model = SimpleNamespace(
+        hf_config=SimpleNamespace(**({} if settings is None else {"otprune": settings})),
+        architectures=[architecture],
+        multimodal_config=others.pop("multimodal_config", mm),
+        model_impl=others.pop("model_impl", "auto"),
+    )
+    return SimpleNamespace(
+        model_config=model,
+        parallel_config=SimpleNamespace(pipeline_parallel_size=pp),
+        speculative_config=others.pop("speculative", None),
+        lora_config=others.pop("lora", None),
+    )
+
+
+@pytest.fixture(autouse=True)
+def said(caplog):
+    checks._said.clear()
+    caplog.set_level(logging.INFO, logger="vllm.otprune")
+    return caplog
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (config(settings={"keep": 0.1}, pp=2), "pipeline parallel"),
+        (config(settings={"keep": 0.1}, speculative=object()), "speculative decoding"),
+        (config(settings={"keep": 0.1}, pruning=("evs", 0.5)), "vLLM's own video pruning"),
+        (config(LLAVA, {"keep": 0.1}, pruning=("vidcom2", 0.5)), "vLLM's own video pruning"),
+        (config(LLAVA, {"keep": 0.1, "positions": "preserved"}), 'positions="preserved"'),
+        (
+            config(settings={"keep": 1.0}, lora=SimpleNamespace(enable_tower_connector_lora=True)),
+            "LoRA in the vision tower",
+        ),
+        (config(mm_processor_kwargs={"otprune": {"keep": 0.1}}), "use --hf-overrides"),
+        (config(settings={"keep": "auto"}), "before any feature exists"),
+    ],
+)
+def test_refused(given, said):
+    with pytest.raises(otprune.UnsupportedError, match=said):
+        checks.check(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        config(settings={"keep": 0.1, "positions": "compact"}, pp=2, speculative=object()),
+        config(LLAVA, {"keep": 0.1}, pp=2, speculative=object()),
+        config(settings={"keep": 0.1}, lora=SimpleNamespace()),
+        config(pp=2, pruning=("evs", 0.5)),
+        SimpleNamespace(model_config=None),
+    ],
+)
+def test_allowed(given):
+    checks.check(given)
+
+
+def test_what_is_done_is_said_once(said):
+    for _ in range(3):
+        checks.check(config(settings={"keep": 0.1}))
+    (line,) = said.messages
+    assert "images of Qwen2_5_VL" in line
+    assert "keep=0.1" in line
+    assert "positions=preserved" in line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        config("Gemma3ForConditionalGeneration", {"keep": 0.1}),
+        config("LlamaForCausalLM", {"keep": 0.1}, multimodal_config=None),
+        config(settings={"keep": 0.1}, model_impl="transformers"),
+    ],
+)
+def test_another_model_is_served_unchanged_and_that_is_said_once(given, said):
+    for _ in range(3):
+        checks.check(given)
+    (line,) = said.messages
+    assert "served unchanged" in line
+
+
+def test_an_untested_vllm_is_refused_or_serves_unpruned(said):
+    checks.check_untested(config(), "vLLM 9")
+    assert not said.messages
+    with pytest.raises(otprune.UnsupportedError, match=r'vLLM 9.*"untested_vllm": "unpruned"'):
+        checks.check_untested(config(settings={"keep": 0.1}), "vLLM 9")
+    for _ in range(3):
+        checks.check_untested(config(settings={"keep": 0.1, "untested_vllm": "unpruned"}), "vLLM 9")
+    (record,) = said.records
+    assert record.levelno == logging.WARNING
+    assert "NOT pruned" in record.message
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [("0.32.0", True), ("0.32.1+cpu", True), ("0.33.0", False), ("0.3.2", False), ("dev", False)],
+)
+def test_tested_versions(version, known):
+    assert private.tested(version) is known

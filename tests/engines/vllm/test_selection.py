@@ -1,0 +1,69 @@
+"""The choice among the features of one encoder run: what the selectors would say one by one."""
+
+import pytest
+import torch
+
+import otprune
+from otprune.engines.vllm.selection import choose, row_of
+from tests.random_tokens import random_tokens
+
+
+def tokens(m, d, seed):
+    return random_tokens(m, d, seed=seed)
+
+
+def row(m, k, method="otprune", merge=False):
+    return tuple(row_of(m, k, method, merge).tolist())
+
+
+def test_images_of_any_size_and_setting_are_chosen_as_if_alone():
+    asked = [
+        (12, 3, "otprune", False),
+        (20, 5, "divprune", False),
+        (12, 3, "otprune", False),
+        (12, 12, "otprune", True),
+        (12, 4, "transport", True),
+    ]
+    images = [tokens(m, 6, seed) for seed, (m, *_) in enumerate(asked)]
+    kept = choose(images, [row(*x) for x in asked])
+    for image, (_, k, method, merge), got in zip(images, asked, kept, strict=True):
+        wanted = otprune.METHODS[method](keep=k).reduce(image, merge=merge)
+        assert torch.equal(got.indices, wanted.indices)
+        torch.testing.assert_close(got.rows, wanted.features)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_stacked_levels_follow_their_token(merge):
+    image = tokens(12, 8, 0)
+    (got,) = choose([image], [row(12, 4, "transport", merge)], width=5)
+    wanted = otprune.TransportPrune(4).reduce(image[:, :5], merge=merge)
+    assert torch.equal(got.indices, wanted.indices)
+    torch.testing.assert_close(got.rows[:, :5], wanted.features)
+    assert torch.equal(got.rows[:, 5:], image[wanted.indices, 5:])
+
+
+def test_keeping_all_hands_over_the_same_tensor():
+    image = tokens(9, 4, 0)
+    (got,) = choose([image], [row(9, 9, merge=True)])
+    assert got.rows is image
+
+
+def test_features_that_are_not_finite_do_not_end_the_engine():
+    image = tokens(9, 4, 0)
+    image[2, 1] = float("nan")
+    (got,) = choose([image], [row(9, 3)])
+    assert torch.equal(got.rows.isnan(), image[got.indices].isnan())
+    image[2, 1] = 0.0
+    assert torch.equal(got.indices, otprune.OTPrune(3).select(image))
+
+
+def test_a_group_goes_by_one_choice():
+    image = tokens(9, 4, 0)
+    first = torch.tensor([[1, 2, 3]])
+    (got,) = choose([image], [row(9, 3)], agree=lambda x: first)
+    assert torch.equal(got.rows, image[1:4])
+
+
+def test_another_number_of_tokens_is_an_error():
+    with pytest.raises(otprune.OTPruneError, match=r"made 9 tokens.*counted as 8"):
+        choose([tokens(9, 4, 0)], [row(8, 3)])
