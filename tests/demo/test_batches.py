@@ -48,6 +48,21 @@ def test_labels_are_the_answer_then_the_end() -> None:
         assert positions[0] > TOKENS
 
 
+def test_a_conversation_runs_on_and_shows_each_answer_with_its_end() -> None:
+    batch = make_batch(PHOTOS, (0, 4), 12)
+    assert 0 < int(batch.talk.sum()) < len(batch.talk)
+    for row, talk in enumerate(batch.talk.tolist()):
+        words = batch.block[row] > 0
+        ids = batch.ids[row][words]
+        ends = [VOCABULARY[i] for i in ids[batch.labels[row][words] == EOS].tolist()]
+        if not talk:
+            assert EOS not in ids
+            continue
+        # Every answer but its end is shown, and the end stands right behind it.
+        assert int((ids == EOS).sum()) == len(ends)
+        assert torch.equal(batch.positions[row][words], TOKENS + 1 + torch.arange(len(ids)))
+
+
 def test_mentions_point_at_the_patches_they_name() -> None:
     batch = make_batch(PHOTOS, (0, 2), 8)
     pictures, checked = batch.pictures, 0
@@ -103,6 +118,6 @@ def test_answers_that_training_never_gives_are_marked() -> None:
         if kind == "color":
             noun = VOCABULARY[int(batch.ids[row, named])]
             assert VOCABULARY[never] == dict(UNSEEN)[noun]
-        elif kind != "shape":
+        elif kind not in ("shape", "naming"):
             assert never == -1
         assert never != int(batch.labels[row, last])

@@ -92,6 +92,12 @@ def test_answers_are_true() -> None:
             noun = question.text.split()[where]
             assert noun == scene.stickers[sticker].noun
             assert question.answer == answers[noun]
+        naming = ask(scene, rng, "naming", unseen=True)
+        if naming is not None:
+            (where, (sticker,)) = naming.mentions[0]
+            s = scene.stickers[sticker]
+            assert naming.text.split()[where] == truth["position"][s.noun]
+            assert naming.answer == (s.noun if "shape" in naming.text else s.color)
         digit = ask(scene, rng, "digit")
         assert digit is not None
         assert digit.answer == "7"
@@ -114,3 +120,16 @@ def test_existence_is_balanced() -> None:
     answers = [question.answer for question in asked if question is not None]
     assert len(answers) == 400
     assert 0.45 < answers.count("yes") / len(answers) < 0.55
+
+
+def test_a_place_names_a_thing_only_where_no_other_could_be_meant() -> None:
+    rng = np.random.default_rng(4)
+    crowded = scene_of(("circle", "red", 20, 20), ("star", "blue", 30, 35))
+    doubtful = scene_of(("circle", "red", 20, 20), ("star", "blue", 51, 20))
+    for scene in (crowded, doubtful):
+        assert all(ask(scene, rng, "naming", unseen=True) is None for _ in range(20))
+    clear = scene_of(("circle", "red", 20, 20), ("star", "blue", 70, 20))
+    asked = [ask(clear, rng, "naming", unseen=True) for _ in range(40)]
+    texts = {question.text for question in asked if question is not None}
+    sides, whats = ("top-left", "top-right"), ("shape", "color")
+    assert texts == {f"what {what} is {side} ?" for what in whats for side in sides}

@@ -30,6 +30,7 @@ and answers questions of these forms, in one word (but for the last):
   Is there a red circle?               Is there a star?          Is there a blue thing?
   What color is the star?              What shape is the blue thing?
   Where is the red circle?             (top-left, top-right, bottom-left, bottom-right)
+  What shape is top-left?              What color is bottom-right?
   Is the red circle left of the blue star?      (left of, right of, above, below)
   How many things are there?           How many red things?      How many stars?
   What digit is shown?                 Is the red circle big?

@@ -25,12 +25,14 @@ from otprune.demo.vocabulary import COLOR_NAMES, DIGITS, NOUNS, SHAPES, UNSEEN
 TOKENS = GRID * GRID
 KINDS = (*SHAPES, *DIGITS)
 NOUN_OF_KIND = tuple("digit" if kind in DIGITS else kind for kind in KINDS)
-# How often each kind of question is asked about one picture.
-MIX = (
+# How often each kind of question is asked about one picture: first, and when talking is learned.
+BASICS = (
     *("existence", "existence", "existence", "existence", "color", "color", "shape", "shape"),
     *("position", "position", "relation", "relation", "relation", "count", "count", "count"),
     *("digit", "size"),
 )
+MIX = (*BASICS, "naming", "naming", "naming")
+TALKS = 0.35  # share of the pictures whose questions are then one conversation
 RESIZE = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
@@ -54,7 +56,8 @@ class Batch:
     pictures: Pictures
     ids: Tensor  # (B, T)
     block: Tensor  # (B, T) number of the question a word belongs to, from 1; -1 padding
-    positions: Tensor  # (B, T) each question starts right behind the picture
+    talk: Tensor  # (B,) bool, one conversation: each question sees those before it, answered
+    positions: Tensor  # (B, T) a question starts right behind the picture, or what it sees
     labels: Tensor  # (B, T) the word that follows, where it is part of an answer; else -100
     never: Tensor  # (B, T) a word that training has not as this label, or -1
     kinds: list[str]  # (Q,) kind of every question
@@ -97,23 +100,37 @@ def draw(
 
 
 def make_batch(
-    photos: Sequence[Image.Image], seed: tuple[int, ...], size: int, *, unseen: bool = False
+    photos: Sequence[Image.Image],
+    seed: tuple[int, ...],
+    size: int,
+    *,
+    unseen: bool = False,
+    talks: bool = True,
 ) -> Batch:
-    """`size` scenes with their questions; `unseen` as in `sample_scene`."""
+    """`size` scenes with their questions; `unseen` as in `sample_scene`.
+
+    Without `talks` only `BASICS`, and no conversations.
+    """
     rng = np.random.default_rng(seed)
     scenes, pictures = draw(photos, rng, size, unseen=unseen)
     asked = []
     for scene in scenes:
-        kinds = [*MIX, *(["list"] if rng.random() < 0.25 else [])]
+        kinds = [*(MIX if talks else BASICS), *(["list"] if rng.random() < 0.25 else [])]
         order = [kinds[i] for i in rng.permutation(len(kinds))]
         asked.append(ask_many(scene, rng, order, unseen=unseen))
-    return Batch(pictures, **_pack(scenes, asked, rng))
+    return Batch(pictures, **_pack(scenes, asked, rng, talks))
 
 
 def _pack(
-    scenes: Sequence[Scene], asked: Sequence[Sequence[Question]], rng: np.random.Generator
+    scenes: Sequence[Scene],
+    asked: Sequence[Sequence[Question]],
+    rng: np.random.Generator,
+    talks: bool,
 ) -> dict[str, Any]:
     rows, kinds, ends, mentions, targets, places = [], [], [], [], [], []
+    talk = torch.zeros(len(scenes), dtype=torch.bool)
+    if talks:
+        talk = torch.from_numpy(rng.random(len(scenes)) < TALKS)
     for b, (scene, questions) in enumerate(zip(scenes, asked, strict=True)):
         own = owners(scene)
         row: list[tuple[int, int, int, int, int]] = []
@@ -123,6 +140,8 @@ def _pack(
             sequence = [*words, *answer, EOS]
             first = len(row)
             start = 0 if rng.random() < 0.7 else int(rng.integers(60))
+            if talk[b]:
+                start = first
             kinds.append(question.kind)
             named = [first + where for where, _ in question.mentions]
             ends.append((b, first + len(words) - 1, named[0], named[-1]))
@@ -132,9 +151,9 @@ def _pack(
                 targets.append(np.concatenate([[not look.any()], look]))
                 one = scene.stickers[stickers[0]] if len(stickers) == 1 else None
                 places.append((one.x / SIZE, one.y / SIZE) if one else (np.nan, np.nan))
-            excluded = _never(question)
-            for i, word in enumerate(sequence[:-1]):
-                label = sequence[i + 1] if i + 1 >= len(words) else -100
+            excluded = _never(scene, question)
+            for i, word in enumerate(sequence if talk[b] else sequence[:-1]):
+                label = sequence[i + 1] if len(words) <= i + 1 < len(sequence) else -100
                 never = excluded if i + 1 == len(words) else -1
                 row.append((word, number, TOKENS + 1 + start + i, label, never))
         rows.append(row)
@@ -146,6 +165,7 @@ def _pack(
     return {
         "ids": ids,
         "block": block,
+        "talk": talk,
         "positions": positions,
         "labels": labels,
         "never": never_words,
@@ -157,14 +177,15 @@ def _pack(
     }
 
 
-def _never(question: Question) -> int:
+def _never(scene: Scene, question: Question) -> int:
     """The id of the one word that cannot answer a question about colour or shape in training."""
-    asked = question.text.split()[question.mentions[0][0]]
-    if question.kind == "color":
-        return WORD_ID[dict(UNSEEN)[asked]]
-    colors = {color: noun for noun, color in UNSEEN}
-    named = [word for word in question.text.split() if word in colors]
-    return WORD_ID[colors[named[0]]] if question.kind == "shape" and named else -1
+    if question.kind not in ("color", "shape", "naming"):
+        return -1
+    sticker = scene.stickers[question.mentions[0][1][0]]
+    if question.answer in COLOR_NAMES:
+        return WORD_ID[dict(UNSEEN)[sticker.noun]]
+    nouns = {color: noun for noun, color in UNSEEN}
+    return WORD_ID[nouns[sticker.color]] if sticker.color in nouns else -1
 
 
 def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
@@ -201,7 +222,13 @@ class Batches(IterableDataset[Pictures | Batch]):
     """Batches of one stage from `start` to `stop`, for a DataLoader with one worker."""
 
     def __init__(
-        self, stage: str, photos: Sequence[Image.Image], seed: int, start: int, stop: int, size: int
+        self,
+        stage: str,
+        photos: Sequence[Image.Image],
+        seed: int,
+        start: int,
+        stop: int,
+        size: int,
     ) -> None:
         self.stage, self.photos, self.seed = stage, photos, seed
         self.start, self.stop, self.size = start, stop, size
@@ -212,7 +239,8 @@ class Batches(IterableDataset[Pictures | Batch]):
                 rng = np.random.default_rng((self.seed, step))
                 yield draw(self.photos, rng, self.size, free=step % 2 > 0)[1]
             else:
-                yield make_batch(self.photos, (self.seed, step), self.size)
+                talks = self.stage == "talks"
+                yield make_batch(self.photos, (self.seed, step), self.size, talks=talks)
 
 
 def sequence_ids(batch: Batch) -> Tensor:

@@ -26,6 +26,7 @@ from otprune.demo import load, photos
 from otprune.demo.batches import MIX
 from otprune.demo.questions import Question, ask_many
 from otprune.demo.scenes import render, sample_scene
+from otprune.demo.train import STAGES
 from otprune.demo.vocabulary import UNSEEN
 
 SEED = 77
@@ -35,6 +36,7 @@ REQUIRED = {
     "color": 0.92,
     "shape": 0.92,
     "position": 0.92,
+    "naming": 0.92,
     "relation": 0.85,
     "count": 0.85,
     "digit": 0.85,
@@ -52,22 +54,21 @@ def scenes(folder: Path, number: int) -> Asked:
     made = []
     for _ in range(number):
         scene = sample_scene(rng, sizes, unseen=True)
-        questions = ask_many(scene, rng, [*MIX, "list"], unseen=True)
+        kinds = [*(MIX[i] for i in rng.permutation(len(MIX))), "list"]
+        questions = ask_many(scene, rng, kinds, unseen=True)
         made.append((render(scene, held_out, scale=4), questions))
     return made
 
 
 @torch.no_grad()
-def answer(model: Any, processor: Any, picture: Image.Image, texts: list[str]) -> list[str]:
-    """The model's greedy answers to several questions about one picture, in one batch."""
-    prompts = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
-        )
-        for text in texts
-    ]
+def answer(model: Any, processor: Any, picture: Image.Image, talks: list[list[str]]) -> list[str]:
+    """The model's greedy answers about one picture, in one batch.
+
+    A talk is a question, or questions and answers in turn and a question at last.
+    """
+    prompts = [processor.apply_chat_template(_messages(talk)) for talk in talks]
     inputs = processor(
-        images=[picture] * len(texts), text=prompts, padding=True, return_tensors="pt"
+        images=[picture] * len(talks), text=prompts, padding=True, return_tensors="pt"
     )
     output = model.generate(**inputs, do_sample=False)
     answers = processor.batch_decode(
@@ -78,15 +79,28 @@ def answer(model: Any, processor: Any, picture: Image.Image, texts: list[str]) -
     return [text.strip() for text in answers]
 
 
+def _messages(talk: list[str]) -> list[dict[str, Any]]:
+    first = [{"type": "image"}, {"type": "text", "text": talk[0]}]
+    rest = [
+        {"role": role, "content": text}
+        for role, text in zip(itertools.cycle(("assistant", "user")), talk[1:], strict=False)
+    ]
+    return [{"role": "user", "content": first}, *rest]
+
+
 def measure(model: Any, processor: Any, asked: Asked) -> Figures:
     """Share of right answers by kind and over "all" but lists, errors clustered by picture.
 
-    "unseen" has the questions that name an unseen combination.
+    "unseen" has the questions that name an unseen combination; "fourth of a conversation" one
+    question a picture, behind three others with their right answers.
     """
     right: dict[str, list[list[bool]]] = {}
     for picture, questions in asked:
-        answers = answer(model, processor, picture, [question.text for question in questions])
-        of_picture: dict[str, list[bool]] = {}
+        before, fourth = questions[:3], questions[3]
+        talk = [text for question in before for text in (question.text, question.answer)]
+        talks = [*([question.text] for question in questions), [*talk, fourth.text]]
+        *answers, at_last = answer(model, processor, picture, talks)
+        of_picture = {"fourth of a conversation": [at_last == fourth.answer]}
         for question, given in zip(questions, answers, strict=True):
             for kind in _groups(question):
                 of_picture.setdefault(kind, []).append(given == question.answer)
@@ -117,29 +131,41 @@ def plot_curve(log: Path, out: Path) -> None:
     import matplotlib.pyplot as plt
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    stages = {s: [line for line in lines if line["stage"] == s] for s in ("vision", "language")}
-    steps = {stage: [line["step"] for line in of] for stage, of in stages.items()}
+    stages = {s: [line for line in lines if line["stage"] == s] for s in STAGES}
+    later = stages["language"] + stages["talks"]
+    offset = max(line["step"] for line in stages["language"])
+
+    def step(line: dict[str, Any]) -> int:
+        return int(line["step"]) + (offset if line["stage"] == "talks" else 0)
+
     figure, (tower, answers) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name in ("kind", "color", "big", "centre", "same"):
-        tower.plot(steps["vision"], [line[name] for line in stages["vision"]], label=name)
+        steps = [line["step"] for line in stages["vision"]]
+        tower.plot(steps, [line[name] for line in stages["vision"]], label=name)
     tower.set(title="vision", xlabel="step (32 pictures each)", ylabel="loss", yscale="log")
     answers.plot(
-        steps["language"],
-        [line["right"] for line in stages["language"]],
+        [step(line) for line in later],
+        [line["right"] for line in later],
         color="0.5",
         label="words, in training",
     )
-    held_out = [line for line in stages["language"] if "held_out" in line]
+    held_out = [line for line in later if "held_out" in line]
     for kind in REQUIRED:
         answers.plot(
-            [line["step"] for line in held_out],
-            [line["held_out"][kind] for line in held_out],
+            [step(line) for line in held_out],
+            [line["held_out"].get(kind, float("nan")) for line in held_out],
             marker="o",
             markersize=3,
             linewidth=0.8,
             label=f"{kind}, held out",
         )
-    answers.set(title="language", xlabel="step (32 pictures each)", ylabel="right", ylim=(0.4, 1))
+    answers.axvline(offset, color="0.7", linewidth=0.8)
+    answers.set(
+        title="language, then talks",
+        xlabel="step (32 pictures each)",
+        ylabel="right",
+        ylim=(0.4, 1),
+    )
     for axes in (tower, answers):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is answers else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from otprune.demo import MODEL_DIR
 from otprune.demo.architecture import BOS, EOS, IMAGE, PAD, UNK, build
 from otprune.demo.processor import build_processor
+from otprune.demo.train import STAGES
 
 
 def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
@@ -30,12 +31,17 @@ def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
     build_processor().save_pretrained(folder)
 
 
-def main(run: Path, folder: Path) -> None:
-    state = torch.load(run / "language.pt", weights_only=True)["learner"]
+def main(run: Path, folder: Path, stage: str) -> None:
+    state = torch.load(run / f"{stage}.pt", weights_only=True)["learner"]
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     export(weights, folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else MODEL_DIR)
+    parser = argparse.ArgumentParser(description="Make the embedded model of a training run.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=MODEL_DIR)
+    parser.add_argument("--stage", choices=STAGES[1:], default=STAGES[-1])
+    given = parser.parse_args()
+    main(given.run, given.out, given.stage)

@@ -10,6 +10,8 @@ import numpy as np
 from otprune.demo.scenes import SIZE, Scene, Sticker
 from otprune.demo.vocabulary import COLOR_NAMES, NOUNS, PLACES, PLURALS, SHAPES, SIDES, UNSEEN
 
+CLEAR = 5  # pixels between a sticker's centre and the picture's middle lines, for a clear place
+
 
 @dataclass(frozen=True)
 class Question:
@@ -116,13 +118,32 @@ def _shape(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | N
 
 
 def _position(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
-    clear = _indices(scene, lambda s: min(abs(s.x - SIZE / 2), abs(s.y - SIZE / 2)) > 5)
+    clear = _indices(scene, lambda s: min(abs(s.x - SIZE / 2), abs(s.y - SIZE / 2)) > CLEAR)
     if not clear:
         return None
     i = int(rng.choice(clear))
     s = scene.stickers[i]
     place = PLACES[2 * (s.y > SIZE / 2) + (s.x > SIZE / 2)]
     return _question("position", ("where is the", (s.name, (i,)), "?"), place)
+
+
+def _naming(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
+    place = _pick(rng, PLACES)
+    right, low = place.endswith("right"), place.startswith("bottom")
+
+    def inside(margin: float) -> Callable[[Sticker], bool]:
+        return lambda s: (
+            (s.x - SIZE / 2) * (1 if right else -1) > margin
+            and (s.y - SIZE / 2) * (1 if low else -1) > margin
+        )
+
+    # Alone there, and no other so near the border that one could take it for a second.
+    found = _indices(scene, inside(CLEAR))
+    if len(found) != 1 or len(_indices(scene, inside(-CLEAR))) != 1:
+        return None
+    s = scene.stickers[found[0]]
+    what, answer = ("shape", s.noun) if rng.random() < 0.5 else ("color", s.color)
+    return _question("naming", (f"what {what} is", (place, found), "?"), answer)
 
 
 def _relation(scene: Scene, rng: np.random.Generator, unseen: bool) -> Question | None:
@@ -183,6 +204,7 @@ KINDS: dict[str, Callable[[Scene, np.random.Generator, bool], Question | None]] 
     "color": _color,
     "shape": _shape,
     "position": _position,
+    "naming": _naming,
     "relation": _relation,
     "count": _count,
     "digit": _digit,

@@ -1,27 +1,33 @@
 """Train the embedded model from nothing: `python -m otprune.demo.train RUN_DIR`.
 
+`--seed` and the numbers of steps make others of its kind, `--tower OTHER_RUN` on the vision tower
+of another run: what `otprune bench mass` compares.
+
 Stage "vision" teaches the vision tower by dense labels of its patches; every other batch shows
 stickers in colours that have no name, so that form is learned apart from colour. Stage "language"
 teaches projector and language model on the frozen tower: by questions (each sees the picture and
 itself), by an alignment loss (projected tokens against the embeddings of the words that describe
 them) and by showing three heads where to look (from the word that names a thing to its patches,
-from the question's end to the words that name things). The extra heads are thrown away; no picture
-is ever pruned in training.
+from the question's end to the words that name things). Stage "talks" goes on with naming by place
+and with conversations, whose questions see those before them: a model that only ever saw one
+question behind a picture leans on that. (In a run that had conversations from the start, left
+and right stayed at chance.) The extra heads are thrown away; no picture is ever pruned in training.
 
 Training never shows certain combinations of colour and noun. A classifier would rightly learn that
 there are none; so where a loss chooses among nouns or colours, the absent one is handicapped by
 `HANDICAP` (logit adjustment, Menon et al., arXiv 2007.07314): nothing is learned from absence.
 
-Both stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
+All stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
 every `SAVE_EVERY` steps and an interrupted run goes on from it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +56,24 @@ from otprune.demo.vocabulary import COLOR_NAMES, NOUNS, PLACES
 SEED = 20261123
 THREADS = 2
 BATCH = 32
-STEPS = {"vision": 2000, "language": 1200}
+STAGES = ("vision", "language", "talks")
+PEAK = {"vision": 1.0, "language": 0.6, "talks": 0.3}  # of the learning rates
 HANDICAP = 10.0
 WARM, DECAY_FROM = 60, 0.7  # steps of warm-up; share of the stage after which the rate falls
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 LOOKUP_LAYER, LOOKUP_HEADS = 1, 2  # where naming words find their patches
 GATHER_LAYER = 2  # where a question's end finds its naming words, first by head 0, last by head 1
-SAVE_EVERY, EVALUATE_EVERY = 250, 500
+SAVE_EVERY, EVALUATE_EVERY = 200, 200
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What may differ from one run to another: seed, and each stage's number of steps."""
+
+    seed: int = SEED
+    vision: int = 2000
+    language: int = 1200
+    talks: int = 600
 
 
 class Heads(nn.Module):
@@ -75,9 +92,9 @@ class Heads(nn.Module):
 class Learner(nn.Module):
     """The model, its training heads, and every loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = SEED) -> None:
         super().__init__()
-        self.model: Any = build(SEED)
+        self.model: Any = build(seed)
         self.heads = Heads()
         self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -134,7 +151,7 @@ class Learner(nn.Module):
     def _language(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, d) states of the questions after the look-up layer and after the last.
 
-        Every question sees the picture and itself.
+        Every question sees the picture and itself; in a conversation also what was said before.
         """
         core = self.model.model
         embed = core.language_model.embed_tokens
@@ -142,6 +159,7 @@ class Learner(nn.Module):
         front = TOKENS + 1
         block = F.pad(batch.block, (front, 0))
         visible = (block[:, None] == 0) | (block[:, None] == block[:, :, None])
+        visible |= batch.talk[:, None, None]
         visible &= torch.ones(visible.shape[1:], dtype=torch.bool).tril()
         mask = torch.zeros(visible.shape, dtype=inputs.dtype).masked_fill(~visible, -1e9)
         here = torch.arange(front).expand(len(tokens), -1)
@@ -245,7 +263,7 @@ def _optimisers(learner: Learner) -> list[torch.optim.Optimizer]:
 
 def _rate(step: int, steps: int, stage: str) -> float:
     """Factor on the learning rates: warm up, hold, fall to one hundredth."""
-    peak = 1.0 if stage == "vision" else 0.6
+    peak = PEAK[stage]
     if step < WARM:
         return peak * (step + 1) / WARM
     done = step / steps
@@ -253,11 +271,11 @@ def _rate(step: int, steps: int, stage: str) -> float:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, photos: Any, batches: int = 6) -> dict[str, float]:
+def evaluate(learner: Learner, photos: Any, talks: bool, batches: int = 6) -> dict[str, float]:
     """Share of questions whose whole answer is right, by kind, on the held-out world."""
     right: dict[str, list[float]] = {}
     for i in range(batches):
-        batch = make_batch(photos, (SEED, 7, i), BATCH, unseen=True)
+        batch = make_batch(photos, (SEED, 7, i), BATCH, unseen=True, talks=talks)
         hits = learner(batch)["hits"]
         for kind, (row, start, _, _) in zip(batch.kinds, batch.ends.tolist(), strict=True):
             same = batch.block[row] == batch.block[row, start]
@@ -266,9 +284,9 @@ def evaluate(learner: Learner, photos: Any, batches: int = 6) -> dict[str, float
     return {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())}
 
 
-def run_stage(learner: Learner, stage: str, folder: Path) -> None:
+def run_stage(learner: Learner, stage: str, folder: Path, recipe: Recipe) -> None:
     """Train one stage to its last step, from its last checkpoint if there is one."""
-    steps, optimisers, start = STEPS[stage], _optimisers(learner), 0
+    steps, optimisers, start = getattr(recipe, stage), _optimisers(learner), 0
     checkpoint = folder / f"{stage}.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -278,7 +296,7 @@ def run_stage(learner: Learner, stage: str, folder: Path) -> None:
         start = state["step"]
     seen = photographs.load(folder / "photos", held_out=False)
     held_out = photographs.load(folder / "photos", held_out=True)
-    seed = SEED + list(STEPS).index(stage)
+    seed = recipe.seed + STAGES.index(stage)
     loader = DataLoader(
         Batches(stage, seen, seed, start, steps, BATCH),
         batch_size=None,
@@ -309,9 +327,9 @@ def run_stage(learner: Learner, stage: str, folder: Path) -> None:
             line: dict[str, Any] = {"stage": stage, "step": done}
             line["seconds"] = round(time.time() - began, 1)
             line |= {name: round(value, 4) for name, value in mean.items()}
-            if stage == "language" and (done % EVALUATE_EVERY == 0 or done == steps):
+            if stage != "vision" and (done % EVALUATE_EVERY == 0 or done == steps):
                 learner.eval()
-                line["held_out"] = evaluate(learner, held_out)
+                line["held_out"] = evaluate(learner, held_out, stage == "talks")
                 learner.train()
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
@@ -323,14 +341,29 @@ def run_stage(learner: Learner, stage: str, folder: Path) -> None:
             (folder / "partial").rename(checkpoint)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, recipe: Recipe = Recipe(), tower: Path | None = None) -> None:
     torch.set_num_threads(THREADS)
     if not (folder / "photos").exists():
         photographs.collect(folder / "photos")
-    learner = Learner()
-    for stage in STEPS:
-        run_stage(learner, stage, folder)
+    learner = Learner(recipe.seed)
+    if tower is None:
+        run_stage(learner, "vision", folder, recipe)
+    else:
+        state = torch.load(tower / "vision.pt", weights_only=True)["learner"]
+        prefix = "model.model.vision_tower."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        learner.model.model.vision_tower.load_state_dict(weights)
+    for stage in STAGES[1:]:
+        run_stage(learner, stage, folder, recipe)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Train the embedded model, or one of its kind.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=SEED)
+    for stage in STAGES:
+        steps = getattr(Recipe, stage)
+        parser.add_argument(f"--{stage}", type=int, default=steps, help=f"steps, {steps}")
+    parser.add_argument("--tower", type=Path, help="a run whose vision tower is taken")
+    given = parser.parse_args()
+    main(given.folder, Recipe(given.seed, given.vision, given.language, given.talks), given.tower)
