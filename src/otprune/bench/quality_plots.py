@@ -84,17 +84,17 @@ def _curves(axes: Any, summary: Summary, group: str) -> None:
 
 
 def _kinds(folder: Path, summary: Summary) -> None:
-    with panels(folder, "kinds", 2, 4, (13, 6.4)) as grid:
+    with panels(folder, "kinds", 3, 3, (11, 9)) as grid:
         for axes, kind in zip(grid, KINDS, strict=False):
             _curves(axes, summary, kind)
             axes.set(title=kind, ylim=(0, 1.04))
-        grid[0].set_ylabel("right answers")
-        grid[4].set_ylabel("right answers")
-        for axes in grid[3:7]:
+        for axes in grid[::3]:
+            axes.set_ylabel("right answers")
+        for axes in grid[5:8]:
             axes.set_xlabel("tokens kept (share)")
         handles, labels = grid[0].get_legend_handles_labels()
-        grid[7].axis("off")
-        grid[7].legend(handles, labels, frameon=False, loc="center", fontsize=10)
+        grid[8].axis("off")
+        grid[8].legend(handles, labels, frameon=False, loc="center", fontsize=10)
 
 
 def _merging(folder: Path, summary: Summary) -> None:

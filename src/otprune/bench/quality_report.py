@@ -6,6 +6,7 @@ from pathlib import Path
 
 from otprune.bench import hypothesis, quality_plots
 from otprune.bench.cases import failures, run_cases
+from otprune.bench.formats import in_points, number, percent, quoted
 from otprune.bench.hypothesis import Finding, Points
 from otprune.bench.quality import (
     KEEPS,
@@ -83,14 +84,14 @@ def _head(world: World, summary: Summary) -> list[str]:
         f"(shapes and digits, some five patches each of 144) on {below}; every picture has a "
         "combination of colour and noun that training never showed. No picture was pruned in "
         "training. Existence is balanced, its absentees mostly share colour or noun with "
-        'something there; "relation" is left and right, "digit" is reading. Things are named '
-        "by colour and by shape: naming by place is not in this model's language.\n",
+        'something there; "naming" asks for colour or shape by place, "relation" is left and '
+        'right, "digit" is reading.\n',
         "An answer is the likeliest word after the question; answer loss is -log p of the right "
         "one, in nats. ± is one standard error; questions of one picture are not independent, so "
         "errors are clustered by picture. Random pruning draws anew for every picture; its figures "
         f"are means over {plan.random_seeds} seeds. `{PUBLISHED}` is the published OTPrune, "
         "`otprune` the same with gamma scaled to the token's size.\n",
-        f"**Unpruned: {_percent(full)}**, answer loss {_number(summary.loss(UNPRUNED, 1.0))}.\n",
+        f"**Unpruned: {percent(full)}**, answer loss {number(summary.loss(UNPRUNED, 1.0))}.\n",
         _winners(summary),
     ]
 
@@ -109,15 +110,17 @@ def _winners(summary: Summary) -> str:
         and summary.difference(name, RANDOM, AT).value < 0
         and _clear(summary.difference(name, RANDOM, AT))
     ]
-    said = f"At keep {AT} the best as kept is `{best}`, {_percent(summary.accuracy(best, AT))}"
-    said += f"; not clearly behind it: {_list(equal)}." if equal else ", clearly before all others."
+    said = f"At keep {AT} the best as kept is `{best}`, {percent(summary.accuracy(best, AT))}"
+    said += (
+        f"; not clearly behind it: {quoted(equal)}." if equal else ", clearly before all others."
+    )
     if beaten:
-        said += f" Clearly worse than random: {_list(beaten)}."
+        said += f" Clearly worse than random: {quoted(beaten)}."
     merged = SETTINGS[2][0]
     better = [n for n in names if _clear(e := summary.effect(n, AT, merged)) and e.value > 0]
     worse = [n for n in names if _clear(e := summary.effect(n, AT, merged)) and e.value < 0]
-    said += f" Merging clearly helps there: {_list(better) or 'none'}"
-    said += f"; clearly hurts: {_list(worse) or 'none'}."
+    said += f" Merging clearly helps there: {quoted(better) or 'none'}"
+    said += f"; clearly hurts: {quoted(worse) or 'none'}."
     return said + " (Clearly: by more than 1.96 standard errors of the paired difference.)\n"
 
 
@@ -126,7 +129,7 @@ def _accuracy(summary: Summary) -> list[str]:
     every = [name for name in names if all(name in summary.present(keep) for keep in KEEPS)]
     by_keep = table(
         ["right answers, %", *(f"keep {keep:g}" for keep in KEEPS)],
-        [[f"`{n}`", *(_percent(summary.accuracy(n, keep)) for keep in KEEPS)] for n in every],
+        [[f"`{n}`", *(percent(summary.accuracy(n, keep)) for keep in KEEPS)] for n in every],
     )
     ranks = {keep: summary.ranks(keep) for keep in KEEPS}
     by_rank = table(
@@ -138,11 +141,11 @@ def _accuracy(summary: Summary) -> list[str]:
         [
             [
                 f"`{name}`",
-                _number(summary.loss(name, AT)),
-                _percent(summary.agreement(name, AT)),
-                _percent(summary.retained(name, AT)),
-                _percent(summary.evidence(name, AT)),
-                _percent(summary.objects(name, AT)),
+                number(summary.loss(name, AT)),
+                percent(summary.agreement(name, AT)),
+                percent(summary.retained(name, AT)),
+                percent(summary.evidence(name, AT)),
+                percent(summary.objects(name, AT)),
             ]
             for name in names
         ],
@@ -170,7 +173,7 @@ def _differences(summary: Summary) -> list[str]:
             if name == other:
                 continue
             cells = [
-                _points(summary.difference(name, other, keep))
+                in_points(summary.difference(name, other, keep))
                 if {name, other} <= set(summary.present(keep))
                 else "failed"
                 for keep in KEEPS
@@ -184,7 +187,7 @@ def _kinds(summary: Summary) -> list[str]:
     def row(name: str, keep: float) -> list[str]:
         return [
             f"`{name}`",
-            *(_percent(summary.accuracy(name, keep, group=kind)) for kind in (*KINDS, ALL)),
+            *(percent(summary.accuracy(name, keep, group=kind)) for kind in (*KINDS, ALL)),
         ]
 
     rows = [row(UNPRUNED, 1.0), *(row(name, AT) for name in summary.present(AT))]
@@ -200,8 +203,8 @@ def _settings(summary: Summary) -> list[str]:
     rows = [
         [
             f"`{name}`",
-            _percent(summary.accuracy(name, AT)),
-            *(_points(summary.effect(name, AT, setting)) for setting, _, _ in SETTINGS[1:]),
+            percent(summary.accuracy(name, AT)),
+            *(in_points(summary.effect(name, AT, setting)) for setting, _, _ in SETTINGS[1:]),
         ]
         for name in summary.present(AT)
     ]
@@ -276,22 +279,6 @@ def _clear(estimate: Estimate) -> bool:
     return abs(estimate.value) > CLEAR * estimate.error
 
 
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} ± {100 * estimate.error:.1f}"
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:+.1f} ± {100 * estimate.error:.1f}"
-
-
-def _number(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ± {estimate.error:.3f}"
-
-
 def _correlation(finding: Finding) -> str:
     (value, low, high), (_, least, most) = finding
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}] [{least:+.2f}, {most:+.2f}]"
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -1,9 +1,9 @@
 """The embedded model's answers to all questions about a picture in one forward.
 
 Pruning does not look at the question, so a picture is encoded once and pruned once for a method,
-and its questions share one sequence: picture first, then every question, each of which sees the
-picture and itself. `tests/bench/test_scoring.py` shows that answers and losses are those of
-`otprune.prune` around the stock model.
+and its questions share one sequence: picture first, then what was said before if anything, then
+every question, each of which sees all that and itself. `tests/bench/test_scoring.py` shows that
+answers and losses are those of `otprune.prune` around the stock model.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Sheet:
 
     Attributes:
         ids: `(P, T)`.
-        block: `(P, T)` number of the question that a word belongs to, from 1; -1 is padding.
-        offset: `(P, T)` place of a word in its question.
+        block: `(P, T)` number of the question that a word belongs to, from 1; 0 is what was said
+            before, -1 padding.
+        offset: `(P, T)` place of a word behind the picture.
         row, end: `(Q,)` picture of a question and column of its last word.
         answer: `(Q,)` id of the right answer's one word.
     """
@@ -48,14 +49,20 @@ class Scores(NamedTuple):
     losses: Tensor
 
 
-def pack(asked: Sequence[Sequence[Question]]) -> Sheet:
-    """The questions of each picture, side by side."""
+def pack(asked: Sequence[Sequence[Question]], said: Sequence[str] | None = None) -> Sheet:
+    """The questions of each picture, side by side.
+
+    Args:
+        said: for every picture the text that stands before each of its questions, words of the
+            embedded model's vocabulary; None for nothing.
+    """
     words, ends, answers = [], [], []
     for p, questions in enumerate(asked):
-        line: list[tuple[int, int, int]] = []
+        before = said[p].split() if said else []
+        line = [(WORD_ID[word], 0, i) for i, word in enumerate(before)]
         for number, question in enumerate(questions, 1):
             asking = [WORD_ID[word] for word in question.text.split()]
-            line += [(word, number, i) for i, word in enumerate(asking)]
+            line += [(word, number, i) for i, word in enumerate(asking, len(before))]
             ends.append((p, len(line) - 1))
             answers.append(WORD_ID[question.answer])
         words.append(line)
@@ -76,7 +83,13 @@ def encode(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Tenso
 
 @torch.no_grad()
 def score(
-    model: Any, sheet: Sheet, features: Tensor, indices: Tensor, m: int, positions: Positions
+    model: Any,
+    sheet: Sheet,
+    features: Tensor,
+    indices: Tensor,
+    m: int,
+    positions: Positions,
+    log_mass: Tensor | None = None,
 ) -> Scores:
     """Answers and losses of every question on a sheet.
 
@@ -86,6 +99,7 @@ def score(
         indices: `(P, k)` their places among the m tokens of the full picture.
         m: tokens of the full picture.
         positions: as in `otprune.prune`.
+        log_mass: `(P, k)` what is added to the attention logits of the kept tokens.
     """
     rows, k, _ = features.shape
     core = model.model.language_model
@@ -104,6 +118,8 @@ def score(
     visible = (block[:, None] == 0) | (block[:, None] == block[:, :, None])
     visible &= torch.ones(visible.shape[1:], dtype=torch.bool).tril()
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
+    if log_mass is not None:
+        mask[:, :, 1 : 1 + k] += log_mass[:, None]
     states = core(
         inputs_embeds=inputs, attention_mask=mask[:, None], position_ids=where, use_cache=False
     ).last_hidden_state

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from otprune.bench.formats import pair
 from otprune.bench.quality import KEEPS, PLAIN, PUBLISHED, RANDOM, SETTINGS, UNPRUNED
 from otprune.bench.statistics import Estimate, Floats, average_rank, clustered_mean, clustered_ratio
 from otprune.bench.tasks import KINDS
@@ -151,8 +152,8 @@ class Summary:
         """Every figure as JSON holds it; a pair is a value and its standard error."""
         full = {
             group: {
-                "accuracy": _pair(self.accuracy(UNPRUNED, 1.0, group=group)),
-                "loss": _pair(self.loss(UNPRUNED, 1.0, group=group)),
+                "accuracy": pair(self.accuracy(UNPRUNED, 1.0, group=group)),
+                "loss": pair(self.loss(UNPRUNED, 1.0, group=group)),
                 "questions": int(self.questions.of(group).sum()),
             }
             for group in GROUPS
@@ -175,8 +176,8 @@ class Summary:
 
     def _figures(self, name: str, keep: float) -> dict[str, Any]:
         found: dict[str, Any] = {
-            "evidence_kept": _pair(self.evidence(name, keep)),
-            "objects_kept": _pair(self.objects(name, keep)),
+            "evidence_kept": pair(self.evidence(name, keep)),
+            "objects_kept": pair(self.objects(name, keep)),
         }
         runs = self.runs(name, keep)
         if name == RANDOM:
@@ -187,18 +188,14 @@ class Summary:
         for setting, _, _ in SETTINGS:
             found[setting] = {
                 group: {
-                    measure.__name__: _pair(measure(name, keep, setting, group))
+                    measure.__name__: pair(measure(name, keep, setting, group))
                     for measure in (self.accuracy, self.loss, self.agreement, self.retained)
                 }
                 | {
-                    f"minus {who}": _pair(self.difference(name, who, keep, setting, group))
+                    f"minus {who}": pair(self.difference(name, who, keep, setting, group))
                     for who in others
                     if who != name
                 }
                 for group in GROUPS
             }
         return found
-
-
-def _pair(estimate: Estimate) -> list[float]:
-    return [round(estimate.value, 5), round(estimate.error, 5)]

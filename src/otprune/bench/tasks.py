@@ -7,6 +7,7 @@ Everything follows from the seed; the first n tasks are the same however many ar
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ from PIL import Image
 
 from otprune.demo.questions import Question, ask
 from otprune.demo.scenes import GRID, Scene, owners, render, sample_scene
+from otprune.demo.vocabulary import COLOR_NAMES, NOUNS
 
 # What one picture is asked, where its scene allows; every kind's chance level differs.
-KINDS = ("existence", "color", "shape", "position", "relation", "count", "digit")
+KINDS = ("existence", "color", "shape", "naming", "position", "relation", "count", "digit")
 MIX = ("existence", *KINDS, "existence", "relation")
 SCALE = 4  # pictures are drawn at four times the model's own size, as a photograph would come
 TRIES = 20
@@ -77,6 +79,26 @@ def _questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
                 asked[question.text] = question
                 break
     return tuple(asked.values())
+
+
+def small_talk(task: Task, number: int, seed: int) -> str:
+    """`number` answered questions that tell nothing about the ones asked: absent things, all "no".
+
+    Neither present things nor what the task's questions name are spoken of. Eight words each, the
+    answer's end among them, as the chat template writes a conversation.
+    """
+    rng = np.random.default_rng((seed, number))
+    asked = {text for question in task.questions for text in _named(question.text)}
+    present = {sticker.name for sticker in task.scene.stickers}
+    names = [f"{color} {noun}" for color in COLOR_NAMES for noun in NOUNS]
+    free = [name for name in names if name not in present | asked]
+    chosen = [free[i] for i in rng.integers(len(free), size=number)]
+    said = [f"is there {'an' if x[0] in 'aeiou' else 'a'} {x} ? no <eos>" for x in chosen]
+    return " ".join(said)
+
+
+def _named(text: str) -> list[str]:
+    return [" ".join(pair) for pair in itertools.pairwise(text.split())]
 
 
 def backgrounds(number: int, seed: int, side: int = 240) -> list[Image.Image]:

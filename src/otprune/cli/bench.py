@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from otprune.errors import OTPruneError
+
 bench = typer.Typer(
     name="bench",
     help="Measure what pruning costs and what it saves; each bench writes a folder.",
@@ -71,6 +73,48 @@ def quality(
 
 
 @bench.command()
+def mass(
+    out: Out = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    photos: Photos = PHOTOS,
+    split: Annotated[
+        str, typer.Option(help="validation, to choose by, or test, to look at once.")
+    ] = "validation",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Another checkpoint of the embedded model's kind (`make demo-models`); repeat it.",
+        ),
+    ] = None,
+) -> None:
+    """Attention mass: every method and weighing, in several models, behind texts of many lengths.
+
+    Some ten minutes a model on one core.
+    """
+    from dataclasses import replace
+
+    from otprune.bench import mass_report
+    from otprune.bench.mass import QUICK, Plan
+
+    place = folder(out, "mass", quick)
+    plan = replace(QUICK if quick else Plan(), seed=seed, split=split, models=_named(model or []))
+    mass_report.run(place, plan, photos)
+    wrote(place)
+
+
+def _named(models: list[str]) -> tuple[tuple[str, str], ...]:
+    for text in models:
+        name, _, to = text.partition("=")
+        if not (name and to and (Path(to) / "model.safetensors").exists()):
+            raise OTPruneError(
+                f"--model {text}: expected NAME=FOLDER, a folder with model.safetensors in it"
+            )
+    return tuple((name, to) for name, _, to in (text.partition("=") for text in models))
+
+
+@bench.command()
 def tokens(
     out: Out = None,
     seed: Seed = 0,
@@ -128,6 +172,19 @@ def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos
     place = folder(out, "stream", quick)
     plan = bench_stream.QUICK if quick else bench_stream.Plan()
     bench_stream.run(place, replace(plan, seed=seed), photos)
+    wrote(place)
+
+
+@bench.command()
+def serving(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
+    """Time to first token and throughput of a vLLM server, with 1, 4 and 16 requests at once.
+
+    In an environment with vLLM (`make test-vllm` makes .venv-vllm); half an hour on two cores.
+    """
+    from otprune.bench import serving as bench_serving
+
+    place = folder(out, "serving", quick)
+    bench_serving.run(place, seed, quick)
     wrote(place)
 
 
