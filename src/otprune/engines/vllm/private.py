@@ -94,6 +94,9 @@ def ask_for_positions(config: Any) -> None:
         _mend_cpu_runner()
 
 
+_CONFIG = "OTPruneMultiModalConfig"
+
+
 @functools.cache
 def _pruning_config() -> type[Any]:
     from vllm.config.multimodal import MultiModalConfig
@@ -102,10 +105,15 @@ def _pruning_config() -> type[Any]:
         def is_multimodal_pruning_enabled(self) -> bool:
             return True
 
-    # Pickled by name, where a configuration travels on to another process.
-    OTPruneMultiModalConfig.__qualname__ = OTPruneMultiModalConfig.__name__
-    globals()[OTPruneMultiModalConfig.__name__] = OTPruneMultiModalConfig
+    OTPruneMultiModalConfig.__qualname__ = _CONFIG
     return OTPruneMultiModalConfig
+
+
+def __getattr__(name: str) -> type[Any]:
+    """Found by name where a pickled configuration arrives in another process."""
+    if name != _CONFIG:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _pruning_config()
 
 
 def _mend_cpu_runner() -> None:
