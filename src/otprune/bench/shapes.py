@@ -58,7 +58,7 @@ class Shape:
             model = AutoModelForImageTextToText.from_config(
                 AutoConfig.for_model(**config), dtype=torch.bfloat16
             )
-        _fill(model)
+        fill(model)
         settings = model.generation_config
         settings.eos_token_id, settings.pad_token_id = None, 0
         settings.suppress_tokens = [model.config.image_token_id]
@@ -80,7 +80,7 @@ class Shape:
 
 
 @torch.no_grad()
-def _fill(model: torch.nn.Module) -> None:
+def fill(model: torch.nn.Module) -> None:
     """Matrices of small normal numbers, norms that change nothing; one draw of numbers for all."""
     tile = torch.randn(_TILE, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     for name, parameter in model.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import statistics
 import time
@@ -106,7 +107,7 @@ class Camera:
             self._scene = self._view(m)
         self._t += 1
         self._scene = torch.cat([self._scene[self.PAN :], self._view(self.PAN)])
-        self._scene += 0.01 * self._normal(m, 1) * self._normal(d)
+        self._scene.addcmul_(self._normal(m, 1), self._normal(d), value=0.01)
         return self._scene.add(self._normal(m, d), alpha=0.05)
 
     def _view(self, tokens: int) -> Tensor:
@@ -123,12 +124,14 @@ def _long(plan: Plan) -> dict[str, Any]:
     stream = StreamSelector(plan.rate)
     points: list[dict[str, Any]] = []
     times: list[float] = []
+    work: list[float] = []
     kept = 0
     for t in range(1, plan.frames + 1):
         frame = camera.frame()
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         indices = stream.push(frame)
         times.append(time.perf_counter() - start)
+        work.append(time.process_time() - busy)
         kept += len(indices)
         if t % plan.every == 0:
             some = sorted(times[-plan.every :])
@@ -137,6 +140,7 @@ def _long(plan: Plan) -> dict[str, Any]:
                 {
                     "frames": t,
                     "median_seconds": statistics.median(some),
+                    "processor_seconds": statistics.median(work[-plan.every :]),
                     "p99_seconds": some[int(0.99 * len(some))],
                     "slowest_seconds": some[-1],
                     "state_bytes": state,
@@ -150,6 +154,8 @@ def _long(plan: Plan) -> dict[str, Any]:
         "frames_per_second": len(times) / sum(times),
         "seconds": sum(times),
         "slowest_seconds": max(times),
+        "processor_seconds": sum(work),
+        "load": os.getloadavg()[0],
         "largest_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 

@@ -108,6 +108,7 @@ def _long(plan: Plan, one: dict[str, Any]) -> str:
             f"{1e3 * p['median_seconds']:.2f}",
             f"{1e3 * p['p99_seconds']:.2f}",
             f"{1e3 * p['slowest_seconds']:.2f}",
+            f"{1e3 * p['processor_seconds']:.2f}",
             f"{p['state_bytes'] / 2**20:.2f}",
             "-" if p["resident_bytes"] is None else f"{p['resident_bytes'] / 2**20:.0f}",
             f"{p['kept'] / p['frames']:.2f}",
@@ -119,6 +120,7 @@ def _long(plan: Plan, one: dict[str, Any]) -> str:
         "median, ms",
         "99%, ms",
         "slowest, ms",
+        "processor time, median, ms",
         "state, MiB",
         "process, MiB",
         "kept a frame, so far",
@@ -128,7 +130,8 @@ def _long(plan: Plan, one: dict[str, Any]) -> str:
         f"frame {1e3 * one['slowest_seconds']:.1f} ms. A straight line through the points (each of "
         f"{plan.every} frames) changes from first to last by "
         f"{100 * drift(points, 'median_seconds'):+.1f}% in the median time and by "
-        f"{100 * drift(points, 'state_bytes'):+.1f}% in the state."
+        f"{100 * drift(points, 'processor_seconds'):+.1f}% in the median processor time (all "
+        f"threads'). Load average of the machine at the end: {one['load']:.1f}."
     )
     return "\n\n".join([text, said, table(head, rows, 0), "![Time and memory](long.png)"])
 

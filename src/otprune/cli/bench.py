@@ -160,6 +160,19 @@ def synthetic(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
 
 
 @bench.command()
+def speed(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
+    """What selection costs from 64 to 65,536 tokens, beside the published algorithm as written.
+
+    Ten minutes on a machine that does nothing else.
+    """
+    from otprune.bench import speed as bench_speed
+
+    place = folder(out, "speed", quick)
+    bench_speed.run(place, seed, quick)
+    wrote(place)
+
+
+@bench.command()
 def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = PHOTOS) -> None:
     """Streams and videos: 10,000 frames at constant time and memory; beside all frames at hand.
 

@@ -1,0 +1,120 @@
+"""The speed bench measures what it says."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from otprune.bench import race, speed, speed_models, speed_report, transcription
+from otprune.bench.race import EXACT, TRANSCRIPTION, contenders, make_tokens, paired
+from otprune.bench.shapes import LLAVA
+from otprune.bench.speed import Point, Sweep
+from otprune.cli import main
+
+SMALL = replace(
+    speed.QUICK,
+    sweeps={
+        "tokens, 32 kept": Sweep(
+            "m", tuple(Point(1, m, 8, 4) for m in (8, 16, 32, 64)), {EXACT: 32}, 16
+        ),
+        "batch": Sweep("B", tuple(Point(b, 16, 8, 4) for b in (1, 2))),
+        "threads": Sweep("threads", (Point(1, 16, 8, 4, "bfloat16", 1),)),
+    },
+    targets=((24, 16, 5),),
+    batch=(2, 16, 8, 4),
+    repeats=3,
+)
+
+
+def test_contenders_choose_the_same():
+    tokens = make_tokens(2, 40, 64, seed=0)
+    assert torch.equal(tokens, make_tokens(2, 40, 64, seed=0))
+    assert list(contenders(tokens, 6))[:2] == [TRANSCRIPTION, EXACT]
+    exact = race.paths(6)[EXACT].select(tokens)
+    assert torch.equal(exact, torch.stack([transcription.select(t, 6, 0.01) for t in tokens]))
+
+
+def test_contenders_take_turns():
+    calls = []
+    runs = {name: lambda n=name: calls.append(n) for name in "abc"}
+    seconds = race.race(runs, repeats=3, patience=1.0)
+    assert calls == [*"abc", *"abc", *"bca", *"cab"]
+    assert all(len(values) == 3 for values in seconds.values())
+    slow = race.race(runs, repeats=9, patience=0.0)
+    assert all(len(values) == 3 for values in slow.values())
+
+
+def test_ratios_are_of_the_same_round():
+    assert paired([1.0, 6.0, 3.0], [2.0, 3.0]) == [0.5, 2.0]
+    seconds = {TRANSCRIPTION: [1.0, 10.0, 2.0], EXACT: [0.5, 5.0, 8.0]}
+    figures = speed.summarise({"seconds": seconds})
+    assert figures["ratio"][EXACT]["runs"] == [0.5, 0.5, 4.0]
+    assert figures["ratio"][EXACT]["median"] == 0.5
+
+
+def test_exponent():
+    x = [1.0, 2.0, 4.0, 8.0, 16.0]
+    y = [100.0, *(3 * v**1.7 for v in x[1:])]
+    assert speed_report.exponent(x, y, fit=2) == pytest.approx(1.7)
+    assert speed_report.exponent(x, y, fit=8) is None
+
+
+def test_first_token_is_encoder_selection_and_all_layers():
+    one = {
+        "runs": {"layer@1.0": [2.0, 3.0, 2.0], "layer@0.1": [0.5], f"{EXACT}@0.1": [0.25]},
+        "encoder": [4.0],
+        "layers": 10,
+    }
+    assert speed_report.first_token(one, 0.1) == {
+        "unpruned": {"encoder": 4.0, "selection": 0.0, "prefill": 20.0},
+        EXACT: {"encoder": 4.0, "selection": 0.25, "prefill": 5.0},
+    }
+
+
+def test_the_13b_shape():
+    shape = speed_models.FULL[-1].shape
+    assert (shape.width, shape.all_layers, shape.visual) == (5120, 40, 576)
+    assert LLAVA.width == 4096
+
+
+def test_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "QUICK", SMALL)
+    threads = torch.get_num_threads()
+    speed.run(tmp_path, seed=0, quick=True)
+    assert torch.get_num_threads() == threads
+    figures = json.loads((tmp_path / "results.json").read_text())["results"]
+    target = figures["target/(24, 16, 5)"]
+    assert target["objectives"][EXACT] == 1
+    assert target["peak_bytes"][TRANSCRIPTION] > target["peak_bytes"][speed.GRAM] >= 24 * 24 * 4
+    assert {"transport", "dpp"} < set(target["ratio"])
+    assert EXACT not in figures["tokens, 32 kept/1 x (64, 8, 4) float32"]["seconds"]
+    assert len(figures["model/tiny LLaVA"]["encoder"]) == 3
+    report = (tmp_path / "report.md").read_text()
+    assert "| tokens, 32 kept | time | m >= 16 | m^" in report
+    assert "### A batch of 2 at (16, 8, 4)" in report
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "scaling.png",
+        "axes.png",
+        "models.png",
+    }
+
+
+def test_what_fails_is_reported(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(speed, "QUICK", SMALL)
+    monkeypatch.setattr(speed_models, "measure", broken)
+    monkeypatch.setattr("otprune.bench.race.transcription.select", broken)
+    speed.run(tmp_path, seed=0, quick=True)
+    report = (tmp_path / "report.md").read_text()
+    assert "`model/tiny LLaVA`: RuntimeError: no such luck" in report
+    assert "Failed: RuntimeError: no such luck" in report
+
+
+def test_on_the_command_line(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(speed, "run", lambda *words: asked.append(words))
+    assert main(["bench", "speed", "--out", str(tmp_path), "--seed", "3", "--quick"]) == 0
+    assert asked == [(tmp_path, 3, True)]
