@@ -2,7 +2,8 @@
 
 The embeddings that enter the language model of the unpruned call are taken, rows are dropped, and
 the language model alone is run on what is left: one row of the batch at a time, no padding, no
-cache, an explicit mask. Nothing here knows how the engine works.
+cache, an explicit mask. A token of weight n is literally there n times, its copies at one position
+and seeing each other. Nothing here knows how the engine works.
 """
 
 from __future__ import annotations
@@ -42,35 +43,50 @@ def reference_logits(
     keep: Tensor,
     positions: str,
     answer: Tensor,
+    added: Tensor | None = None,
 ) -> list[Tensor]:
     """Logits of each row: of its kept prompt tokens and of the answer's, `(n_b + t, V)`.
 
     Args:
         model: the model, not being pruned.
         inputs: the unpruned call.
-        keep: `(B, S)` bool, prompt tokens that survive.
+        keep: `(B, S)` bool, prompt tokens that survive; or integer, how often each is there.
         positions: "preserved" or "compact".
         answer: `(B, t)` ids behind the prompt, t may be 0.
+        added: `(B, S)`, what the mask adds to the logits of each prompt token.
     """
     seen = entering(model, inputs)
     steps = model.get_input_embeddings()(answer)
     full = _positions(seen, inputs["attention_mask"])
     rows = []
     for b in range(len(keep)):
-        kept = keep[b] & inputs["attention_mask"][b].bool()
+        times = keep[b].long() * inputs["attention_mask"][b]
+        kept = torch.arange(len(times)).repeat_interleave(times)
         embeds = torch.cat([seen["inputs_embeds"][b][kept], steps[b]])[None]
         place = _extended(full[..., b : b + 1, :][..., kept], answer.shape[1])
         if positions == "compact":
-            place = torch.arange(embeds.shape[1]).expand_as(place)
+            place = _ranks(kept, answer.shape[1]).expand_as(place)
+        mask = _mask(model, seen["attention_mask"], b, kept, answer.shape[1])
+        if added is not None:
+            more = torch.cat([added[b][kept], torch.zeros(answer.shape[1])])
+            mask = {k: m + more for k, m in mask.items()} if isinstance(mask, dict) else mask + more
         out = language_model(model)(
             inputs_embeds=embeds,
             position_ids=place,
-            attention_mask=_mask(model, seen["attention_mask"], b, kept, answer.shape[1]),
+            attention_mask=mask,
             use_cache=False,
             **_deepstack(seen, b, kept, answer.shape[1]),
         )
-        rows.append(model.lm_head(out.last_hidden_state)[0])
+        ranks = _ranks(kept, answer.shape[1])
+        first = torch.cat([ranks.new_ones(1), ranks.diff()]) > 0
+        rows.append(model.lm_head(out.last_hidden_state)[0][first])
     return rows
+
+
+def _ranks(kept: Tensor, number: int) -> Tensor:
+    """The index of each token among the distinct ones, `number` more behind them."""
+    ranks = torch.unique(kept, return_inverse=True)[1]
+    return torch.cat([ranks, ranks.max() + torch.arange(1, number + 1)])
 
 
 def _positions(seen: dict[str, Any], mask: Tensor) -> Tensor:
@@ -89,26 +105,28 @@ def _extended(place: Tensor, number: int) -> Tensor:
 def _mask(model: PreTrainedModel, full: Any, row: int, kept: Tensor, number: int) -> Any:
     """Additive `(1, 1, n, n)`: causal, or what the model made for the full prompt, sliced.
 
-    A sliding window has no meaning to slice: it counts the tokens that survive.
+    A sliding window has no meaning to slice: it counts the tokens that survive, once each.
     """
     if isinstance(full, dict):
         seen = _sliced(full["full_attention"], row, kept, number)
-        at = torch.arange(len(seen))
+        at = _ranks(kept, number)
         near = at[:, None] - at[None, :] < model.config.get_text_config().sliding_window
         return {"full_attention": _additive(seen), "sliding_attention": _additive(seen & near)}
     if full is not None and full.ndim == 4:
         return _additive(_sliced(full, row, kept, number))
-    length = int(kept.sum()) + number
-    return _additive(torch.ones(length, length, dtype=torch.bool).tril())
+    return _additive(_causal(kept, number))
+
+
+def _causal(kept: Tensor, number: int) -> Tensor:
+    at = _ranks(kept, number)
+    return at[:, None] >= at[None, :]
 
 
 def _sliced(mask: Tensor, row: int, kept: Tensor, number: int) -> Tensor:
     """The mask among kept tokens, then `number` more tokens that see everything before them."""
     seen = mask[row, 0] if mask.dtype == torch.bool else mask[row, 0] == 0
-    seen = seen[kept][:, kept]
-    length = len(seen) + number
-    whole = torch.ones(length, length, dtype=torch.bool).tril()
-    whole[: len(seen), : len(seen)] = seen
+    whole = _causal(kept, number)
+    whole[: len(kept), : len(kept)] = seen[kept][:, kept]
     return whole
 
 
@@ -126,5 +144,5 @@ def _deepstack(seen: dict[str, Any], row: int, kept: Tensor, number: int) -> dic
     for level in levels:
         spread = torch.zeros(*visual.shape, level.shape[-1])
         spread[visual] = level
-        cut.append(spread[row][kept & visual[row]])
+        cut.append(spread[row][kept[visual[row][kept]]])
     return {"visual_pos_masks": at, "deepstack_visual_embeds": cut}

@@ -30,6 +30,7 @@ from otprune.engines.transformers.positions import (
 )
 from otprune.engines.transformers.selection import Choice, choose
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.objectives.mass import Mass
 from otprune.selectors.results import Lazy
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def prune_inputs(
 ) -> dict[str, Any]:
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
-    For people who drive the model themselves; `prune` does the same around ordinary calls. Every
+    For people who drive the model themselves; `prune` does the same around ordinary calls, and can
+    give the kept tokens their mass, which is a matter of the model and not of its inputs. Every
     image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames,
     or what a rule makes of them (`Auto` for each, `Budget` for all of one prompt); anyres newline
     rows are tokens like any other.
@@ -128,7 +130,7 @@ def prune_inputs(
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
     if not has_pictures(inputs):
         return dict(inputs)
-    return shrink(model, inputs, selector, positions, merge, padding_side).inputs
+    return shrink(model, inputs, padding_side, selector, positions, merge).inputs
 
 
 def has_pictures(inputs: Mapping[str, Any]) -> bool:
@@ -142,17 +144,23 @@ def has_pictures(inputs: Mapping[str, Any]) -> bool:
 def shrink(
     model: Any,
     inputs: Mapping[str, Any],
+    padding_side: str,
     selector: Selector,
     positions: Positions,
     merge: bool,
-    padding_side: str,
+    mass: Mass = "none",
+    alpha: float = 1.0,
 ) -> Shrunk:
-    """Prune a call that brings pictures. Arguments as in `prune_inputs`, checked before."""
+    """Prune a call that brings pictures. Arguments as in `prune_inputs`, checked before.
+
+    Masses are only noted in the memory; attention has to be told of them.
+    """
     given = {key: value for key, value in inputs.items() if value is not None}
     ids, mask = _prompt(given)
     encoded, rest = encode(model, given)
 
     keep = torch.ones_like(ids, dtype=torch.bool)
+    weights = torch.zeros(ids.shape, device=ids.device)
     outputs, found = PrunedOutputs(encoded), []
     places = {modality: ids == placeholder(model.config, modality) for modality in encoded}
     for modality, at in places.items():
@@ -168,9 +176,13 @@ def shrink(
     for modality, some in pictures.items():
         at, choices = places[modality], [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
-        for start, choice in zip(some.starts, choices, strict=True):
-            kept[start + choice.made.indices.to(ids.device)] = True
-        keep[at] = kept
+        added = torch.zeros(len(kept), device=ids.device)
+        for x, start, choice in zip(some.tokens, some.starts, choices, strict=True):
+            here = start + choice.made.indices.to(ids.device)
+            kept[here] = True
+            if mass != "none":
+                added[here] = choice.log_masses(len(x), mass, alpha).to(ids.device)
+        keep[at], weights[at] = kept, added
         if not kept.all():
             outputs[modality] = hand_over(model, encoded[modality], some, choices)
         columns = at.nonzero()[:, 1].tolist()
@@ -195,7 +207,8 @@ def shrink(
         new["position_ids"] = placed
     if hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = rope_delta(placed, new["attention_mask"])
-    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, Memory(ids, layout, placed))
+    memory = Memory(ids, layout, placed, None if mass == "none" else layout.take(weights, 0))
+    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory)
 
 
 def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str, Any]:

@@ -15,11 +15,18 @@ _ATTRIBUTE = "_otprune_memory"  # on the cache, so that it follows copies of it
 
 @dataclass(frozen=True)
 class Memory:
-    """ids `(B, S)` of the full prompt, its layout, positions `(..., B, n)` of what was kept."""
+    """How a prompt was pruned.
+
+    ids: `(B, S)` of the full prompt.
+    layout: of what was kept.
+    positions: `(..., B, n)` of what was kept.
+    weights: `(B, n)` float32, what attention adds to the logits of each; None if nothing.
+    """
 
     ids: Tensor
     layout: Layout
     positions: Tensor
+    weights: Tensor | None = None
 
     @property
     def last(self) -> Tensor:
@@ -40,6 +47,7 @@ class Memory:
             self.ids.repeat_interleave(times, dim=0),
             self.layout.repeated(times),
             self.positions.repeat_interleave(times, dim=-2),
+            self.weights,  # attention repeats them by itself, as often as it has rows
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from otprune.budget import Auto, Budget
 from otprune.errors import OTPruneError
+from otprune.objectives.mass import Mass, log_mass
 
 if TYPE_CHECKING:
     from otprune.selectors import Reduction, Selector
@@ -22,6 +23,14 @@ class Choice:
 
     made: Reduction
     seconds: float
+
+    def log_masses(self, m: int, mass: Mass, alpha: float) -> Tensor:
+        """`(k,)` float32, the log mass of each kept token of m; 0 for a picture kept whole."""
+        made = self.made
+        if len(made.indices) == m:
+            return torch.zeros(m)  # each stands for itself, to the last bit
+        # Who belongs to whom is worked out only where it matters.
+        return log_mass(made.masses if mass == "token" else made.indices, m, mass, alpha)
 
 
 def choose(
