@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Camera:
         """The next one, `(tokens, features)` float32."""
         m, d = self._shape
         if self._t % self.CUT == 0:
-            self._world = self._normal(self.RANK, d) / self.RANK**0.5
+            self._world = self._normal(self.RANK, d) / sqrt(self.RANK)
             self._scene = self._view(m)
         self._t += 1
         self._scene = torch.cat([self._scene[self.PAN :], self._view(self.PAN)])
@@ -287,5 +288,5 @@ def summarise(plan: Plan, found: Results) -> dict[str, Any]:
 
 
 def _mean(values: list[float]) -> dict[str, float]:
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    error = statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
     return {"mean": statistics.mean(values), "standard_error": error}
