@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest test-lmms test-vllm bench-paper bench-quick check demo-model clean
+.PHONY: demo test test-slow test-oldest test-lmms test-vllm bench-paper bench-quick bench-guards check demo-model clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -78,6 +78,12 @@ bench-quick: ## the benches on small sizes, to see that they work; under three m
 	$(VENV)/bin/otprune bench quality --quick --out out/bench-quick/quality
 	$(VENV)/bin/otprune bench efficiency --quick --out out/bench-quick/efficiency
 	$(VENV)/bin/otprune bench synthetic --quick --out out/bench-quick/synthetic
+	$(VENV)/bin/otprune bench speed --quick --out out/bench-quick/speed
+	$(VENV)/bin/otprune bench stream --quick --out out/bench-quick/stream
+
+bench-guards: ## what selection may cost beside the published algorithm; on a quiet machine
+	$(call install,dev)
+	$(PY) -m pytest benchmarks
 
 check: ## lint, format, types
 	$(call install,dev)
