@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from otprune.bench import efficiency, synthetic
+from otprune.bench import efficiency, serving, synthetic
 
 
-@pytest.mark.parametrize("bench", [efficiency, synthetic])
+@pytest.mark.parametrize("bench", [efficiency, serving, synthetic])
 def test_a_bench_gets_its_options(run, tmp_path, monkeypatch, bench):
     name = bench.__name__.rpartition(".")[2]
     asked = []
