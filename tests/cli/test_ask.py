@@ -119,7 +119,7 @@ def test_options_reach_the_method(run, photo):
     assert first["pictures"][0]["indices"] != second["pictures"][0]["indices"]
 
 
-def test_merge_and_positions_reach_the_engine(run, photo, monkeypatch):
+def test_how_the_engine_is_to_prune_reaches_it(run, photo, monkeypatch):
     from otprune.cli import ask
 
     seen = []
@@ -129,9 +129,25 @@ def test_merge_and_positions_reach_the_engine(run, photo, monkeypatch):
         return prune(model, selector, **settings)
 
     monkeypatch.setattr(ask, "prune", spy)
-    report = asked(run, photo, "--merge", "--positions", "compact")
-    assert seen == [{"positions": "compact", "merge": True}] * 2
-    assert (report["merge"], report["positions"]) == (True, "compact")
+    flags = ("--merge", "--positions", "compact", "--mass", "token", "--alpha", "0.5")
+    report = asked(run, photo, *flags)
+    how = {"positions": "compact", "merge": True, "mass": "token", "alpha": 0.5}
+    assert seen == [how] * 2
+    assert {key: report[key] for key in how} == how
+
+
+def test_mass_weighs_in_the_answer(run, photo):
+    result = run("ask", photo, QUESTION, *QUICK, "--keep", "16", "--mass", "total")
+    assert (result.status, result.err) == (0, "")
+    assert "mass total" in result.out.splitlines()[0]
+    report = asked(run, photo, "--keep", "16")
+    assert (report["mass"], report["alpha"]) == ("none", 1.0)
+
+
+def test_a_strength_of_nothing_is_refused(run, photo):
+    result = run("ask", photo, QUESTION, "--alpha", "0.5")
+    assert result.status == 2
+    assert result.err.strip().endswith("add --mass total or --mass token")
 
 
 def test_several_photos_each_on_their_own(run, photo, tmp_path):

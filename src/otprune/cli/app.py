@@ -109,6 +109,8 @@ def ask(
     metric: options.MetricOption = None,
     seed: options.Seed = None,
     merge: options.Merge = False,
+    mass: options.MassOption = options.Mass.none,
+    alpha: options.Alpha = None,
     positions: options.Positions = options.PositionScheme.preserved,
     model: options.Model = None,
     device: options.Device = "auto",
@@ -136,6 +138,9 @@ def ask(
     Both answers side by side, what pruning saved, and how far the kept tokens are from all.
     """
     selector = make_selector(method, keep, target, measure, gamma, metric, seed)
+    if alpha is not None and mass is options.Mass.none:
+        raise OTPruneError("--alpha is the strength of --mass: add --mass total or --mass token")
+    strength = 1.0 if alpha is None else alpha
     if os.path.isfile(question):
         raise OTPruneError('the question comes last: otprune ask PHOTO... "QUESTION"')
     check_question(question, embedded=model is None)
@@ -158,6 +163,8 @@ def ask(
                 selector,
                 positions=positions.value,
                 merge=merge,
+                mass=mass.value,
+                alpha=strength,
                 repeats=repeats,
                 max_new_tokens=max_new_tokens,
                 with_grid=overlay is not None,
@@ -174,9 +181,12 @@ def ask(
     if as_json:
         head = report.head_json(loaded.name, selector, overlay)
         head |= {"question": question, "positions": positions.value, "merge": merge}
+        head |= {"mass": mass.value, "alpha": strength}
         _print_json(head | {"pictures": [report.asked_json(one) for one in asked]})
         return
     extra = ["merge"] * merge + [positions.value] * (positions.value != "preserved")
+    if mass is not options.Mass.none:
+        extra.append(f"mass {mass.value}" + f" x {strength:g}" * (strength != 1))
     _print(
         report.headline(loaded.name, selector, *extra),
         *(report.asked_table(one, question, selector) for one in asked),

@@ -20,6 +20,7 @@ from otprune.engines.transformers import Pruned, prune
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import UnsupportedError
 from otprune.flops import prefill_flops
+from otprune.objectives.mass import Mass
 from otprune.selectors import Selection, Selector
 
 
@@ -71,6 +72,8 @@ def ask(
     *,
     positions: Positions,
     merge: bool,
+    mass: Mass,
+    alpha: float,
     repeats: int,
     max_new_tokens: int,
     with_grid: bool,
@@ -91,7 +94,8 @@ def ask(
     steps.doing(f"{path.name}: answering with every token")
     words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
     steps.doing(f"{path.name}: answering with the kept tokens")
-    with prune(model, selector, positions=positions, merge=merge) as run:
+    how: dict[str, Any] = {"positions": positions, "merge": merge, "mass": mass, "alpha": alpha}
+    with prune(model, selector, **how) as run:
         out = _generate(model, inputs, max_new_tokens)
         item = only(loaded, run.last)
     pruned_words = answer_of(loaded, out.sequences, length)
@@ -101,7 +105,7 @@ def ask(
     for _ in range(repeats):
         seconds, whole_cache = _first_token(model, inputs)
         whole.append(seconds)
-        with prune(model, selector, positions=positions, merge=merge) as run:
+        with prune(model, selector, **how) as run:
             seconds, cut_cache = _first_token(model, inputs)
         cut.append(seconds)
         selecting.append(only(loaded, run.last).seconds)

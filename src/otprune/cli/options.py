@@ -33,6 +33,14 @@ class Metric(str, Enum):
     euclidean = "euclidean"
 
 
+class Mass(str, Enum):
+    """What kept tokens weigh in attention."""
+
+    none = "none"
+    total = "total"
+    token = "token"
+
+
 class Measure(str, Enum):
     """What `--keep auto` looks at."""
 
@@ -119,6 +127,24 @@ Merge = Annotated[
     typer.Option(
         "--merge",
         help="Kept tokens become the mean of the tokens that they stand for.",
+        rich_help_panel=_WHAT,
+    ),
+]
+MassOption = Annotated[
+    Mass,
+    typer.Option(
+        help="What kept tokens weigh in attention: one each, together as much as all tokens, or "
+        "each as much as those that it stands for.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        metavar="NUMBER",
+        help="--mass: its strength; 1 is all of it.",
+        show_default="1",
         rich_help_panel=_WHAT,
     ),
 ]
