@@ -7,6 +7,7 @@ from otprune import OTPrune, RandomPrune, TransportPrune, prune
 from otprune.bench import scoring, tasks
 from otprune.demo import load
 from otprune.demo.architecture import WORD_ID
+from otprune.objectives.mass import log_mass
 
 
 @pytest.fixture(scope="module")
@@ -17,19 +18,14 @@ def world():
     return model, processor, made, tokens
 
 
-def stock(model, processor, task, selector, positions, merge):
+def stock(model, processor, task, selector, said="", **settings):
     """Answers and losses of the stock model, one question a row."""
-    texts = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": q.text}]}]
-        )
-        for q in task.questions
-    ]
+    texts = [f"<image>{said} {q.text}" for q in task.questions]
     inputs = processor(
         images=[task.picture] * len(texts), text=texts, padding=True, return_tensors="pt"
     )
     right = torch.tensor([WORD_ID[q.answer] for q in task.questions])
-    with torch.no_grad(), prune(model, selector, positions=positions, merge=merge):
+    with torch.no_grad(), prune(model, selector, **settings):
         logs = model(**inputs).logits[:, -1].log_softmax(-1)
     return logs.argmax(-1), -logs.gather(1, right[:, None])[:, 0]
 
@@ -44,7 +40,26 @@ def test_equals_pruning_the_stock_model(world, selector, merge, positions):
     sheet = scoring.pack([task.questions for task in made])
     kept = selector.reduce(tokens, merge=merge)
     fast = scoring.score(model, sheet, kept.features, kept.indices, 144, positions)
-    slow = [stock(model, processor, task, selector, positions, merge) for task in made]
+    slow = [
+        stock(model, processor, task, selector, positions=positions, merge=merge) for task in made
+    ]
+    torch.testing.assert_close(fast.losses, torch.cat([s[1] for s in slow]), atol=1e-4, rtol=1e-4)
+    assert torch.equal(fast.answers, torch.cat([s[0] for s in slow]))
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize(("mass", "alpha"), [("total", 1.0), ("token", 1.0), ("token", 0.5)])
+def test_with_mass_and_behind_other_text_too(world, merge, mass, alpha):
+    model, processor, made, tokens = world
+    said = [tasks.small_talk(task, 3, 0) for task in made]
+    sheet = scoring.pack([task.questions for task in made], said)
+    kept = TransportPrune(7).reduce(tokens, merge=merge)
+    bias = log_mass(kept.masses, 144, mass, alpha)
+    fast = scoring.score(model, sheet, kept.features, kept.indices, 144, "preserved", bias)
+    slow = [
+        stock(model, processor, task, TransportPrune(7), text, merge=merge, mass=mass, alpha=alpha)
+        for task, text in zip(made, said, strict=True)
+    ]
     torch.testing.assert_close(fast.losses, torch.cat([s[1] for s in slow]), atol=1e-4, rtol=1e-4)
     assert torch.equal(fast.answers, torch.cat([s[0] for s in slow]))
 
