@@ -50,6 +50,10 @@ class Sketch:
         # A quarter more: lowering costs O(most^3), and so comes once in many frames.
         self.most = rank + rank // 4
 
+    def to(self, device: torch.device) -> None:
+        """Move to where the tokens are (a state may have been loaded elsewhere)."""
+        self.rows, self.gram = self.rows.to(device), self.gram.to(device)
+
     def forget(self, share: float) -> None:
         """Scale what is known by a factor in (0, 1]."""
         self.rows = self.rows * share**0.5

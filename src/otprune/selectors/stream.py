@@ -103,6 +103,7 @@ class StreamSelector:
                 f"a frame has {tokens.shape[1]} features a token, those before had {d}: "
                 "start a new StreamSelector for another encoder"
             )
+        sketch.to(tokens.device)
         if self.half_life is not None:
             sketch.forget(0.5 ** (1 / self.half_life))
         self._left = min(self.burst, self._left + self.rate)
