@@ -45,8 +45,9 @@ def check_tokens(tokens: Any) -> Tensor:
             f"tokens have dtype {tokens.dtype}: expected real floating numbers, "
             "convert with tokens.float()"
         )
-    broken = int((~torch.isfinite(tokens.detach().float()).all(dim=-1)).sum())
-    if broken:
+    # The extremes first: one look at memory where counting takes several.
+    if not bool(torch.stack(torch.aminmax(tokens.detach())).float().isfinite().all()):
+        broken = int((~torch.isfinite(tokens.detach().float()).all(dim=-1)).sum())
         raise TokenError(
             f"{broken} of {tokens.shape[:-1].numel()} tokens hold NaN or Inf (in float32): "
             "mend the encoder's output first"
@@ -91,17 +92,24 @@ def scale_down(tokens: Tensor) -> tuple[Tensor, Tensor]:
     return tokens / torch.where(size > 0, size, 1.0), size
 
 
-def _unit(x: Tensor, dim: int, weights: Tensor | None = None) -> Tensor:
-    size = x.abs().amax(dim=dim, keepdim=True)
-    x = x / torch.where(size > 0, size, 1.0)
-    square = x.square() if weights is None else x.square() * weights
-    norm = square.sum(dim=dim, keepdim=True).sqrt()
-    return torch.where(norm > 0, x / torch.where(norm > 0, norm, 1.0), 0.0)
-
-
 def unit_rows(tokens: Tensor) -> Tensor:
     """Every token at Euclidean length one; a zero token stays zero."""
-    return _unit(tokens, dim=-1)
+    return _unit_rows(tokens)[0]
+
+
+def unit_rows_norms(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """`unit_rows` and `norms`, read from memory together."""
+    points, size, norm = _unit_rows(tokens)
+    largest = size.amax(dim=-2, keepdim=True)
+    return points, (norm * (size / torch.where(largest > 0, largest, 1.0))).squeeze(-1)
+
+
+def _unit_rows(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    room = tokens.abs()
+    size = room.amax(dim=-1, keepdim=True)
+    torch.div(tokens, torch.where(size > 0, size, 1.0), out=room)
+    norm = torch.linalg.vector_norm(room, dim=-1, keepdim=True)
+    return room.div_(torch.where(norm > 0, norm, 1.0)), size, norm
 
 
 def unit_columns(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -110,9 +118,32 @@ def unit_columns(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
     With weights `(B, m)` of mean 1 the length is `sqrt(sum_i w_i x_i^2)`; a column that is zero
     wherever the weight is not becomes zero, since the weighted set does not know of it.
     """
-    return _unit(tokens, dim=-2, weights=None if weights is None else weights.unsqueeze(-1))
+    return unit_columns_norms(tokens, weights)[0]
+
+
+def unit_columns_norms(
+    tokens: Tensor, weights: Tensor | None = None, length: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`unit_columns`, at a length other than one if asked, and `norms`.
+
+    Together, since reading wide tokens from memory is what takes the time; and all in one new
+    array, since a system that hands out fresh memory takes more.
+    """
+    room = tokens.abs()
+    size = room.amax(dim=-2, keepdim=True)
+    largest = size.amax(dim=-1, keepdim=True)
+    share = size / torch.where(largest > 0, largest, 1.0)
+    size = torch.where(size > 0, size, 1.0)
+    torch.div(tokens, size, out=room).square_()
+    norm = (room @ share.square().mT).squeeze(-1).sqrt()
+    ones = room.new_ones(()).expand(*room.shape[:-1]) if weights is None else weights
+    square = ones.unsqueeze(-2) @ room
+    # Dividing by infinity makes a column zero.
+    by = torch.where(square > 0, size * (square.sqrt() / length), torch.inf)
+    return torch.div(tokens, by, out=room), norm
 
 
 def norms(tokens: Tensor) -> Tensor:
     """Euclidean length of every token relative to the set's largest magnitude, `(B, m)`."""
-    return scale_down(tokens)[0].square().sum(dim=-1).sqrt()
+    norm: Tensor = torch.linalg.vector_norm(scale_down(tokens)[0], dim=-1)
+    return norm

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from otprune.objectives.logdet import Kernel
 from otprune.search import cholesky, cover, herding, maxmin
 from tests.random_tokens import random_tokens
 
@@ -28,17 +29,12 @@ def plain(score, maximise=True):
 def test_cholesky():
     """Order of picks equals greedy on the log-determinant itself."""
     M_ = BATCH @ BATCH.mT
-    got = cholesky.greedy(
-        M_.diagonal(dim1=1, dim2=2),
-        lambda j: M_.gather(1, j[:, :, None].expand(-1, 1, M)).squeeze(1),
-        K,
-        RANK,
-        shift=0.3,
-    )
-    for b in range(3):
-        full = M_[b] + 0.3 * torch.eye(M)
-        wanted = plain(lambda kept, j, full=full: torch.logdet(full[[*kept, j]][:, [*kept, j]]))
-        assert got[b].tolist() == wanted
+    for search in (cholesky.greedy, cholesky.steps):
+        got = search(Kernel(BATCH, BATCH), K, RANK, shift=0.3)
+        for b in range(3):
+            full = M_[b] + 0.3 * torch.eye(M)
+            wanted = plain(lambda kept, j, full=full: torch.logdet(full[[*kept, j]][:, [*kept, j]]))
+            assert got[b].tolist() == wanted
 
 
 def test_cover():
@@ -105,15 +101,10 @@ def test_what_is_covered_is_worth_nothing_more():
 def test_elimination_survives_exhaustion():
     """Rank one: after the first pick the residual is zero, and stays at zero."""
     v = torch.linspace(1, 1e3, 50)[None, :, None]
-    order = cholesky.greedy(
-        v.square()[..., 0],
-        lambda j: (v.gather(1, j[..., None]) @ v.mT).squeeze(1),
-        20,
-        torch.arange(50)[None],
-        shift=1e-4,
-    )
-    assert order[0, 0] == 49
-    assert sorted(order[0].tolist()) == sorted(set(order[0].tolist()))
+    for search in (cholesky.greedy, cholesky.steps):
+        order = search(Kernel(v, v), 20, torch.arange(50)[None], shift=1e-4)
+        assert order[0, 0] == 49
+        assert sorted(order[0].tolist()) == sorted(set(order[0].tolist()))
 
 
 @pytest.mark.parametrize("k", [1, 2, M])

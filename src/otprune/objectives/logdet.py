@@ -9,13 +9,15 @@ With weights `w` (mean 1), `Sigma = V^T diag(w) V` and the columns have unit *we
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from otprune.objectives.certificate import Certificate, certificate, largest
+from otprune.objectives.products import gram, rows
 from otprune.search.cholesky import Elimination
-from otprune.tokens import unit_columns
+from otprune.tokens import unit_columns_norms
 
 
 def scaled_gamma(m: int, d: int) -> float:
@@ -29,23 +31,43 @@ def scaled_gamma(m: int, d: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """`gamma * S W S^T` as a product of two thin matrices, `(B, m, r)` with r = min(m, d).
+    """`left right^T`, symmetric, as two thin matrices `(B, m, r)`, which may be one and the same.
 
-    The m x m kernel itself is never formed: a search needs its diagonal and one row a step.
+    The m x m matrix itself is not formed: a search needs its diagonal and some of its rows.
     """
 
     left: Tensor
     right: Tensor
 
+    @cached_property
+    def _across(self) -> Tensor:
+        return self.right.mT
+
+    def size(self) -> int:
+        """Bytes that are read for one row."""
+        return self.right.numel() * self.right.element_size()
+
     def diagonal(self) -> Tensor:
         """`(B, m)`."""
-        return (self.left * self.right).sum(dim=-1)
+        if self.left is self.right:
+            squares: Tensor = torch.linalg.vector_norm(self.left, dim=-1).square()
+        else:
+            squares = torch.linalg.vecdot(self.left, self.right)
+        return squares
+
+    def rows(self, indices: Tensor, out: Tensor | None = None) -> Tensor:
+        """Its rows `indices`, `(B, n)`: `(B, n, m)`."""
+        return torch.bmm(rows(self.left, indices), self._across, out=out)
 
     def row(self, j: Tensor) -> Tensor:
-        """Rows `j`, `(B, 1)`, of the kernel: `(B, m)`."""
-        width = self.left.shape[-1]
-        chosen = self.left.gather(1, j.unsqueeze(-1).expand(-1, 1, width))
-        return (chosen @ self.right.mT).squeeze(1)
+        """Row `j`, `(B, 1)`: `(B, m)`."""
+        return self.rows(j).squeeze(1)
+
+    def block(self, indices: Tensor) -> Tensor:
+        """Its rows and columns `indices`, `(B, p)`: `(B, p, p)`."""
+        left = rows(self.left, indices)
+        right = left if self.left is self.right else rows(self.right, indices)
+        return torch.bmm(left, right.mT)
 
 
 def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kernel:
@@ -56,12 +78,25 @@ def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kerne
         gamma: positive.
         weights: `(B, m)` of mean 1, or None for all ones.
     """
-    V = unit_columns(tokens, weights)
-    W = 1.0 if weights is None else weights.unsqueeze(-1)
+    return kernel_norms(tokens, gamma, weights)[0]
+
+
+def kernel_norms(
+    tokens: Tensor, gamma: float, weights: Tensor | None = None
+) -> tuple[Kernel, Tensor]:
+    """`kernel`, and `otprune.tokens.norms` of the tokens.
+
+    With columns of length `gamma^(1/4)` it is `S S^T` for m <= d, one m x m matrix, and else
+    `V (V^T V) V^T`, of O(m d) memory.
+    """
+    V, norms = unit_columns_norms(tokens, weights, gamma**0.25)
     if V.shape[-1] < V.shape[-2]:
-        return Kernel(gamma * (V @ (V.mT @ (W * V))), V)
-    S = V @ V.mT
-    return Kernel(gamma * S * (1.0 if weights is None else weights.unsqueeze(-2)), S)
+        weighted = V if weights is None else V * weights.sqrt().unsqueeze(-1)
+        return Kernel(V @ gram(weighted.mT), V), norms
+    S = gram(V)
+    if weights is not None:
+        S *= weights.sqrt().unsqueeze(-2)
+    return Kernel(S, S), norms
 
 
 def certify(K: Kernel, order: Tensor) -> Certificate:

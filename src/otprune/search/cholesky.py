@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from otprune.search import rounds
+from otprune.search.rounds import Factored
 from otprune.search.ties import best
 
 Row = Callable[[Tensor], Tensor]
@@ -53,17 +55,26 @@ class Elimination:
         self.excess = (self.excess - fresh.square()).clamp(min=0)
 
 
-def greedy(diagonal: Tensor, row: Row, k: int, rank: Tensor, shift: float) -> Tensor:
+def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
+    On a CPU in rounds (`search.rounds`), elsewhere pick by pick (`steps`): the same picks.
+
     Args:
-        diagonal: `(B, m)`, diagonal of `M`.
-        row: maps indices `(B, 1)` to those rows of `M`, `(B, m)`.
+        M: what is chosen from, `(B, m, m)`.
         k: number of tokens, at most m.
         rank: `(B, m)`, who wins ties (`ties.preference`).
         shift: positive.
     """
-    state = Elimination(diagonal, row, k, shift)
+    if rank.is_cpu and not torch.compiler.is_compiling():
+        return rounds.greedy(M, k, rank, shift)
+    return steps(M, k, rank, shift)
+
+
+def steps(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
+    """`greedy` with a fixed sequence of operations, and so without a look at what they give."""
+    diagonal = M.diagonal()
+    state = Elimination(diagonal, lambda j: M.rows(j).squeeze(1), k, shift)
     taken = torch.zeros_like(diagonal, dtype=torch.bool)
     order = rank.new_empty(rank.shape[0], k)
     for t in range(k):

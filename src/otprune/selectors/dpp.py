@@ -10,7 +10,7 @@ from torch import Tensor
 from otprune.objectives.logdet import Kernel
 from otprune.search import cholesky, ties
 from otprune.selectors.base import Selector
-from otprune.tokens import norms, unit_rows
+from otprune.tokens import unit_rows_norms
 
 # Keeps the kernel of duplicates and of more tokens than features regular in float32.
 JITTER = 1e-4
@@ -29,8 +29,5 @@ class DPPPrune(Selector):
     nested: ClassVar[bool] = True
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        x = unit_rows(tokens)
-        K = Kernel(x, x)
-        return cholesky.greedy(
-            K.diagonal(), K.row, k, rank=ties.preference(norms(tokens)), shift=JITTER
-        )
+        x, norms = unit_rows_norms(tokens)
+        return cholesky.greedy(Kernel(x, x), k, rank=ties.preference(norms), shift=JITTER)

@@ -13,7 +13,6 @@ from otprune.objectives import logdet
 from otprune.objectives.certificate import Certificate
 from otprune.search import cholesky, ties
 from otprune.selectors.base import Selector
-from otprune.tokens import norms
 
 # Beyond this gamma * S S^T leaves the range of float32 at the widest models.
 _LARGEST_GAMMA = 1e18
@@ -64,10 +63,8 @@ class OTPrune(Selector):
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        K = logdet.kernel(tokens, self.gamma_for(*tokens.shape[-2:]), weights)
-        return cholesky.greedy(
-            K.diagonal(), K.row, k, rank=ties.preference(norms(tokens)), shift=1.0
-        )
+        K, norms = logdet.kernel_norms(tokens, self.gamma_for(*tokens.shape[-2:]), weights)
+        return cholesky.greedy(K, k, rank=ties.preference(norms), shift=1.0)
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
         w = None if weights is None else weights.unsqueeze(0)

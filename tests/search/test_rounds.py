@@ -1,0 +1,83 @@
+"""Greedy in rounds is greedy pick by pick, ties included."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otprune import OTPrune
+from otprune.objectives import logdet
+from otprune.search import cholesky, rounds, ties
+from otprune.tokens import norms
+from tests.random_tokens import random_tokens
+
+
+@pytest.fixture(params=["rows", "rounds"])
+def path(request, monkeypatch):
+    """Single rows, as for small sets, or rounds of picks among few candidates."""
+    if request.param == "rounds":
+        monkeypatch.setattr(rounds, "_CACHE", 0)
+        monkeypatch.setattr(rounds, "_LEAST", 8)
+
+
+def same(tokens, k, gamma=1.0, shift=1.0):
+    K = logdet.kernel(tokens.double(), gamma)
+    rank = ties.preference(norms(tokens))
+    got = rounds.greedy(K, k, rank, shift)
+    assert got.equal(cholesky.steps(K, k, rank, shift))
+    return got
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("common", [0.0, 1.0, 20.0])
+@pytest.mark.parametrize("shape", [(1, 150, 40), (3, 90, 120)])
+def test_the_same_picks(shape, common):
+    g = torch.Generator().manual_seed(1)
+    tokens = torch.randn(shape, generator=g) + common * torch.randn(shape[-1], generator=g)
+    for k in (1, 2, 60):
+        same(tokens, k)
+
+
+@pytest.mark.usefixtures("path")
+def test_sets_that_need_different_rounds():
+    """Clusters, noise, copies and nothing at all, side by side: each as if it were alone."""
+    clusters = random_tokens(6, 30).repeat(20, 1) + 1e-3 * random_tokens(120, 30, seed=2)
+    sets = [clusters, random_tokens(120, 30), random_tokens(40, 30).repeat(3, 1)]
+    batch = torch.stack([*sets, torch.zeros(120, 30)])
+    got = same(batch, 50)
+    for b, row in enumerate(batch):
+        assert same(row[None], 50)[0].equal(got[b])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    m=st.integers(2, 60),
+    d=st.integers(1, 20),
+    copies=st.integers(1, 3),
+    gamma=st.sampled_from([1e-2, 1.0, 1e3]),
+)
+def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma):
+    tokens = random_tokens(m, d, seed=seed).repeat(copies, 1)[None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "_CACHE", 0)
+        patch.setattr(rounds, "_LEAST", 4)
+        same(tokens, min(m * copies, d), gamma)
+
+
+@pytest.mark.usefixtures("path")
+def test_float32_survives_exhaustion():
+    """Many more picks than rank, hardly any noise: distinct tokens, and nothing overflows."""
+    x = random_tokens(300, 7)[None]
+    order = rounds.greedy(logdet.Kernel(x, x), 200, torch.arange(300)[None], shift=1e-4)[0]
+    assert len(order.unique()) == 200
+    assert logdet.certify(logdet.Kernel(x.double(), x.double()), order[:7]).ratio > 0.6
+
+
+def test_large_sets_keep_what_rows_keep():
+    """Big enough for the real thresholds, in float32."""
+    tokens = random_tokens(1500, 600)
+    K, size = logdet.kernel_norms(tokens[None], 0.1)
+    assert K.size() > rounds._CACHE
+    wanted = cholesky.steps(K, 90, ties.preference(size), 1.0)[0]
+    assert OTPrune(90, gamma=0.1).select(tokens).equal(wanted.sort().values)

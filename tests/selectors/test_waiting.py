@@ -1,0 +1,49 @@
+"""What a device would have to wait for, and how often it would be called."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from otprune import METHODS, OTPrune
+from tests.random_tokens import random_tokens
+
+READS = "item __bool__ __int__ __float__ __index__ tolist cpu numpy nonzero __array__".split()
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the host waits for the device")
+
+    for name in READS:
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("nothing_is_read")
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("shape", [(1, 300, 40), (2, 900, 1000)])
+def test_no_tensor_becomes_a_number(method, shape):
+    assert method(0.1)._pick(random_tokens(*shape), shape[1] // 10, None).shape[0] == shape[0]
+
+
+def test_reading_is_noticed(nothing_is_read):
+    with pytest.raises(AssertionError, match="waits"):
+        random_tokens(3, 4).amax().item()
+
+
+class Count(TorchDispatchMode):
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shape", [(576, 256), (576, 1024), (4, 576, 1024), (1500, 128)])
+def test_calls_do_not_grow_with_the_batch(shape):
+    """At most 6 a pick and 20, views included, of a whole call of `select`."""
+    k = shape[-2] // 10
+    with Count() as count:
+        OTPrune(k).select(random_tokens(*shape))
+    assert count.calls <= 6 * k + 20
