@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, StoppingCriteria
 from otprune.bench.memory import cache_bytes
 from otprune.bench.shapes import Shape
 from otprune.engines.transformers import prune, prune_inputs
+from otprune.objectives.mass import Mass
 from otprune.selectors import GridPrune, Selector
 
 
@@ -48,10 +49,12 @@ class _Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-def generate(model: Any, inputs: dict[str, Any], selector: Selector | None, new: int) -> Timed:
+def generate(
+    model: Any, inputs: dict[str, Any], selector: Selector | None, new: int, mass: Mass = "none"
+) -> Timed:
     """Greedy decoding of `new` tokens, unpruned if there is no selector."""
     clock = _Clock()
-    with prune(model, selector) if selector is not None else nullcontext() as run:
+    with prune(model, selector, mass=mass) if selector is not None else nullcontext() as run:
         start = time.perf_counter()
         out = model.generate(
             **inputs,
