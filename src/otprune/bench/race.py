@@ -61,7 +61,7 @@ def race(runs: Runs, repeats: int, patience: float) -> dict[str, list[float]]:
     for name in names:  # warm, and how long it takes
         seconds[name].append(_timed(runs[name]))
     left = {name: max(3, min(repeats, int(patience / seconds[name].pop()))) for name in names}
-    for turn in range(max(left.values())):
+    for turn in range(max(left.values(), default=0)):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
             if len(seconds[name]) < left[name]:
