@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Selector,
         StreamSelector,
         TransportPrune,
+        recommended,
         select_video,
     )
 
@@ -73,6 +74,7 @@ __all__ = [
     "prefill_flops",
     "prune",
     "prune_inputs",
+    "recommended",
     "select_video",
 ]
 

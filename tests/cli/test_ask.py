@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from otprune import METHODS, OTPrune, prefill_flops, prune
+from otprune import METHODS, OTPrune, prefill_flops, prune, recommended
 
 from .conftest import QUESTION, QUICK, scene
 
@@ -45,7 +45,7 @@ def test_json_says_what_the_library_says(run, photo, tiny):
     report = asked(run, photo, "--keep", "0.1")
     assert report["method"] == "otprune"
     assert report["keep"] == 0.1
-    assert report["settings"] == {"gamma": "scaled"}
+    assert report["settings"]["gamma"] == "scaled"
     assert report["question"] == QUESTION
     (picture,) = report["pictures"]
     full, cut = picture["unpruned"], picture["pruned"]
@@ -108,7 +108,7 @@ def test_every_method(run, photo, method):
 def test_options_reach_the_method(run, photo):
     usual = asked(run, photo)
     paper = asked(run, photo, "--gamma", "0.01")
-    assert paper["settings"] == {"gamma": 0.01}
+    assert paper["settings"]["gamma"] == 0.01
     assert paper["pictures"][0]["indices"] != usual["pictures"][0]["indices"]
 
     straight = asked(run, photo, "--method", "transport", "--metric", "euclidean")
@@ -190,3 +190,18 @@ def test_processor_without_a_chat_template(run, photo, tiny, monkeypatch):
     (picture,) = asked(run, photo)["pictures"]
     # <bos>, 144 tokens of the picture, "is there a red circle ?"
     assert picture["unpruned"]["prompt_tokens"] == 1 + 144 + 6
+
+
+def test_recommended_is_method_merging_and_mass(run, photo):
+    report = asked(run, photo, "--method", "recommended")
+    preset = recommended()
+    assert report["method"] == preset["selector"].name
+    assert {name: report[name] for name in ("merge", "mass", "alpha")} == {
+        name: preset[name] for name in ("merge", "mass", "alpha")
+    }
+
+
+def test_auto_keeps_no_more_than_max_keep(run, photo):
+    options = ("--keep", "auto", "--target", "0.0001", "--max-keep", "9")
+    (picture,) = asked(run, photo, *options)["pictures"]
+    assert len(picture["indices"]) == 9

@@ -104,6 +104,7 @@ def ask(
     keep: options.Keep = "0.1",
     target: options.Target = None,
     measure: options.MeasureOption = None,
+    max_keep: options.MaxKeep = None,
     method: options.Method = "otprune",
     gamma: options.Gamma = None,
     metric: options.MetricOption = None,
@@ -137,10 +138,16 @@ def ask(
 
     Both answers side by side, what pruning saved, and how far the kept tokens are from all.
     """
-    selector = make_selector(method, keep, target, measure, gamma, metric, seed)
+    selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
     if alpha is not None and mass is options.Mass.none:
         raise OTPruneError("--alpha is the strength of --mass: add --mass total or --mass token")
     strength = 1.0 if alpha is None else alpha
+    if method == options.PRESET:
+        if merge or mass is not options.Mass.none:
+            raise OTPruneError(
+                "--method recommended settles --merge and --mass: leave them out, or name a method"
+            )
+        merge, mass, strength = options.preset()
     if os.path.isfile(question):
         raise OTPruneError('the question comes last: otprune ask PHOTO... "QUESTION"')
     check_question(question, embedded=model is None)
@@ -201,6 +208,7 @@ def select(
     keep: options.Keep = "0.1",
     target: options.Target = None,
     measure: options.MeasureOption = None,
+    max_keep: options.MaxKeep = None,
     method: options.Method = "otprune",
     gamma: options.Gamma = None,
     metric: options.MetricOption = None,
@@ -220,7 +228,7 @@ def select(
     The tokens are those of the embedded model's encoder and projector, of --model's, or of a
     pretrained encoder (--encoder vit-s).
     """
-    selector = make_selector(method, keep, target, measure, gamma, metric, seed)
+    selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
     if encoder is not None and model is not None:
         raise OTPruneError("--encoder and --model: give one of them")
     if size is not None and encoder is None:

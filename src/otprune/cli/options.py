@@ -16,6 +16,7 @@ from otprune.errors import KeepError, OTPruneError
 if TYPE_CHECKING:
     from otprune.selectors import Selector
 
+PRESET = "recommended"  # a value of --method that is more than a method
 _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
 
 
@@ -89,10 +90,22 @@ MeasureOption = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+MaxKeep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATIO|NUMBER",
+        help="auto: so many are kept where even they do not reach the target.",
+        show_default="0.5",
+        rich_help_panel=_WHAT,
+    ),
+]
 Method = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="One of those that `otprune methods` lists.", rich_help_panel=_WHAT
+        metavar="NAME",
+        help="One of those that `otprune methods` lists, or recommended: method, merging and mass "
+        "as docs/mass.md advises.",
+        rich_help_panel=_WHAT,
     ),
 ]
 Gamma = Annotated[
@@ -225,7 +238,10 @@ Repeats = Annotated[
 
 
 def parse_keep(
-    text: str, target: float | None = None, measure: Measure | None = None
+    text: str,
+    target: float | None = None,
+    measure: Measure | None = None,
+    max_keep: str | None = None,
 ) -> float | int | Auto:
     """`--keep` as the library takes it: with a point a ratio, without a number of tokens; or auto.
 
@@ -233,16 +249,22 @@ def parse_keep(
         KeepError: it is none of these; a number's range is the selector's to check.
     """
     if text == "auto":
-        return Auto(target, "distance" if measure is None else measure.value)
-    if target is not None or measure is not None:
-        name = "--target" if measure is None else "--measure"
-        raise KeepError(f"{name} belongs to --keep auto, and --keep is {text}")
+        most = 0.5 if max_keep is None else _parse_number("--max-keep", max_keep, "16")
+        return Auto(target, "distance" if measure is None else measure.value, most)
+    given = {"--target": target, "--measure": measure, "--max-keep": max_keep}
+    for name, value in given.items():
+        if value is not None:
+            raise KeepError(f"{name} belongs to --keep auto, and --keep is {text}")
+    return _parse_number("--keep", text, "16, or auto")
+
+
+def _parse_number(option: str, text: str, last: str) -> float | int:
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
         raise KeepError(
-            f"--keep {text}: expected a ratio with a point, like 0.1, a whole number, like 16, or "
-            "auto"
+            f"{option} {text}: expected a ratio with a point, like 0.1, or a whole number, like "
+            f"{last}"
         ) from None
 
 
@@ -251,6 +273,7 @@ def make_selector(
     keep: str,
     target: float | None,
     measure: Measure | None,
+    max_keep: str | None,
     gamma: str | None,
     metric: Metric | None,
     seed: int | None,
@@ -260,11 +283,12 @@ def make_selector(
     Raises:
         OTPruneError: no such method, or an option that the method does not have.
     """
-    from otprune.selectors import METHODS  # torch takes a second; the help needs none of it
+    from otprune.selectors import METHODS, recommended  # torch takes a second; --help needs none
 
-    if method not in METHODS:
-        close = difflib.get_close_matches(method.lower(), METHODS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METHODS)}"
+    if method not in (*METHODS, PRESET):
+        known = (*METHODS, PRESET)
+        close = difflib.get_close_matches(method.lower(), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
         raise OTPruneError(f"no method {method!r}: {hint} (otprune methods lists them)")
     given: dict[str, Any] = {
         "gamma": None if gamma is None else _parse_gamma(gamma),
@@ -278,7 +302,16 @@ def make_selector(
             raise OTPruneError(
                 f"--{name} has no meaning for --method {method}: it belongs to {', '.join(owners)}"
             )
-    return METHODS[method](parse_keep(keep, target, measure), **given)
+    wanted = parse_keep(keep, target, measure, max_keep)
+    return recommended(wanted)["selector"] if method == PRESET else METHODS[method](wanted, **given)
+
+
+def preset() -> tuple[bool, Mass, float]:
+    """Merge, mass and alpha of `--method recommended`."""
+    from otprune.selectors import recommended
+
+    chosen = recommended()
+    return chosen["merge"], Mass(chosen["mass"]), chosen["alpha"]
 
 
 def _parse_gamma(text: str) -> float | str:

@@ -93,7 +93,7 @@ def by_model(
         if with_grid:
             grid = grid_of(loaded.name, loaded.model, loaded.processor, inputs, picture.size)
         # Keeping everything: the engine encodes, and shows the tokens as a selector sees them.
-        shrunk = shrink(loaded.model, inputs, GridPrune(1.0), "preserved", False, "left")
+        shrunk = shrink(loaded.model, inputs, "left", GridPrune(1.0), "preserved", merge=False)
         tokens: Any = only(loaded, shrunk.items).features
         return Encoded(tokens, grid)
 

@@ -9,6 +9,7 @@ from otprune.selectors.grid import GridPrune
 from otprune.selectors.herding import HerdingPrune
 from otprune.selectors.norm import NormPrune
 from otprune.selectors.otprune import OTPrune
+from otprune.selectors.preset import recommended
 from otprune.selectors.random import RandomPrune
 from otprune.selectors.results import Reduction, Selection
 from otprune.selectors.stream import StreamSelector
@@ -43,5 +44,6 @@ __all__ = [
     "Selector",
     "StreamSelector",
     "TransportPrune",
+    "recommended",
     "select_video",
 ]
