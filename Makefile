@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest test-lmms test-vllm bench-paper bench-quick bench-guards check demo-model clean
+.PHONY: demo test test-slow test-oldest test-lmms test-vllm bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -76,6 +76,7 @@ bench-quick: ## the benches on small sizes, to see that they work; under three m
 	$(call install,dev)
 	rm -rf out/bench-quick
 	$(VENV)/bin/otprune bench quality --quick --out out/bench-quick/quality
+	$(VENV)/bin/otprune bench mass --quick --out out/bench-quick/mass
 	$(VENV)/bin/otprune bench efficiency --quick --out out/bench-quick/efficiency
 	$(VENV)/bin/otprune bench synthetic --quick --out out/bench-quick/synthetic
 	$(VENV)/bin/otprune bench speed --quick --out out/bench-quick/speed
@@ -94,6 +95,17 @@ demo-model: ## train the embedded model again: hours; resumes where it stopped
 	$(PY) -m otprune.demo.train $(RUN)
 	$(PY) -m otprune.demo.export $(RUN)
 	$(PY) -m otprune.demo.evaluate $(RUN)
+
+demo-models: ## two more of the embedded model's kind, which `make bench-mass` compares
+	$(call install,train)
+	test -f $(RUN)/talks.pt || $(MAKE) demo-model
+	$(PY) -m otprune.demo.train runs/seed1 --seed 1 --tower $(RUN) --language 600 --talks 150
+	$(PY) -m otprune.demo.export $(RUN) runs/models/questions --stage language
+	$(PY) -m otprune.demo.export runs/seed1 runs/models/seed1
+
+bench-mass: demo-models ## what attention mass adds, in three models
+	$(VENV)/bin/otprune bench mass --out docs/results/mass \
+	  --model questions=runs/models/questions --model seed1=runs/models/seed1
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms $(VENV)-vllm runs out
