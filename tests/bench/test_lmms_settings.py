@@ -3,7 +3,8 @@
 import pytest
 
 import otprune
-from otprune.bench.lmms.settings import cut, decoding, make_selector
+from otprune import OTPruneError
+from otprune.bench.lmms.settings import cut, decoding, make_selector, pruning
 
 
 def test_the_selector_has_the_settings_that_were_given():
@@ -53,3 +54,21 @@ def test_decoding_is_greedy_unless_a_task_asks_for_a_temperature():
 )
 def test_answers_end_at_stop_strings_but_not_at_empty_lines(until, left):
     assert cut(" A cat.\n\nUSER: why\n", until) == left
+
+
+def test_what_prune_is_called_with():
+    unset = {"gamma": None, "metric": None, "seed": None}
+    made = pruning("transport", 0.1, True, "token", 0.5, **unset)
+    assert made == {
+        "selector": otprune.TransportPrune(0.1),
+        "merge": True,
+        "mass": "token",
+        "alpha": 0.5,
+    }
+    assert pruning("recommended", 0.1, False, None, 1.0, **unset) == otprune.recommended(0.1)
+    with pytest.raises(OTPruneError, match="leave them out"):
+        pruning("recommended", 0.1, True, None, 1.0, **unset)
+    with pytest.raises(OTPruneError, match="mass='all'"):
+        pruning("dpp", 0.1, False, "all", 1.0, **unset)
+    with pytest.raises(OTPruneError, match="expected True or False"):
+        pruning("dpp", 0.1, "yes", None, 1.0, **unset)

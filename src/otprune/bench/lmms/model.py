@@ -15,11 +15,13 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from otprune.bench.lmms.settings import cut, decoding, make_selector
+from otprune.bench.lmms.settings import cut, decoding, pruning
+from otprune.budget import Keep
 from otprune.demo import MODEL_DIR
 from otprune.engines.transformers import prune
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.objectives.mass import Mass
 
 
 class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
@@ -36,9 +38,10 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
     Args:
         pretrained: a Hugging Face model or a local folder of one; None is the embedded model.
         keep: a ratio (0.098) or a number (56); 1.0 is the unpruned model.
-        method: one of `otprune methods`.
+        method: one of `otprune methods`, or "recommended".
         gamma, metric, seed: the method's own settings, None for its defaults.
         merge: kept tokens become the mean of the tokens that they stand for.
+        mass, alpha: what kept tokens weigh in attention, as in `otprune.prune`.
         positions: "preserved" or "compact".
         device: None takes a GPU if there is one.
         dtype: of torch; "auto" is as stored, on a CPU float32.
@@ -57,12 +60,14 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
     def __init__(
         self,
         pretrained: str | None = None,
-        keep: float | int = 1.0,
+        keep: Keep = 1.0,
         method: str = "otprune",
         gamma: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         merge: bool = False,
+        mass: Mass | None = None,
+        alpha: float = 1.0,
         positions: Positions = "preserved",
         device: str | None = None,
         dtype: str = "auto",
@@ -76,11 +81,11 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
             raise UnsupportedError("otprune_hf runs in one process: start lmms-eval without launch")
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise OTPruneError(f"batch_size is {batch_size!r}: expected a whole number from 1 on")
-        if not isinstance(merge, bool):
-            raise OTPruneError(f"merge is {merge!r}: expected True or False")
         self.batch_size = int(batch_size)
-        self.selector = make_selector(method, keep, gamma=gamma, metric=metric, seed=seed)
-        self._pruning: dict[str, Any] = {"positions": positions, "merge": merge}
+        self._pruning = pruning(
+            method, keep, merge, mass, alpha, gamma=gamma, metric=metric, seed=seed
+        )
+        self._pruning["positions"] = positions
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype == "auto" and self.device.type == "cpu":
@@ -98,7 +103,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         if not getattr(self.processor, "chat_template", None):
             raise UnsupportedError(f"the processor of {place} has no chat template to ask with")
         self.processor.tokenizer.padding_side = "left"
-        with prune(self.model, self.selector, **self._pruning):
+        with prune(self.model, **self._pruning):
             pass  # what cannot be pruned is refused before gigabytes of data are fetched
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
@@ -107,7 +112,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         pruned: list[tuple[float, ...]] = []  # of every picture, and not its features
         start = time.perf_counter()
         with (
-            prune(self.model, self.selector, **self._pruning) as run,
+            prune(self.model, **self._pruning) as run,
             tqdm(total=len(requests), desc="otprune_hf") as bar,
         ):
             for batch in self._batches(requests):

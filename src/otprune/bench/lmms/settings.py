@@ -5,14 +5,46 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from otprune.budget import Keep
 from otprune.errors import OTPruneError
-from otprune.selectors import METHODS, Selector
+from otprune.objectives.mass import Mass, check_alpha, check_mass
+from otprune.selectors import METHODS, Selector, recommended
 
 # Where a task does not say.
 MOST_NEW_TOKENS = 1024
 
 
-def make_selector(method: str, keep: float | int, **settings: Any) -> Selector:
+def pruning(
+    method: str,
+    keep: Keep,
+    merge: bool,
+    mass: Mass | None,
+    alpha: float,
+    **settings: Any,
+) -> dict[str, Any]:
+    """The arguments of `otprune.prune`; mass None is "none".
+
+    Raises:
+        OTPruneError: as `make_selector`; `method=recommended` together with what it settles.
+    """
+    if not isinstance(merge, bool):
+        raise OTPruneError(f"merge is {merge!r}: expected True or False")
+    if method != "recommended":
+        chosen = make_selector(method, keep, **settings)
+        return {
+            "selector": chosen,
+            "merge": merge,
+            "mass": check_mass(mass or "none"),
+            "alpha": check_alpha(alpha),
+        }
+    if merge or mass not in (None, "none") or any(v is not None for v in settings.values()):
+        raise OTPruneError(
+            "method=recommended settles merge, mass and the method's settings: leave them out"
+        )
+    return dict(recommended(keep))
+
+
+def make_selector(method: str, keep: Keep, **settings: Any) -> Selector:
     """The selector of that name; settings that are None are left to the method.
 
     Raises:
