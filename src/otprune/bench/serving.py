@@ -52,9 +52,9 @@ FULL = Scope(
     size=Size(layers=6, width=512, heads=8, mlp=2048),
     workloads=(
         Workload("large picture, short answer", side=24, new=16),
-        Workload("small picture, long answer", side=8, new=96),
+        Workload("small picture, long answer", side=8, new=64),
     ),
-    loads=((1, 4), (4, 12), (16, 32)),
+    loads=((1, 2), (4, 8), (16, 16)),
     rounds=3,
 )
 QUICK = Scope(
