@@ -178,6 +178,10 @@ class _World:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
 
+    @functools.cached_property
+    def embedded(self) -> tuple[Any, Any]:
+        return load()
+
     def video(self, number: int) -> tuple[list[Frame], Tensor]:
         """Frames, and their tokens, `(T, 144, d)`."""
         rng = np.random.default_rng((self._plan.seed, number))
@@ -188,7 +192,7 @@ class _World:
         else:
             below = backgrounds(self._plan.shots, self._plan.seed + number)
         frames = moving(rng, [p.size for p in below], self._plan.shots, self._plan.length)
-        model, processor = load()
+        model, processor = self.embedded
         tokens = []
         with torch.no_grad():
             for frame in frames:
@@ -200,15 +204,20 @@ class _World:
 
 
 def choices(plan: Plan, tokens: Tensor, number: int) -> dict[str, Callable[[], Kept]]:
-    """What is compared, each keeping as many tokens in all as the stream does."""
+    """What is compared; where no share is said, as many tokens in all as the stream keeps."""
     t, m, _ = tokens.shape
-    stream = StreamSelector(plan.keep * m)
-    streamed = [stream.push(frame) for frame in tokens]
-    k = sum(len(i) for i in streamed)
+    streams = {
+        name: [stream.push(frame) for frame in tokens]
+        for name, stream in (
+            (STREAM, StreamSelector(plan.keep * m)),
+            (f"{STREAM}, novelty 0.02", StreamSelector(plan.keep * m, novelty=0.02)),
+        )
+    }
+    k, most = sum(len(i) for i in streams[STREAM]), round(plan.keep * t * m)
 
-    def alone(make: Callable[[int], Selector]) -> Kept:
-        """Every frame by itself, k spread over them as evenly as it goes."""
-        shares = [k * (i + 1) // t - k * i // t for i in range(t)]
+    def alone(make: Callable[[int], Selector], total: int = k) -> Kept:
+        """Every frame by itself, the total spread over them as evenly as it goes."""
+        shares = [total * (i + 1) // t - total * i // t for i in range(t)]
         return [
             make(share).select(frame) if share else torch.empty(0, dtype=torch.int64)
             for share, frame in zip(shares, tokens, strict=True)
@@ -218,13 +227,18 @@ def choices(plan: Plan, tokens: Tensor, number: int) -> dict[str, Callable[[], K
         chosen = OTPrune(k).select(tokens.flatten(0, 1))
         return [chosen[chosen // m == i] % m for i in range(t)]
 
+    def drawn(number_of_tokens: int) -> Selector:
+        return RandomPrune(number_of_tokens, seed=plan.seed + number)
+
     return {
-        STREAM: lambda: streamed,
+        **{name: functools.partial(list, kept) for name, kept in streams.items()},
         VIDEO: lambda: select_video(tokens, k),
         "otprune, all frames at hand": joint,
         "dpp, frame by frame": lambda: alone(DPPPrune),
         "otprune, frame by frame": lambda: alone(OTPrune),
-        "random, frame by frame": lambda: alone(lambda n: RandomPrune(n, seed=plan.seed + number)),
+        "random, frame by frame": lambda: alone(drawn),
+        f"dpp, frame by frame, {plan.keep:.0%}": lambda: alone(DPPPrune, most),
+        f"random, frame by frame, {plan.keep:.0%}": lambda: alone(drawn, most),
     }
 
 
