@@ -148,11 +148,12 @@ def _draw_long(folder: Path, plan: Plan, one: dict[str, Any]) -> None:
         for color, key, label in (
             (COLORS[0], "median_seconds", "median"),
             (COLORS[1], "p99_seconds", "99%"),
+            (COLORS[2], "processor_seconds", "median, processor time"),
         ):
             left.plot(x, [1e3 * p[key] for p in points], color=color, label=label)
         left.axhline(1e3 / 30, color=COLORS[7], linestyle="--", label="30 frames a second")
         left.set(xlabel="frames so far", ylabel=f"ms a frame ({plan.every} frames a point)")
-        left.set_ylim(bottom=0)
+        left.set_yscale("log")
         left.legend(frameon=False, fontsize=9)
         right.plot(x, [p["state_bytes"] / 2**20 for p in points], color=COLORS[0], label="state")
         if points[0]["resident_bytes"] is not None:
