@@ -35,7 +35,7 @@ def settings(selector: Selector) -> dict[str, Any]:
 
 def headline(model: str, selector: Selector, *extra: str) -> Text:
     """One line over everything: model, method and how it was set."""
-    own = [f"{name}={value}" for name, value in settings(selector).items()]
+    own = [f"{name}={value}" for name, value in settings(selector).items() if value is not None]
     keep = selector.keep
     rule = f"auto, {_goal(keep)}" if isinstance(keep, Auto) else f"{keep}"
     method = ", ".join([f"keep={rule}", *own, *extra])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from otprune.objectives.certificate import Certificate, certificate, largest
-from otprune.objectives.products import gram, rows
+from otprune.objectives.products import gram, project, rows
 from otprune.search.cholesky import Elimination
 from otprune.tokens import unit_columns_norms
 
@@ -82,14 +82,17 @@ def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kerne
 
 
 def kernel_norms(
-    tokens: Tensor, gamma: float, weights: Tensor | None = None
+    tokens: Tensor, gamma: float, weights: Tensor | None = None, rank: int | None = None
 ) -> tuple[Kernel, Tensor]:
     """`kernel`, and `otprune.tokens.norms` of the tokens.
 
     With columns of length `gamma^(1/4)` it is `S S^T` for m <= d, one m x m matrix, and else
-    `V (V^T V) V^T`, of O(m d) memory.
+    `V (V^T V) V^T`, of O(m d) memory. With a `rank` less than d the features of `V` are first
+    projected at random to so many: an approximation in O(m d + m rank^2) time.
     """
     V, norms = unit_columns_norms(tokens, weights, gamma**0.25)
+    if rank is not None and rank < V.shape[-1]:
+        V = project(V, rank)
     if V.shape[-1] < V.shape[-2]:
         weighted = V if weights is None else V * weights.sqrt().unsqueeze(-1)
         return Kernel(V @ gram(weighted.mT), V), norms

@@ -34,3 +34,22 @@ def gram(x: Tensor) -> Tensor:
             below.copy_(x[:, start:end] @ x[:, :end].mT)
         product[..., :start, start:end] = below[..., :start].mT
     return product
+
+
+def project(x: Tensor, rank: int, seed: int = 0) -> Tensor:
+    """A random projection of the features, `(B, m, d)` to `(B, m, rank)`, rank <= d.
+
+    Each feature is added to one of `rank` sums, with a random sign, so that inner products are
+    right in the mean (Charikar, Chen and Farach-Colton, "Finding frequent items in data streams",
+    ICALP 2002, the count sketch). O(m d): features are read once. The signs are drawn on the CPU:
+    the same on every device.
+    """
+    d = x.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (d,), generator=generator).mul_(2).sub_(1)
+    signs = signs.to(x.device, x.dtype, non_blocking=True)
+    sums = x[..., :rank] * signs[:rank]
+    for start in range(rank, d, rank):
+        part = x[..., start : start + rank]
+        sums[..., : part.shape[-1]].addcmul_(part, signs[start : start + rank])
+    return sums

@@ -1,0 +1,89 @@
+"""OTPrune on projected tokens: nearly the same value for less work, and an honest certificate."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from otprune import OTPrune, OTPruneError
+from otprune.objectives import logdet
+from otprune.objectives.products import project
+from tests.random_tokens import best_by_brute_force, random_tokens
+
+
+def test_rank_of_all_features_is_exact():
+    tokens = random_tokens(60, 40)
+    exact = OTPrune(12).select(tokens)
+    for rank in (40, 99, "auto"):
+        assert OTPrune(12, rank=rank).select(tokens).equal(exact)
+    assert not OTPrune(12, rank=3).select(tokens).equal(exact)
+
+
+def test_the_same_again_row_by_row_and_whatever_the_global_seed():
+    batch = random_tokens(3, 80, 64)
+    selector = OTPrune(9, rank=16)
+    first = selector.select(batch)
+    torch.manual_seed(5)
+    assert selector.select(batch).equal(first)
+    assert torch.stack([selector.select(row) for row in batch]).equal(first)
+
+
+def test_inner_products_are_right_in_the_mean():
+    x = random_tokens(1, 5, 90)
+    mean = sum(project(x, 13, seed) @ project(x, 13, seed).mT for seed in range(3000)) / 3000
+    torch.testing.assert_close(mean, x @ x.mT, rtol=0.05, atol=0.05 * float((x @ x.mT).amax()))
+
+
+def test_value_is_within_a_percent_at_the_default():
+    """Tokens like an encoder's: a common part, a falling spectrum, noise."""
+    g = torch.Generator().manual_seed(0)
+    spectrum = torch.arange(1, 201) ** -0.7
+    tokens = (torch.randn(500, 200, generator=g) * spectrum) @ torch.randn(200, 768, generator=g)
+    tokens += torch.randn(768, generator=g) + 0.1 * torch.randn(500, 768, generator=g)
+    values = [OTPrune(0.098, rank=rank).explain(tokens).value for rank in (None, "auto", 32)]
+    assert values[1] > 0.99 * values[0]
+    assert values[2] > 0.9 * values[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), rank=st.integers(1, 5), k=st.integers(1, 3))
+def test_the_certificate_is_of_the_exact_objective(seed, rank, k):
+    tokens = random_tokens(7, 6, seed=seed)
+    selector = OTPrune(k, gamma=1.0, rank=rank)
+    said = selector.explain(tokens)
+    M = logdet.kernel(tokens.double()[None], 1.0).block(torch.arange(7)[None])[0]
+
+    def value(chosen):
+        return float(torch.logdet(torch.eye(k) + M[chosen][:, chosen]))
+
+    assert said.value == pytest.approx(value(said.indices.tolist()), rel=1e-6)
+    assert said.bound >= best_by_brute_force(value, 7, k) - 1e-9
+
+
+class Largest(TorchDispatchMode):
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numel = max(self.numel, out.numel())
+        return out
+
+
+def test_no_matrix_of_all_pairs():
+    m, d, k = 2000, 64, 40
+    tokens = random_tokens(m, d)
+    for rank in (None, 32):
+        with Largest() as largest:
+            OTPrune(k, rank=rank).select(tokens)
+        assert largest.numel <= m * d
+    with Largest() as largest:
+        OTPrune(k).select(random_tokens(600, 700))
+    assert largest.numel <= 600 * 700
+
+
+@pytest.mark.parametrize("rank", [0, -3, 2.5, "low", True, float("nan")])
+def test_bad_rank(rank):
+    with pytest.raises(OTPruneError, match='expected None, "auto"'):
+        OTPrune(0.5, rank=rank)
