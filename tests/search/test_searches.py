@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from otprune.objectives.logdet import Kernel
+from otprune.objectives.transport import pairwise
 from otprune.search import cholesky, cover, herding, maxmin
 from tests.random_tokens import random_tokens
 
@@ -37,12 +38,25 @@ def test_cholesky():
             assert got[b].tolist() == wanted
 
 
-def test_cover():
-    got = cover.greedy(DISTANCE, MASS, K, RANK)
+@pytest.mark.parametrize("candidates", [3, 64])
+@pytest.mark.parametrize("search", [cover.greedy, cover.steps])
+def test_cover(search, candidates, monkeypatch):
+    monkeypatch.setattr(cover, "_CANDIDATES", candidates)
+    got = search(DISTANCE, MASS, K, RANK)
     for b in range(3):
         D, p = DISTANCE[b], MASS[b]
         wanted = plain(lambda kept, j, D=D, p=p: p @ D[:, [*kept, j]].amin(1), maximise=False)
         assert got[b].tolist() == wanted
+
+
+def test_cover_in_rounds_with_copies_and_nothing():
+    """Sets that stop at different picks, and gains that are all rounding."""
+    sets = [random_tokens(60, 9), random_tokens(20, 9).repeat(3, 1), torch.zeros(60, 9)]
+    D = pairwise(torch.stack(sets))
+    rank = torch.arange(60).repeat(3, 1)
+    mass = torch.full((3, 60), 1 / 60)
+    for k in (1, 25, 60):
+        assert cover.lazy(D, mass, k, rank).equal(cover.steps(D, mass, k, rank))
 
 
 def test_maxmin():

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from otprune.objectives.certificate import Certificate, certificate, largest
+from otprune.objectives.products import gram
 from otprune.search.ties import TOLERANCE
 from otprune.tokens import scale_down, unit_rows
 
 Metric = Literal["cosine", "euclidean"]
 
-_BLOCK = 256  # kept tokens whose distances are held at once
+_BLOCK = 256  # tokens whose distances are worked on at once
 
 
 def embed(tokens: Tensor, metric: Metric) -> Tensor:
@@ -43,6 +44,17 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     distance = squares - 2 * (x @ y.mT)
     noise = 8 * torch.finfo(x.dtype).eps * squares
     return torch.where(distance > noise, distance, 0.0)
+
+
+def pairwise(x: Tensor) -> Tensor:
+    """`squared_distances(x, x)`, `(B, m, d)` to `(B, m, m)`, with no second matrix of that size."""
+    squares = x.square().sum(-1)
+    distance = gram(x)
+    for part, own in zip(distance.split(_BLOCK, 1), squares.split(_BLOCK, 1), strict=True):
+        sums = own.unsqueeze(-1) + squares.unsqueeze(-2)
+        part.mul_(-2).add_(sums)
+        part.masked_fill_(part <= sums.mul_(8 * torch.finfo(x.dtype).eps), 0.0)
+    return distance
 
 
 def assign(points: Tensor, indices: Tensor) -> Tensor:

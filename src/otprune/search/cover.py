@@ -1,21 +1,29 @@
 """Greedy facility location: each step keeps the token that lowers the cost most.
 
-The cost of a kept set is the mean distance of the tokens to their nearest kept one. O(k m^2).
+The cost of a kept set is the mean distance of the tokens to their nearest kept one. Before anything
+is kept every token pays its distance to the farthest token. No set can do worse, so that the first
+pick is simply the one of least cost, with no arbitrary constant.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.search.ties import best
+from otprune.search.rounds import as_array, best_place, candidates
+from otprune.search.ties import TOLERANCE, best
+
+# Tokens whose gains are worked out at once, beside the distances.
+_ROWS = 256
+# Candidates of a round on a CPU.
+_CANDIDATES = 64
 
 
 def greedy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
-    Before anything is kept every token pays its distance to the farthest token. No set can do
-    worse, so that the first pick is simply the one of least cost, with no arbitrary constant.
+    On a CPU in rounds (`lazy`), elsewhere pick by pick (`steps`): the same picks.
 
     Args:
         distance: `(B, m, m)`, non-negative, symmetric.
@@ -23,16 +31,69 @@ def greedy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
         k: number of tokens, at most m.
         rank: `(B, m)`, who wins ties (`ties.preference`).
     """
-    batch, m = mass.shape
+    if rank.is_cpu and not torch.compiler.is_compiling():
+        return lazy(distance, mass, k, rank)
+    return steps(distance, mass, k, rank)
+
+
+def steps(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
+    """`greedy` with a fixed sequence of operations. O(k m^2)."""
     paid = distance.amax(dim=-1)
     taken = torch.zeros_like(mass, dtype=torch.bool)
-    order = rank.new_empty(batch, k)
-    saved = torch.empty_like(distance)
+    order = rank.new_empty(rank.shape[0], k)
     for t in range(k):
-        torch.sub(paid.unsqueeze(-1), distance, out=saved)
-        gains = (mass.unsqueeze(1) @ saved.clamp_(min=0)).squeeze(1)
-        j = best(gains.masked_fill(taken, -torch.inf), rank)
+        j = best(_gains(distance, mass, paid).masked_fill(taken, -torch.inf), rank)
         order[:, t : t + 1] = j
         taken.scatter_(1, j, True)
-        paid = torch.minimum(paid, distance.gather(1, j.unsqueeze(-1).expand(-1, 1, m)).squeeze(1))
+        paid = torch.minimum(paid, _rows(distance, j).squeeze(1))
     return order
+
+
+def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
+    """`greedy` in rounds, as in `search.rounds`: gains never grow.
+
+    All gains once a round, O(m^2); then those of few candidates a pick, O(m), for as long as the
+    best of them beats what any other token had to offer. One set waits for the others.
+    """
+    paid, weight, preference = as_array(distance.amax(dim=-1)), as_array(mass), as_array(rank)
+    batch, m = paid.shape
+    p = min(m, _CANDIDATES)
+    order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
+    penalty = np.zeros_like(paid)
+    each = np.arange(batch)
+    while True:
+        state = as_array(_gains(distance, mass, torch.from_numpy(paid))) + penalty
+        chosen, outside = candidates(state, preference, p)
+        near = as_array(_rows(distance, torch.from_numpy(chosen)))
+        gains, ranks = state[each[:, None], chosen], preference[each[:, None], chosen]
+        out = np.where(np.isinf(gains), gains, 0)
+        active, first = done < k, True
+        while True:
+            j, top = best_place(gains, ranks)
+            if not first:
+                active &= (done < k) & (top * (1 - TOLERANCE) > outside)
+            if not active.any():
+                break
+            first = False
+            here, place = each[active], j[active]
+            order[here, done[active]] = chosen[here, place]
+            done += active
+            out[here, place] = penalty[here, chosen[here, place]] = -np.inf
+            paid[active] = np.minimum(paid[active], near[here, place])
+            if done.min() == k:
+                return torch.from_numpy(order)
+            saved = np.maximum(paid[:, None] - near, 0)
+            gains = np.matmul(saved, weight[..., None])[..., 0] + out
+
+
+def _gains(distance: Tensor, mass: Tensor, paid: Tensor) -> Tensor:
+    """What each token would take off the cost, `(B, m)`."""
+    gains = [
+        (part.neg().add_(paid.unsqueeze(1)).clamp_(min=0) @ mass.unsqueeze(-1)).squeeze(-1)
+        for part in distance.split(_ROWS, dim=1)
+    ]
+    return torch.cat(gains, dim=-1)
+
+
+def _rows(distance: Tensor, indices: Tensor) -> Tensor:
+    return distance.gather(1, indices.unsqueeze(-1).expand(-1, -1, distance.shape[-1]))

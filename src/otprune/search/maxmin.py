@@ -7,6 +7,9 @@ from torch import Tensor
 
 from otprune.search.ties import best
 
+# Tokens looked at at once, beside the distances.
+_ROWS = 256
+
 
 def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
@@ -20,9 +23,15 @@ def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
         unit: size of an ordinary distance (`ties.best`).
     """
     batch, m, _ = distance.shape
-    itself = torch.eye(m, dtype=torch.bool, device=distance.device)
-    nearest = distance.masked_fill(itself, torch.inf).amin(dim=-1)
-    taken = torch.zeros_like(itself[:1].expand(batch, m))
+    place = torch.arange(m, device=distance.device)
+    nearest = torch.cat(
+        [
+            part.masked_fill(own.unsqueeze(-1) == place, torch.inf).amin(dim=-1)
+            for part, own in zip(distance.split(_ROWS, 1), place.split(_ROWS), strict=True)
+        ],
+        dim=-1,
+    )
+    taken = torch.zeros_like(nearest, dtype=torch.bool)
     order = rank.new_empty(batch, k)
     for t in range(k):
         j = best(nearest.masked_fill(taken, -torch.inf), rank, unit)

@@ -25,7 +25,7 @@ from otprune.search.ties import TOLERANCE
 Array = NDArray[Any]
 
 # Candidates of a round: a share of the tokens, within limits. More of them make fewer rounds.
-_SHARE, _LEAST, _MOST = 8, 64, 512
+_SHARE, _LEAST, _MOST = 16, 64, 512
 # Bytes that stay in a core's cache: then single rows are as cheap as many.
 _CACHE = 2 << 20
 # A round ends before variances have fallen by more than this: rounding would be magnified.
@@ -58,7 +58,7 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
     cache, and after a round whose block was in vain, as at the start when tokens have much in
     common and each pick changes all that is left, the next 1, 2, 4, ...
     """
-    excess, preference = _array(M.diagonal().clamp_(min=0)), _array(rank)
+    excess, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
     batch, m = excess.shape
     block = min(m, max(_LEAST, min(_MOST, m // _SHARE)))
     factor, width = np.zeros((batch, k, m), excess.dtype), 0
@@ -73,7 +73,7 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
         np.add(excess, penalty, out=state)
         if singles:
             singles -= 1
-            single[:, 0] = _best(state, preference)[0]
+            single[:, 0] = best_place(state, preference)[0]
             picks, valid = single, (done < k)[:, None]
             root = np.sqrt(excess[each, picks] + shift)[..., None]
         else:
@@ -117,16 +117,16 @@ def _round(
 ) -> tuple[Array, Array, Array]:
     """Picks among the p tokens of largest excess: see `_picks`, with tokens for places."""
     each = np.arange(len(state))[:, None]
-    chosen, outside = _candidates(state, preference, p)
+    chosen, outside = candidates(state, preference, p)
     own = torch.from_numpy(_columns(known, chosen))
-    block = _array(torch.baddbmm(M.block(torch.from_numpy(chosen)), own.mT, own, alpha=-1))
+    block = as_array(torch.baddbmm(M.block(torch.from_numpy(chosen)), own.mT, own, alpha=-1))
     places, valid, root = _picks(
         state[each, chosen], preference[each, chosen], block, shift, outside, most
     )
     return chosen[each, places], valid, root
 
 
-def _array(tensor: Tensor) -> Array:
+def as_array(tensor: Tensor) -> Array:
     """A numpy array of the same values: the tensor is copied into it, nothing is read out."""
     array = np.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
     torch.from_numpy(array).copy_(tensor)
@@ -140,14 +140,14 @@ def _columns(factor: Array, indices: Array) -> Array:
     return np.take_along_axis(factor, indices[:, None], axis=2)
 
 
-def _best(gains: Array, preference: Array) -> tuple[Array, Array]:
+def best_place(gains: Array, preference: Array) -> tuple[Array, Array]:
     """`ties.best` in numpy: places, `(B,)`, and the largest gains, `(B,)`."""
     top = gains.max(axis=1)
     tied = gains >= (top - TOLERANCE * np.abs(top))[:, None]
     return np.where(tied, preference, _NOBODY).argmin(axis=1), top
 
 
-def _candidates(state: Array, preference: Array, p: int) -> tuple[Array, Array]:
+def candidates(state: Array, preference: Array, p: int) -> tuple[Array, Array]:
     """The p tokens of largest excess, `(B, p)`, and the largest excess outside, `(B,)`.
 
     The one to be picked first is always among them, however many tie with it.
@@ -155,7 +155,7 @@ def _candidates(state: Array, preference: Array, p: int) -> tuple[Array, Array]:
     batch, m = state.shape
     if p == m:
         return np.arange(m).repeat(batch).reshape(m, batch).T, np.full(batch, -np.inf)
-    first, _ = _best(state, preference)
+    first, _ = best_place(state, preference)
     each = np.arange(batch)
     lowered = -state
     lowered[each, first] = -np.inf
@@ -191,7 +191,7 @@ def _picks(
     diagonal = np.ones((batch, n), block.dtype)
     active, floor = most > 0, np.zeros(batch)
     for t in range(n):
-        j, top = _best(excess + penalty, preference)
+        j, top = best_place(excess + penalty, preference)
         if t:
             active &= (top * (1 - TOLERANCE) > outside) & (top + shift > floor) & (t < most)
             if not active.any():

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from otprune.objectives.products import gram
 from otprune.search import maxmin, ties
 from otprune.selectors.base import Selector
-from otprune.tokens import norms, unit_rows
+from otprune.tokens import unit_rows_norms
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,6 @@ class DivPrune(Selector):
     nested: ClassVar[bool] = True
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        x = unit_rows(tokens)
-        distance = (1 - x @ x.mT).clamp(min=0)
-        return maxmin.greedy(distance, k, rank=ties.preference(norms(tokens)), unit=1.0)
+        x, norms = unit_rows_norms(tokens)
+        distance = gram(x).neg_().add_(1).clamp_(min=0)
+        return maxmin.greedy(distance, k, rank=ties.preference(norms), unit=1.0)

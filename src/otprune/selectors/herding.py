@@ -39,8 +39,8 @@ class HerdingPrune(Selector):
         points = transport.embed(scale_down(tokens)[0], "euclidean")
         mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
         mass = mass / mass.shape[-1]
-        distance = transport.squared_distances(points, points)
-        kernel = torch.exp(-distance / _bandwidth(distance))
+        distance = transport.pairwise(points)
+        kernel = distance.div_(-_bandwidth(distance)).exp_()
         return herding.greedy(kernel, mass, k, rank=ties.preference(norms(tokens)))
 
 

@@ -23,7 +23,7 @@ class TransportPrune(Selector):
     Minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2` greedily: the squared 2-Wasserstein
     distance from the full set to the kept one when the kept tokens may carry any mass.
     The first pick is the best single token. Weights are the masses `p` of the full set. O(m^2)
-    memory, O(k m^2) time.
+    memory; O(k m^2) time at worst, on a CPU usually much less (`search.cover.lazy`).
 
     Attributes:
         metric: "cosine" measures between tokens at unit length (a zero token stays zero),
@@ -51,7 +51,7 @@ class TransportPrune(Selector):
         points = transport.embed(scale_down(tokens)[0], self.metric)
         mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
         return cover.greedy(
-            transport.squared_distances(points, points),
+            transport.pairwise(points),
             mass / mass.shape[-1],
             k,
             rank=ties.preference(norms(tokens)),
