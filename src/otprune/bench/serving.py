@@ -49,7 +49,7 @@ class Scope:
 
 
 FULL = Scope(
-    size=Size(layers=6, width=512, heads=8, mlp=2048),
+    size=Size(layers=8, width=896, heads=14, mlp=4864),  # a third of Qwen2.5-0.5B's layers
     workloads=(
         Workload("large picture, short answer", side=24, new=16),
         Workload("small picture, long answer", side=8, new=64),
