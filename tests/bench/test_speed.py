@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from otprune.bench import race, speed, speed_models, speed_report, transcription
-from otprune.bench.race import EXACT, TRANSCRIPTION, contenders, make_tokens, paired
+from otprune.bench.race import EXACT, SKETCHED, TRANSCRIPTION, contenders, make_tokens, paired
 from otprune.bench.shapes import LLAVA
 from otprune.bench.speed import Point, Sweep
 from otprune.cli import main
@@ -30,7 +30,7 @@ SMALL = replace(
 def test_contenders_choose_the_same():
     tokens = make_tokens(2, 40, 64, seed=0)
     assert torch.equal(tokens, make_tokens(2, 40, 64, seed=0))
-    assert list(contenders(tokens, 6))[:2] == [TRANSCRIPTION, EXACT]
+    assert list(contenders(tokens, 6)) == [TRANSCRIPTION, EXACT, SKETCHED]
     exact = race.paths(6)[EXACT].select(tokens)
     assert torch.equal(exact, torch.stack([transcription.select(t, 6, 0.01) for t in tokens]))
 
@@ -89,7 +89,7 @@ def test_a_run(tmp_path, monkeypatch):
     assert target["peak_bytes"][TRANSCRIPTION] > target["peak_bytes"][speed.GRAM] >= 24 * 24 * 4
     assert {"transport", "dpp"} < set(target["ratio"])
     assert EXACT not in figures["tokens, 32 kept/1 x (64, 8, 4) float32"]["seconds"]
-    assert len(figures["model/tiny LLaVA"]["encoder"]) == 3
+    assert len(figures["model/tiny LLaVA"]["encoder"]) == 2
     report = (tmp_path / "report.md").read_text()
     assert "| tokens, 32 kept | time | m >= 16 | m^" in report
     assert "### A batch of 2 at (16, 8, 4)" in report
