@@ -86,7 +86,7 @@ def drift(points: list[dict[str, Any]], key: str) -> float:
     the last fifth; medians, since single points are what else the machine did."""
     values = [point[key] for point in points[1:]]
     some = max(1, len(values) // 5)
-    return statistics.median(values[-some:]) / statistics.median(values[:some]) - 1
+    return float(statistics.median(values[-some:]) / statistics.median(values[:some])) - 1
 
 
 def _long(plan: Plan, one: dict[str, Any]) -> str:
