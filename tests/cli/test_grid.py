@@ -85,7 +85,7 @@ def test_the_embedded_model(tiny):
     def tokens(picture):
         inputs = prompt(loaded, picture, "?")
         with torch.no_grad():
-            shrunk = shrink(model, inputs, GridPrune(1.0), "preserved", False, "left")
+            shrunk = shrink(model, inputs, "left", GridPrune(1.0), "preserved", merge=False)
         return inputs, shrunk.items[0].features
 
     inputs, before = tokens(picture)

@@ -192,7 +192,8 @@ def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos
 def serving(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     """Time to first token and throughput of a vLLM server, with 1, 4 and 16 requests at once.
 
-    In an environment with vLLM (`make test-vllm` makes .venv-vllm); ten to twenty minutes on two cores.
+    In an environment with vLLM (`make test-vllm` makes .venv-vllm); ten to twenty minutes on two
+    cores.
     """
     from otprune.bench import serving as bench_serving
 
