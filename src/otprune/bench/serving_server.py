@@ -137,9 +137,9 @@ def ask(server: Server, request: Request) -> Reply:
     )
     first, text, usage = None, [], None
     for chunk in stream:
-        if chunk.choices and chunk.choices[0].delta.content:
+        if chunk.choices:  # the first comes with the first token, whose bytes may be no text yet
             first = first or time.perf_counter() - start
-            text.append(chunk.choices[0].delta.content)
+            text.append(chunk.choices[0].delta.content or "")
         usage = chunk.usage or usage
     whole = time.perf_counter() - start
     assert usage is not None
