@@ -58,7 +58,7 @@ class Scope:
 
 
 FULL = Scope(
-    plans=(Plan(LLAVA, some=(0.098,)), Plan(ONEVISION, some=(0.098,))),
+    plans=(Plan(LLAVA, some=KEEPS), Plan(ONEVISION, some=KEEPS)),
     tokens=((576, 4096), (1485, 896)),
     repeats=3,
 )

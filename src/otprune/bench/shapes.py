@@ -118,7 +118,7 @@ LLAVA = Shape(
             "max_position_embeddings": 4096,
         },
     },
-    layers=4,
+    layers=8,
     pixels=(1, 3, 336, 336),
     visual=576,
     text=45,

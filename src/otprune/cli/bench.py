@@ -140,7 +140,7 @@ def efficiency(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     """Operations, memory and time, with the selector's share, at real model sizes.
 
     LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: ten minutes,
-    and 6 GB of memory.
+    and 8 GB of memory.
     """
     from otprune.bench import efficiency as bench_efficiency
 
