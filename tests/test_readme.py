@@ -22,6 +22,7 @@ def test_the_examples_run(capsys) -> None:
     scope["tokens"] = scope["run"].last[0].features
     exec("import otprune\n" + tokens, scope)
     assert len(scope["indices"]) == 56
+    assert len(scope["fresh"]) < len(scope["tokens"])
 
 
 def test_pictures_and_pages_that_it_names_exist() -> None:
