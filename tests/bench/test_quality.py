@@ -10,7 +10,7 @@ from otprune.bench import hypothesis, quality, quality_report
 from otprune.bench.hypothesis import Finding
 from otprune.bench.quality import KEEPS, PLAIN, PUBLISHED, QUICK, RANDOM, SETTINGS, UNPRUNED, World
 from otprune.bench.statistics import Correlation
-from otprune.bench.summary import NAMES, Questions, Summary
+from otprune.bench.summary import NAMES, Summary
 from otprune.errors import OTPruneError
 
 PLAN = replace(QUICK, pictures=4, measured=2, random_seeds=2, draws=40)
@@ -33,10 +33,6 @@ def ran(tmp_path_factory):
         patch.setattr(quality.METHODS["norm"], "_pick", broken)
         quality_report.run(folder, PLAN, folder)
     return folder
-
-
-def questions_of(world):
-    return Questions(world.picture, world.kind, world.answer)
 
 
 def test_every_method_and_ratio_has_figures(ran):
@@ -91,16 +87,16 @@ def made_up(world, right):
     """Results where a method answers right on the questions of `right[name]` alone."""
 
     def scores(mask):
-        wrong = world.answer + 1
+        wrong = world.questions.answer + 1
         return {
             setting: {
-                "answers": np.where(mask, world.answer, wrong).tolist(),
+                "answers": np.where(mask, world.questions.answer, wrong).tolist(),
                 "losses": np.where(mask, 0.1, 2.0).tolist(),
             }
             for setting, _, _ in SETTINGS
         }
 
-    count = len(world.answer)
+    count = len(world.questions.answer)
     results = {UNPRUNED: {"scores": scores(np.ones(count, bool))}}
     for name, mask in right.items():
         for keep in KEEPS:
@@ -114,9 +110,9 @@ def made_up(world, right):
 
 
 def test_the_summary_by_hand(world):
-    half = np.arange(len(world.answer)) % 2 == 0
+    half = np.arange(len(world.questions.answer)) % 2 == 0
     masks = {PUBLISHED: half, "otprune": ~half & False, f"{RANDOM} 0": half, f"{RANDOM} 1": ~half}
-    summary = Summary(made_up(world, masks), questions_of(world))
+    summary = Summary(made_up(world, masks), world.questions)
     assert summary.accuracy(UNPRUNED, 1.0).value == 1
     assert summary.accuracy(PUBLISHED, 0.5).value == pytest.approx(half.mean())
     assert summary.accuracy(RANDOM, 0.5) == pytest.approx((0.5, 0.0))
@@ -133,7 +129,7 @@ def test_the_summary_by_hand(world):
 
 def test_without_the_unpruned_model_there_is_nothing_to_say(world):
     with pytest.raises(OTPruneError, match="unpruned model failed: no memory"):
-        Summary({UNPRUNED: {"failed": "no memory"}}, questions_of(world))
+        Summary({UNPRUNED: {"failed": "no memory"}}, world.questions)
 
 
 def test_the_verdict_follows_the_intervals():

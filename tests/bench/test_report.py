@@ -14,17 +14,22 @@ from otprune.bench.report import figure, table, write_report
 def test_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/otprune", "bench", "x", "--out", "a b"])
     results = {"case": {"median": torch.tensor(0.5)}, "other": {"failed": "E: no"}}
-    write_report(tmp_path / "new", results, "# Title\n\nText.\n\n", {"seed": 3, "keeps": [1, 0.5]})
+    write_report(
+        tmp_path / "new",
+        results,
+        "# Title\n\nText.\n\n",
+        {"seed": 3, "keeps": [1, 0.5], "models": []},
+    )
     whole = json.loads((tmp_path / "new" / "results.json").read_text())
     assert whole["results"] == {"case": {"median": 0.5}, "other": {"failed": "E: no"}}
-    assert whole["settings"] == {"seed": 3, "keeps": [1, 0.5]}
+    assert whole["settings"] == {"seed": 3, "keeps": [1, 0.5], "models": []}
     assert whole["command"] == "otprune bench x --out 'a b'"
     assert whole["environment"]["otprune"] == otprune.__version__
     assert whole["environment"]["torch"] == torch.__version__
     assert whole["environment"]["threads"] == torch.get_num_threads()
     report = (tmp_path / "new" / "report.md").read_text()
     assert report.startswith("# Title\n\nText.\n\n## How this was made\n")
-    assert "settings: seed 3, keeps 1, 0.5" in report
+    assert "settings: seed 3, keeps 1, 0.5, models none" in report
     assert whole["date"][:10] in report
 
 

@@ -78,6 +78,14 @@ def test_the_13b_shape():
     assert LLAVA.width == 4096
 
 
+def test_a_sentence_never_runs_on_from_a_table():
+    seconds = {TRANSCRIPTION: [1.0], EXACT: [0.5]}
+    one = speed.summarise({"seconds": seconds}) | {"peak_bytes": {}, "objectives": {SKETCHED: 0.99}}
+    lines = speed_report._contenders(one, {}).splitlines()
+    assert all(line.endswith("|") for line in lines if line.startswith("|"))
+    assert lines[-1] == f"Objective of {SKETCHED} / exact: 0.9900."
+
+
 def test_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "QUICK", SMALL)
     threads = torch.get_num_threads()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,10 @@ from torch import Tensor
 
 from otprune.bench import quality, scoring, tasks
 from otprune.bench.cases import Case
-from otprune.bench.quality import CHUNK, PUBLISHED, RANDOM, Choose
+from otprune.bench.quality import RANDOM, UNPRUNED, Choose, chunks
 from otprune.demo import MODEL_DIR, load
-from otprune.demo import photos as photographs
-from otprune.demo.architecture import WORD_ID
 from otprune.errors import OTPruneError
 from otprune.objectives.mass import Mass, log_mass
-from otprune.selectors import METHODS
 
 KEEPS = (0.5, 0.25, 0.098, 0.05)
 SAID = (0, 8, 24)  # answered questions of eight words in front of the one asked
@@ -86,23 +83,11 @@ class World:
 
     def __init__(self, plan: Plan, photos: Path) -> None:
         self.plan = plan
-        number = 1 + SPLITS.index(plan.split)
-        if plan.photographs:
-            if not photos.exists():
-                photographs.collect(photos)
-            below = photographs.load(photos, held_out=True)[number - 1 :: 2]
-        else:
-            below = tasks.backgrounds(6, number)
-        self.tasks = tasks.make(below, plan.pictures, 1000 * number + plan.seed)
-        asked = [(p, q) for p, task in enumerate(self.tasks) for q in task.questions]
-        self.picture = np.array([p for p, _ in asked])
-        self.kind = np.array([q.kind for _, q in asked])
-        self.answer = np.array([WORD_ID[q.answer] for _, q in asked])
+        split = SPLITS.index(plan.split)
+        below = quality.backgrounds(plan.photographs, photos, plan.seed)[split::2]
+        self.tasks = tasks.make(below, plan.pictures, 1000 * (1 + split) + plan.seed)
+        self.questions = tasks.Questions.about(self.tasks)
         self.folders = {EMBEDDED: MODEL_DIR} | {name: Path(to) for name, to in plan.models}
-
-    @cached_property
-    def _chunks(self) -> list[slice]:
-        return [slice(i, i + CHUNK) for i in range(0, len(self.tasks), CHUNK)]
 
     @cache  # noqa: B019 - a world lives as long as the run
     def seen(self, model: str) -> tuple[Any, Tensor]:
@@ -110,7 +95,7 @@ class World:
         loaded, processor = load(self.folders[model])
         pictures = [task.picture for task in self.tasks]
         return loaded, torch.cat(
-            [scoring.encode(loaded, processor, pictures[at]) for at in self._chunks]
+            [scoring.encode(loaded, processor, pictures[at]) for at in chunks(len(pictures))]
         )
 
     @cache  # noqa: B019
@@ -118,7 +103,7 @@ class World:
         """The questions, behind so many answered others."""
         before = [tasks.small_talk(task, said, self.plan.seed) for task in self.tasks]
         asked = [task.questions for task in self.tasks]
-        return [scoring.pack(asked[at], before[at]) for at in self._chunks]
+        return [scoring.pack(asked[at], before[at]) for at in chunks(len(asked))]
 
     def words(self, said: int) -> float:
         """Mean number of text tokens up to a question's end."""
@@ -140,7 +125,7 @@ class World:
         m = tokens.shape[1]
         hits: dict[tuple[bool, str], list[Tensor]] = {}
         losses: dict[tuple[bool, str], list[Tensor]] = {}
-        for at, sheet in zip(self._chunks, self.sheets(said), strict=True):
+        for at, sheet in zip(chunks(len(self.tasks)), self.sheets(said), strict=True):
             made = [
                 choose(keep, at.start + i).reduce(x, merge=True) for i, x in enumerate(tokens[at])
             ]
@@ -167,7 +152,7 @@ class World:
         """What all others are compared with."""
         loaded, tokens = self.seen(model)
         hits, losses = [], []
-        for at, sheet in zip(self._chunks, self.sheets(said), strict=True):
+        for at, sheet in zip(chunks(len(self.tasks)), self.sheets(said), strict=True):
             whole = torch.arange(tokens.shape[1]).expand(len(tokens[at]), -1)
             found = scoring.score(loaded, sheet, tokens[at], whole, whole.shape[1], "preserved")
             hits.append(found.answers == sheet.answer)
@@ -185,7 +170,7 @@ class World:
 
     def _outcome(self, hits: list[Tensor], losses: list[Tensor]) -> dict[str, Any]:
         right = torch.cat(hits).int().tolist()
-        total = np.bincount(self.picture, weights=torch.cat(losses).numpy())
+        total = np.bincount(self.questions.picture, weights=torch.cat(losses).numpy())
         return {"right": "".join(map(str, right)), "loss": [round(float(x), 3) for x in total]}
 
 
@@ -199,17 +184,10 @@ def cases(world: World) -> Iterable[Case]:
     of = quality.methods(quality.Plan(seed=world.plan.seed, random_seeds=1))
     for model in world.folders:
         for said in SAID:
-            yield key(model, said, "unpruned", 1.0), lambda o=model, s=said: world.unpruned(o, s)  # type: ignore[misc]
+            yield key(model, said, UNPRUNED, 1.0), partial(world.unpruned, model, said)
             weighings = AT_LENGTH_WEIGHINGS if said else tuple(WEIGHINGS)
             for name, choose in of.items():
                 method = RANDOM if name.startswith(RANDOM) else name
                 for keep in AT_LENGTH if said else KEEPS:
-                    yield (
-                        key(model, said, method, keep),
-                        lambda o=model, s=said, k=keep, c=choose, w=weighings: world.run(  # type: ignore[misc]
-                            o, s, k, c, w
-                        ),
-                    )
-
-
-NAMES = (PUBLISHED, *(name for name in METHODS if name != RANDOM), RANDOM)
+                    case = partial(world.run, model, said, keep, choose, weighings)
+                    yield key(model, said, method, keep), case

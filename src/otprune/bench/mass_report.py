@@ -15,7 +15,6 @@ from otprune.bench.mass import (
     AT_LENGTH_WEIGHINGS,
     EMBEDDED,
     KEEPS,
-    NAMES,
     SAID,
     WEIGHINGS,
     Plan,
@@ -23,9 +22,11 @@ from otprune.bench.mass import (
     cases,
     key,
 )
+from otprune.bench.quality import UNPRUNED
 from otprune.bench.report import COLORS, check_plots, figure, panels, table, write_report
 from otprune.bench.statistics import Estimate, Floats, average_rank, clustered_mean, clustered_ratio
-from otprune.bench.tasks import KINDS
+from otprune.bench.summary import NAMES
+from otprune.bench.tasks import ALL, KINDS
 from otprune.errors import OTPruneError
 
 SELECTORS = ("otprune", "transport", "divprune", "dpp")  # what anybody would choose from
@@ -41,8 +42,22 @@ class Setting(NamedTuple):
     form: str
     weighing: str
 
+    def __str__(self) -> str:
+        return f"`{self.method}`, {self.form}, {self.weighing}"
+
 
 SETTINGS = [Setting(n, f, w) for n in NAMES for f in FORMS for w in WEIGHINGS]
+
+
+# Forms and weighings that are compared with tokens as kept without mass.
+COMPARED = (
+    ("as kept", "total"),
+    ("as kept", "token"),
+    ("as kept", "token, shuffled"),
+    ("merged", "none"),
+    ("merged", "total"),
+    ("merged", "token"),
+)
 
 
 class Found:
@@ -51,7 +66,7 @@ class Found:
     def __init__(self, world: World, results: Results) -> None:
         self.world, self.results = world, results
         for model in world.folders:
-            whole = results[key(model, 0, "unpruned", 1.0)]
+            whole = results[key(model, 0, UNPRUNED, 1.0)]
             if "failed" in whole:
                 raise OTPruneError(f"the unpruned model {model} failed: {whole['failed']}")
 
@@ -62,21 +77,23 @@ class Found:
 
     def unpruned(self, model: str, said: int) -> Floats:
         """`(Q,)`"""
-        made = self.results[key(model, said, "unpruned", 1.0)]
+        made = self.results[key(model, said, UNPRUNED, 1.0)]
         return _bits(made["as kept"]["none"]["right"])
 
-    def mean(self, values: Floats, kind: str | None = None) -> Estimate:
+    def mean(self, values: Floats, group: str = ALL) -> Estimate:
         """Over all questions or those of a kind, clustered by picture."""
-        at = self._of(kind)
-        return clustered_mean(values[at], self.world.picture[at])
+        questions = self.world.questions
+        at = questions.of(group)
+        return clustered_mean(values[at], questions.picture[at])
 
     def retained(
-        self, model: str, said: int, keep: float, setting: Setting, kind: str | None = None
+        self, model: str, said: int, keep: float, settings: Sequence[Setting], group: str = ALL
     ) -> Estimate:
-        """Accuracy as a share of the unpruned one."""
-        at = self._of(kind)
-        right, full = self.right(model, said, keep, setting), self.unpruned(model, said)
-        return clustered_ratio(right[at], full[at], self.world.picture[at])
+        """Accuracy, its mean over settings, as a share of the unpruned one."""
+        questions = self.world.questions
+        at = questions.of(group)
+        right = np.mean([self.right(model, said, keep, s)[at] for s in settings], axis=0)
+        return clustered_ratio(right, self.unpruned(model, said)[at], questions.picture[at])
 
     def effect(
         self, model: str, said: int, keep: float, methods: Sequence[str], form: str, weighing: str
@@ -91,12 +108,14 @@ class Found:
 
     def worst(self, keep: float, setting: Setting) -> float:
         """Least share of unpruned accuracy over kinds, of the embedded model alone."""
-        return min(self.retained(EMBEDDED, 0, keep, setting, kind).value for kind in KINDS)
+        return min(self.retained(EMBEDDED, 0, keep, [setting], kind).value for kind in KINDS)
 
     def score(self, keep: float, setting: Setting) -> float:
         """Mean over models of the share of unpruned accuracy kept, over all questions."""
         return float(
-            np.mean([self.retained(model, 0, keep, setting).value for model in self.world.folders])
+            np.mean(
+                [self.retained(model, 0, keep, [setting]).value for model in self.world.folders]
+            )
         )
 
     def ranks(self, keep: float) -> dict[str, float]:
@@ -104,7 +123,7 @@ class Found:
         scores = {}
         for setting in self.settings(keep):
             right = self.right(EMBEDDED, 0, keep, setting)
-            scores["|".join(setting)] = {kind: self.mean(right, kind).value for kind in KINDS}
+            scores[str(setting)] = {kind: self.mean(right, kind).value for kind in KINDS}
         return average_rank(scores)
 
     def settings(self, keep: float) -> list[Setting]:
@@ -117,10 +136,6 @@ class Found:
                 for model in self.world.folders
             )
         ]
-
-    def _of(self, kind: str | None) -> Any:
-        everything = np.ones(len(self.world.kind), bool)
-        return everything if kind is None else self.world.kind == kind
 
 
 def run(folder: Path, plan: Plan, photos: Path) -> None:
@@ -150,11 +165,11 @@ def _head(found: Found) -> list[str]:
     ]
     return [
         "# Attention mass: what the kept tokens weigh\n",
-        f"{len(world.tasks)} {plan.split} pictures, {len(world.kind)} questions of {len(KINDS)} "
-        "kinds, as in `otprune bench quality`. `total` adds log(m/k) to the attention logits of "
-        "all kept tokens, `token` log(n_j), n_j the number of tokens that j stands for; "
-        "`shuffled` gives each kept token another one's mass; alpha scales the logarithm. ± is "
-        "one standard error, clustered by picture.\n",
+        f"{len(world.tasks)} {plan.split} pictures, {len(world.questions.kind)} questions of "
+        f"{len(KINDS)} kinds, as in `otprune bench quality`. `total` adds log(m/k) to the "
+        "attention logits of all kept tokens, `token` log(n_j), n_j the number of tokens that j "
+        "stands for; `shuffled` gives each kept token another one's mass; alpha scales the "
+        "logarithm. ± is one standard error, clustered by picture.\n",
         "Unpruned, right answers in %, alone and behind other questions that tell nothing about "
         "the one asked, with their answers (mean number of text tokens in brackets):\n",
         table(["model", *(f"{said} before ({world.words(said):.0f})" for said in SAID)], rows)
@@ -191,20 +206,11 @@ def _kinds(found: Found) -> list[str]:
         rows = []
         for form in FORMS:
             for weighing in WEIGHINGS:
-                cells = []
-                for kind in (*KINDS, None):
-                    at = found._of(kind)
-                    right = np.mean(
-                        [
-                            found.right(EMBEDDED, 0, keep, Setting(name, form, weighing))
-                            for name in SELECTORS
-                        ],
-                        axis=0,
-                    )
-                    full = found.unpruned(EMBEDDED, 0)
-                    cells.append(
-                        percent(clustered_ratio(right[at], full[at], found.world.picture[at]))
-                    )
+                settings = [Setting(name, form, weighing) for name in SELECTORS]
+                cells = [
+                    percent(found.retained(EMBEDDED, 0, keep, settings, group))
+                    for group in (*KINDS, ALL)
+                ]
                 rows.append([f"{form}, {weighing}", *cells])
         parts.append(table([f"keep {keep:g}", *KINDS, "all"], rows) + "\n")
     return parts
@@ -216,10 +222,10 @@ def _models(found: Found) -> list[str]:
         for keep in AT_LENGTH:
             cells = [
                 in_points(found.effect(model, 0, keep, SELECTORS, form, weighing))
-                for form, weighing in _COMPARED
+                for form, weighing in COMPARED
             ]
             rows.append([model, f"{keep:g}", *cells])
-    head = ["model", "keep", *(f"{form}, {weighing}" for form, weighing in _COMPARED)]
+    head = ["model", "keep", *(f"{form}, {weighing}" for form, weighing in COMPARED)]
     return [
         "## Other models\n",
         f"Points of accuracy that a setting adds to tokens as kept without mass, mean of "
@@ -227,16 +233,6 @@ def _models(found: Found) -> list[str]:
         table(head, rows, numbers=2) + "\n",
         "![effect against the share of tokens kept](keeps.png)\n",
     ]
-
-
-_COMPARED = (
-    ("as kept", "total"),
-    ("as kept", "token"),
-    ("as kept", "token, shuffled"),
-    ("merged", "none"),
-    ("merged", "total"),
-    ("merged", "token"),
-)
 
 
 def _lengths(found: Found) -> list[str]:
@@ -284,10 +280,10 @@ def _choice(found: Found) -> list[str]:
         ordered = sorted(found.settings(keep), key=lambda s: -found.score(keep, s))
         rows = [
             [
-                f"`{s.method}`, {s.form}, {s.weighing}",
+                str(s),
                 f"{100 * found.score(keep, s):.1f}",
                 f"{100 * found.worst(keep, s):.1f}",
-                f"{ranks['|'.join(s)]:.1f}",
+                f"{ranks[str(s)]:.1f}",
             ]
             for s in ordered[:15]
         ]
@@ -301,8 +297,8 @@ def _figures(found: Found) -> dict[str, Any]:
     for model in found.world.folders:
         for said in SAID:
             full = found.unpruned(model, said)
-            figures[key(model, said, "unpruned", 1.0)] = {
-                kind or "all": pair(found.mean(full, kind)) for kind in (None, *KINDS)
+            figures[key(model, said, UNPRUNED, 1.0)] = {
+                group: pair(found.mean(full, group)) for group in (ALL, *KINDS)
             }
             weighings = AT_LENGTH_WEIGHINGS if said else WEIGHINGS
             for keep in AT_LENGTH if said else KEEPS:
@@ -328,10 +324,8 @@ def _of_setting(
     base = found.right(model, said, keep, Setting(setting.method, "as kept", "none"))
     made = found.results[key(model, said, setting.method, keep)][setting.form][setting.weighing]
     return {
-        "accuracy": {kind or "all": pair(found.mean(right, kind)) for kind in (None, *KINDS)},
-        "minus as kept": {
-            kind or "all": pair(found.mean(right - base, kind)) for kind in (None, *KINDS)
-        },
+        "accuracy": {group: pair(found.mean(right, group)) for group in (ALL, *KINDS)},
+        "minus as kept": {group: pair(found.mean(right - base, group)) for group in (ALL, *KINDS)},
         "loss": round(sum(made["loss"]) / len(right), 4),
     }
 
@@ -340,7 +334,7 @@ def _draw(folder: Path, found: Found) -> None:
     models = list(found.world.folders)
     with panels(folder, "keeps", 1, len(models), (4.2 * len(models) + 1, 4)) as grid:
         for axes, model in zip(grid, models, strict=True):
-            for i, (form, weighing) in enumerate(_COMPARED):
+            for i, (form, weighing) in enumerate(COMPARED):
                 gains = [found.effect(model, 0, k, SELECTORS, form, weighing) for k in KEEPS]
                 axes.errorbar(
                     [keep * 1.015 ** (i - 2.5) for keep in KEEPS],

@@ -17,7 +17,6 @@ from otprune.bench import scoring, spaces, tasks
 from otprune.bench.cases import Case
 from otprune.demo import load
 from otprune.demo import photos as photographs
-from otprune.demo.architecture import WORD_ID
 from otprune.engines.transformers.positions import Positions
 from otprune.selectors import METHODS, OTPrune, RandomPrune, Selector
 
@@ -88,11 +87,9 @@ class World:
 
     def __init__(self, plan: Plan, photos: Path) -> None:
         self.plan = plan
-        self.tasks = tasks.make(_backgrounds(plan, photos), plan.pictures, plan.seed)
-        asked = [(p, q) for p, task in enumerate(self.tasks) for q in task.questions]
-        self.picture = np.array([p for p, _ in asked])
-        self.kind = np.array([q.kind for _, q in asked])
-        self.answer = np.array([WORD_ID[q.answer] for _, q in asked])
+        below = backgrounds(plan.photographs, photos, plan.seed)
+        self.tasks = tasks.make(below, plan.pictures, plan.seed)
+        self.questions = tasks.Questions.about(self.tasks)
 
     @cached_property
     def model(self) -> tuple[Any, Any]:
@@ -104,20 +101,20 @@ class World:
         model, processor = self.model
         pictures = [task.picture for task in self.tasks]
         return torch.cat(
-            [scoring.encode(model, processor, pictures[at]) for at in _chunks(len(pictures))]
+            [scoring.encode(model, processor, pictures[at]) for at in chunks(len(pictures))]
         )
 
     @cached_property
     def sheets(self) -> list[scoring.Sheet]:
         asked = [task.questions for task in self.tasks]
-        return [scoring.pack(asked[at]) for at in _chunks(len(asked))]
+        return [scoring.pack(asked[at]) for at in chunks(len(asked))]
 
     def run(self, keep: float, choose: Choose) -> dict[str, Any]:
         """One case: every question in every setting, and what of the pictures was kept."""
         m = self.tokens.shape[1]
         alike = choose(keep, 0) == choose(keep, 1)
         kept, scores = [], {name: ([], []) for name, _, _ in SETTINGS}  # type: ignore[var-annotated]
-        for at, sheet in zip(_chunks(len(self.tasks)), self.sheets, strict=True):
+        for at, sheet in zip(chunks(len(self.tasks)), self.sheets, strict=True):
             tokens = self.tokens[at]
             if alike:
                 made = choose(keep, 0).reduce(tokens, merge=True)
@@ -147,7 +144,7 @@ class World:
         whole = torch.arange(self.tokens.shape[1])
         answers: list[int] = []
         losses: list[float] = []
-        for at, sheet in zip(_chunks(len(self.tasks)), self.sheets, strict=True):
+        for at, sheet in zip(chunks(len(self.tasks)), self.sheets, strict=True):
             tokens = self.tokens[at]
             indices = whole.expand(len(tokens), -1)
             found = scoring.score(
@@ -190,13 +187,13 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _chunks(number: int) -> list[slice]:
+def chunks(number: int) -> list[slice]:
+    """Pictures that share a forward."""
     return [slice(i, min(i + CHUNK, number)) for i in range(0, number, CHUNK)]
 
 
-def _backgrounds(plan: Plan, photos: Path) -> list[Image.Image]:
-    if not plan.photographs:
-        return tasks.backgrounds(12, plan.seed)
-    if not photos.exists():
-        photographs.collect(photos)
+def backgrounds(wanted: bool, photos: Path, seed: int) -> list[Image.Image]:
+    """The held-out photographs, collected into `photos` if not there; not wanted, smooth noise."""
+    if not wanted:
+        return tasks.backgrounds(12, seed)
     return photographs.load(photos, held_out=True)

@@ -22,8 +22,8 @@ from otprune.bench.quality import (
 from otprune.bench.quality_plots import AT
 from otprune.bench.report import check_plots, table, write_report
 from otprune.bench.statistics import Estimate
-from otprune.bench.summary import ALL, Questions, Summary
-from otprune.bench.tasks import KINDS
+from otprune.bench.summary import Summary
+from otprune.bench.tasks import ALL, KINDS
 
 CLEAR = 1.96  # standard errors from which a difference is called one
 Found = dict[tuple[str, str, str], Finding]
@@ -40,7 +40,7 @@ def run(folder: Path, plan: Plan, photos: Path) -> None:
     world = World(plan, photos)
     settings = plan.settings()
     results = run_cases(folder, cases(world), "quality", settings)
-    summary = Summary(results, Questions(world.picture, world.kind, world.answer))
+    summary = Summary(results, world.questions)
     points = hypothesis.points(summary)
     found = hypothesis.findings(points, plan.draws, plan.seed)
     quality_plots.draw(folder, summary, points, found, world)
@@ -80,10 +80,10 @@ def _head(world: World, summary: Summary) -> list[str]:
     )
     return [
         "# What pruning costs: answers of the embedded model\n",
-        f"{len(world.tasks)} pictures, {len(world.kind)} questions of {len(KINDS)} kinds. Stickers "
-        f"(shapes and digits, some five patches each of 144) on {below}; every picture has a "
-        "combination of colour and noun that training never showed. No picture was pruned in "
-        "training. Existence is balanced, its absentees mostly share colour or noun with "
+        f"{len(world.tasks)} pictures, {len(world.questions.kind)} questions of {len(KINDS)} "
+        f"kinds. Stickers (shapes and digits, some five patches each of 144) on {below}; every "
+        "picture has a combination of colour and noun that training never showed. No picture was "
+        "pruned in training. Existence is balanced, its absentees mostly share colour or noun with "
         'something there; "naming" asks for colour or shape by place, "relation" is left and '
         'right, "digit" is reading.\n',
         "An answer is the likeliest word after the question; answer loss is -log p of the right "

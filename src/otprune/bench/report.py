@@ -121,4 +121,4 @@ def _colophon(about: dict[str, Any]) -> str:
 
 
 def _said(value: Any) -> str:
-    return re.sub(r'[\[\]{}"]', "", json.dumps(value))
+    return re.sub(r"[\[\]{}\"]", "", json.dumps(value)) or "none"

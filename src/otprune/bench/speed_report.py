@@ -194,16 +194,15 @@ def _contenders(one: dict[str, Any], wanted: dict[str, float]) -> str:
                 cells[1:] = [f"<= {most:g}", "met" if ratio["median"] <= most else "**missed**"]
         rows.append([name, _ms(seconds), *cells, _mib(one["peak_bytes"].get(name))])
     head = ["", "ms", "of the transcription's", "target", "", "peak memory, MiB"]
-    text = table(head, rows)
+    said = []
     if "transport to exact" in one:
-        text += f"\n\nTransport / exact: {one['transport to exact']['median']:.3g}."
-    if "objectives" in one:
-        text += "".join(
-            f" Objective of {name} / exact: {value:.4f}."
-            for name, value in one["objectives"].items()
-            if name != EXACT
-        )
-    return text
+        said.append(f"Transport / exact: {one['transport to exact']['median']:.3g}.")
+    said += [
+        f"Objective of {name} / exact: {value:.4f}."
+        for name, value in one.get("objectives", {}).items()
+        if name != EXACT
+    ]
+    return "\n\n".join([table(head, rows), *([" ".join(said)] if said else [])])
 
 
 def _sweep(name: str, sweep: Sweep, figures: Figures) -> str:

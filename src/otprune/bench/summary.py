@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from otprune.bench.formats import pair
 from otprune.bench.quality import KEEPS, PLAIN, PUBLISHED, RANDOM, SETTINGS, UNPRUNED
 from otprune.bench.statistics import Estimate, Floats, average_rank, clustered_mean, clustered_ratio
-from otprune.bench.tasks import KINDS
+from otprune.bench.tasks import ALL, KINDS, Questions
 from otprune.errors import OTPruneError
 from otprune.selectors import METHODS
 
 Results = Mapping[str, Mapping[str, Any]]
-ALL = "all"
 GROUPS = (ALL, *KINDS)
 # In the order of tables and plots; random last, as the floor.
 NAMES = (PUBLISHED, *(name for name in METHODS if name != RANDOM), RANDOM)
@@ -30,19 +28,6 @@ class Outcome:
     right: Floats
     loss: Floats
     agree: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Questions:
-    """Picture, kind and right answer's id of each question, `(Q,)`."""
-
-    picture: NDArray[Any]
-    kind: NDArray[Any]
-    answer: NDArray[Any]
-
-    def of(self, group: str) -> NDArray[np.bool_]:
-        """Those of one kind, or `ALL`."""
-        return np.asarray((self.kind == group) | (group == ALL))
 
 
 class Summary:

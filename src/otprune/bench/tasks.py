@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from otprune.demo.architecture import WORD_ID
 from otprune.demo.questions import Question, ask
 from otprune.demo.scenes import GRID, Scene, owners, render, sample_scene
 from otprune.demo.vocabulary import COLOR_NAMES, NOUNS
@@ -22,6 +24,7 @@ from otprune.demo.vocabulary import COLOR_NAMES, NOUNS
 # What one picture is asked, where its scene allows; every kind's chance level differs.
 KINDS = ("existence", "color", "shape", "naming", "position", "relation", "count", "digit")
 MIX = ("existence", *KINDS, "existence", "relation")
+ALL = "all"  # kinds
 SCALE = 4  # pictures are drawn at four times the model's own size, as a photograph would come
 TRIES = 20
 
@@ -50,6 +53,29 @@ class Task:
         """`(stickers, 144)` the patches of each sticker."""
         there: NDArray[np.bool_] = self.owners == np.arange(len(self.scene.stickers))[:, None]
         return there
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Picture, kind and right answer's id of each question of some tasks, `(Q,)`."""
+
+    picture: NDArray[Any]
+    kind: NDArray[Any]
+    answer: NDArray[Any]
+
+    @classmethod
+    def about(cls, tasks: Sequence[Task]) -> Questions:
+        """All that is asked, picture by picture."""
+        asked = [(p, q) for p, task in enumerate(tasks) for q in task.questions]
+        return cls(
+            np.array([p for p, _ in asked]),
+            np.array([q.kind for _, q in asked]),
+            np.array([WORD_ID[q.answer] for _, q in asked]),
+        )
+
+    def of(self, group: str) -> NDArray[np.bool_]:
+        """Those of one kind, or `ALL`."""
+        return np.asarray((self.kind == group) | (group == ALL))
 
 
 def make(photos: Sequence[Image.Image], number: int, seed: int) -> list[Task]:
