@@ -77,6 +77,8 @@ bench-quick: ## the benches on small sizes, to see that they work; under three m
 	rm -rf out/bench-quick
 	$(VENV)/bin/otprune bench quality --quick --out out/bench-quick/quality
 	$(VENV)/bin/otprune bench mass --quick --out out/bench-quick/mass
+	$(VENV)/bin/otprune fetch vit-s
+	$(VENV)/bin/otprune bench tokens --quick --out out/bench-quick/tokens
 	$(VENV)/bin/otprune bench efficiency --quick --out out/bench-quick/efficiency
 	$(VENV)/bin/otprune bench synthetic --quick --out out/bench-quick/synthetic
 	$(VENV)/bin/otprune bench speed --quick --out out/bench-quick/speed

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from otprune import DivPrune
 from otprune.bench import mass, mass_report, scoring, tasks
@@ -77,6 +78,16 @@ def test_keeping_everything_has_no_mass_to_add(world):
     for found in everything["as kept"].values():
         assert found["right"] == full["right"]
         assert found["loss"] == pytest.approx(full["loss"], abs=0.01)
+
+
+def test_shuffling_moves_masses_and_nothing_else(world):
+    masses = DivPrune(7).reduce(world.seen(EMBEDDED)[1]).masses
+    own, moved = (
+        world._bias(WEIGHINGS[name], masses, 144, 0) for name in ("token", "token, shuffled")
+    )
+    assert torch.equal(own.sort().values, moved.sort().values)
+    assert (own != moved).any(dim=1).all()
+    assert torch.equal(moved, world._bias(WEIGHINGS["token, shuffled"], masses, 144, 0))
 
 
 def test_splits_share_no_picture():
