@@ -11,17 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from otprune.bench import serving
+
 # The quick way to a small engine on a busy CPU; set before vLLM is imported.
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+ENVIRONMENT = serving.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 ANSWER = 8
 
 
