@@ -122,9 +122,11 @@ def unit_columns(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def unit_columns_norms(
-    tokens: Tensor, weights: Tensor | None = None, length: float = 1.0
+    tokens: Tensor, weights: Tensor | None = None, length: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:
     """`unit_columns`, at a length other than one if asked, and `norms`.
+
+    The length is one for all sets, or `(B, 1, 1)`.
 
     Together, since reading wide tokens from memory is what takes the time; and all in one new
     array, since a system that hands out fresh memory takes more.

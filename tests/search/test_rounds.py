@@ -12,12 +12,10 @@ from otprune.tokens import norms
 from tests.random_tokens import random_tokens
 
 
-@pytest.fixture(params=["rows", "rounds"])
+@pytest.fixture(params=[8, 1000])
 def path(request, monkeypatch):
-    """Single rows, as for small sets, or rounds of picks among few candidates."""
-    if request.param == "rounds":
-        monkeypatch.setattr(rounds, "_CACHE", 0)
-        monkeypatch.setattr(rounds, "_LEAST", 8)
+    """Rounds of picks among few candidates, or one round among all."""
+    monkeypatch.setattr(rounds, "_LEAST", request.param)
 
 
 def same(tokens, k, gamma=1.0, shift=1.0):
@@ -60,7 +58,6 @@ def test_sets_that_need_different_rounds():
 def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma):
     tokens = random_tokens(m, d, seed=seed).repeat(copies, 1)[None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "_CACHE", 0)
         patch.setattr(rounds, "_LEAST", 4)
         same(tokens, min(m * copies, d), gamma)
 
@@ -78,6 +75,6 @@ def test_large_sets_keep_what_rows_keep():
     """Big enough for the real thresholds, in float32."""
     tokens = random_tokens(1500, 600)
     K, size = logdet.kernel_norms(tokens[None], 0.1)
-    assert K.size() > rounds._CACHE
+    assert len(tokens) > 4 * rounds._LEAST
     wanted = cholesky.steps(K, 90, ties.preference(size), 1.0)[0]
     assert OTPrune(90, gamma=0.1).select(tokens).equal(wanted.sort().values)

@@ -9,13 +9,12 @@ With weights `w` (mean 1), `Sigma = V^T diag(w) V` and the columns have unit *we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from otprune.objectives.certificate import Certificate, certificate, largest
-from otprune.objectives.products import gram, project, rows
+from otprune.objectives.products import gram, parts, project, rows
 from otprune.search.cholesky import Elimination
 from otprune.tokens import unit_columns_norms
 
@@ -39,14 +38,6 @@ class Kernel:
     left: Tensor
     right: Tensor
 
-    @cached_property
-    def _across(self) -> Tensor:
-        return self.right.mT
-
-    def size(self) -> int:
-        """Bytes that are read for one row."""
-        return self.right.numel() * self.right.element_size()
-
     def diagonal(self) -> Tensor:
         """`(B, m)`."""
         if self.left is self.right:
@@ -55,9 +46,10 @@ class Kernel:
             squares = torch.linalg.vecdot(self.left, self.right)
         return squares
 
-    def rows(self, indices: Tensor, out: Tensor | None = None) -> Tensor:
-        """Its rows `indices`, `(B, n)`: `(B, n, m)`."""
-        return torch.bmm(rows(self.left, indices), self._across, out=out)
+    def rows(self, indices: Tensor, mix: Tensor | None = None) -> Tensor:
+        """Its rows `indices`, `(B, n)`: `(B, n, m)`; multiplied by `mix`, `(B, n, n)`, if given."""
+        left = rows(self.left, indices)
+        return torch.bmm(left if mix is None else torch.bmm(mix, left), self.right.mT)
 
     def row(self, j: Tensor) -> Tensor:
         """Row `j`, `(B, 1)`: `(B, m)`."""
@@ -82,24 +74,43 @@ def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kerne
 
 
 def kernel_norms(
-    tokens: Tensor, gamma: float, weights: Tensor | None = None, rank: int | None = None
+    tokens: Tensor,
+    gamma: float | Tensor,
+    weights: Tensor | None = None,
+    rank: int | None = None,
 ) -> tuple[Kernel, Tensor]:
     """`kernel`, and `otprune.tokens.norms` of the tokens.
 
-    With columns of length `gamma^(1/4)` it is `S S^T` for m <= d, one m x m matrix, and else
+    `gamma` may be one for each set, `(B,)`.
+
+    With columns of length `gamma^(1/4)` it is `S S^T` for m <= 2 d, from one m x m matrix, and else
     `V (V^T V) V^T`, of O(m d) memory. With a `rank` less than d the features of `V` are first
     projected at random to so many: an approximation in O(m d + m rank^2) time.
     """
-    V, norms = unit_columns_norms(tokens, weights, gamma**0.25)
-    if rank is not None and rank < V.shape[-1]:
-        V = project(V, rank)
-    if V.shape[-1] < V.shape[-2]:
-        weighted = V if weights is None else V * weights.sqrt().unsqueeze(-1)
-        return Kernel(V @ gram(weighted.mT), V), norms
-    S = gram(V)
-    if weights is not None:
-        S *= weights.sqrt().unsqueeze(-2)
-    return Kernel(S, S), norms
+    batch, m, d = tokens.shape
+    r = d if rank is None else min(rank, d)
+    square = m <= 2 * r
+    left, norms = tokens.new_empty(batch, m, m if square else r), tokens.new_empty(batch, m)
+    right = []
+    length = gamma**0.25
+    for part in parts(tokens):
+        w = None if weights is None else weights[part]
+        V, norms[part] = unit_columns_norms(
+            tokens[part], w, length[part, None, None] if isinstance(length, Tensor) else length
+        )
+        if r < d:
+            V = project(V, r)
+        if square:
+            S = gram(V, out=left[part])
+            if w is not None:
+                S *= w.sqrt().unsqueeze(-2)
+        else:
+            weighted = V if w is None else V * w.sqrt().unsqueeze(-1)
+            torch.bmm(V, gram(weighted.mT), out=left[part])
+            right.append(V)
+    if square:
+        return Kernel(left, left), norms
+    return Kernel(left, right[0] if len(right) == 1 else torch.cat(right)), norms
 
 
 def certify(K: Kernel, order: Tensor) -> Certificate:

@@ -65,11 +65,11 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
         state = as_array(_gains(distance, mass, torch.from_numpy(paid))) + penalty
         chosen, outside = candidates(state, preference, p)
         near = as_array(_rows(distance, torch.from_numpy(chosen)))
-        gains, ranks = state[each[:, None], chosen], preference[each[:, None], chosen]
+        gains = state[each[:, None], chosen]
         out = np.where(np.isinf(gains), gains, 0)
         active, first = done < k, True
         while True:
-            j, top = best_place(gains, ranks)
+            j, top = best_place(gains)
             if not first:
                 active &= (done < k) & (top * (1 - TOLERANCE) > outside)
             if not active.any():

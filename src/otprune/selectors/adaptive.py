@@ -11,23 +11,10 @@ from torch import Tensor
 from otprune import budget
 from otprune.budget import Auto, Budget
 from otprune.objectives import transport
+from otprune.selectors.batches import Batch
 
 if TYPE_CHECKING:
     from otprune.selectors.base import Selector
-
-
-class Batch(NamedTuple):
-    """B sets of one size: tokens `(B, m, d)`, weights `(B, m)` float32 of mean 1 or None."""
-
-    tokens: Tensor
-    weights: Tensor | None
-
-    def rows(self) -> list[Batch]:
-        """One of B = 1 for each set."""
-        return [
-            Batch(self.tokens[b : b + 1], None if self.weights is None else self.weights[b : b + 1])
-            for b in range(len(self.tokens))
-        ]
 
 
 class Choice(NamedTuple):

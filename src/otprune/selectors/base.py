@@ -16,8 +16,8 @@ from otprune.errors import KeepError, MissingDependencyError, TokenError, Weight
 from otprune.objectives import distances, transport
 from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
-from otprune.selectors import adaptive
-from otprune.selectors.adaptive import Batch
+from otprune.selectors import adaptive, batches
+from otprune.selectors.batches import Batch
 from otprune.selectors.results import Lazy, Reduction, Selection
 from otprune.tokens import check_tokens, check_weights
 
@@ -141,19 +141,16 @@ class Selector(ABC):
             TokenError, WeightError: as for `select`.
             KeepError: the total of a `Budget` is less than its floors take.
         """
-        batches = self._sets(sets, weights)
-        return [order.sort().values for order in self._order_each(batches)]
+        return [order.sort().values for order in self._order_each(self._sets(sets, weights))]
 
     def reduce_each(
         self, sets: Iterable[Any], merge: bool = False, weights: Any = None
     ) -> list[Reduction]:
         """What `reduce` gives for several sets, kept as `select_each` says."""
-        batches = self._sets(sets, weights)
-        orders = self._order_each(batches)
-        rows = [row for batch in batches for row in batch.rows()]
+        rows = self._sets(sets, weights)
         return [
             self._reduction(batch, order.sort().values.unsqueeze(0), w, merge).unbind()[0]
-            for (batch, w), order in zip(rows, orders, strict=True)
+            for (batch, w), order in zip(rows, self._order_each(rows), strict=True)
         ]
 
     def _reduction(
@@ -235,7 +232,7 @@ class Selector(ABC):
         return checked if tokens.ndim == 3 else checked.unsqueeze(0)
 
     def _sets(self, sets: Iterable[Any], weights: Any) -> list[Batch]:
-        """Sets as one batch where all are of one shape, each as its own where not."""
+        """Each set as a batch of its own."""
         tokens = [check_tokens(x) for x in sets]
         for x in tokens:
             if x.ndim != 2:
@@ -243,14 +240,9 @@ class Selector(ABC):
         each = [None] * len(tokens) if weights is None else list(weights)
         if len(each) != len(tokens):
             raise WeightError(f"weights for {len(each)} sets, and there are {len(tokens)}")
-        rows = [
+        return [
             Batch(x.unsqueeze(0), self._weights(x, w)) for x, w in zip(tokens, each, strict=True)
         ]
-        alike = {(x.shape, x.dtype, x.device, w is None) for x, w in rows}
-        if len(rows) < 2 or len(alike) > 1:
-            return rows
-        some = [w for _, w in rows if w is not None]
-        return [Batch(torch.cat([x for x, _ in rows]), torch.cat(some) if some else None)]
 
     @torch.no_grad()
     def _order(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
@@ -269,10 +261,19 @@ class Selector(ABC):
         with torch.autocast(tokens.device.type, enabled=False):
             return self._pick(tokens.float(), k, weights)
 
-    def _order_each(self, batches: list[Batch]) -> list[Tensor]:
+    def _order_each(self, sets: list[Batch]) -> list[Tensor]:
+        """What is kept of each set, `(k_i,)` in the order of picking."""
         if isinstance(self.keep, (float, int)):
-            return [row for batch in batches for row in self._order(*batch)]
-        return [choice.order for choice in adaptive.choose(self, batches)] if batches else []
+            return self._order_counted(sets)
+        if len({batches.shape(one) for one in sets}) == 1:
+            sets = [batches.joined(sets)]
+        return [choice.order for choice in adaptive.choose(self, sets)] if sets else []
+
+    def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
+        """`_order_each` where sizes say how many tokens are kept: sets of one size together."""
+        return batches.in_groups(
+            sets, batches.shape, lambda group: self._order(*batches.joined(group))
+        )
 
     @torch.no_grad()
     def _plan(self, tokens: Tensor, indices: Tensor, weights: Tensor | None) -> Tensor:

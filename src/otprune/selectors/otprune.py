@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from otprune.errors import OTPruneError
 from otprune.objectives import logdet
 from otprune.objectives.certificate import Certificate
 from otprune.search import cholesky, ties
+from otprune.selectors import batches
 from otprune.selectors.base import Selector
+from otprune.selectors.batches import Batch
 
 # Beyond this gamma * S S^T leaves the range of float32 at the widest models.
 _LARGEST_GAMMA = 1e18
@@ -77,12 +81,41 @@ class OTPrune(Selector):
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        gamma = self.gamma_for(*tokens.shape[-2:])
+        return self._greedy(tokens, k, weights, self.gamma_for(*tokens.shape[-2:]))
+
+    def _greedy(
+        self, tokens: Tensor, k: int, weights: Tensor | None, gamma: float | Tensor
+    ) -> Tensor:
         rank = _RANK if self.rank == "auto" else self.rank
         K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
         return cholesky.greedy(K, k, rank=ties.preference(norms), shift=1.0)
+
+    def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
+        """Sets of any size together where launches count; on a CPU large ones would only wait."""
+        if all(one.tokens.is_cpu for one in sets):
+            return super()._order_counted(sets)
+        return batches.in_groups(sets, _about, self._order_padded)
+
+    @torch.no_grad()
+    def _order_padded(self, sets: Sequence[Batch]) -> list[Tensor]:
+        """A zero token has no part in the objective and gains nothing, so none is picked before all
+        of its set's own; and the first k picks are those of any longer run.
+        """
+        tokens, weights = batches.padded(sets)
+        sizes = [one.tokens.shape[1] for one in sets]
+        counts = [self.count(m) for m in sizes]
+        gammas = [self.gamma_for(m, tokens.shape[-1]) for m in sizes]
+        gamma = torch.tensor(gammas, dtype=torch.float32).to(tokens.device, non_blocking=True)
+        with torch.autocast(tokens.device.type, enabled=False):
+            order = self._greedy(tokens.float(), max(counts), weights, gamma)
+        return [row[:k] for row, k in zip(order, counts, strict=True)]
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
         w = None if weights is None else weights.unsqueeze(0)
         gamma = self.gamma_for(*tokens.shape)
         return logdet.certify(logdet.kernel(tokens.unsqueeze(0), gamma, w), order)
+
+
+def _about(one: Batch) -> object:
+    """Sets of at most twice another's size are filled up to one."""
+    return (*batches.kind(one), one.tokens.shape[1].bit_length())

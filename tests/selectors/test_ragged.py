@@ -1,0 +1,73 @@
+"""Sets of different sizes: one by one, by size, or filled up to one, the same tokens are kept."""
+
+import pytest
+import torch
+
+from otprune import METHODS, OTPrune, TransportPrune
+from otprune.search import cholesky
+from otprune.selectors import batches, otprune
+from tests.random_tokens import random_tokens
+
+SIZES = (30, 17, 60, 30, 1, 47)
+SETS = [random_tokens(m, 24, seed=i) for i, m in enumerate(SIZES)]
+# Copies, more picks than distinct tokens, nothing but zeros, a token of zeros.
+ODD = [random_tokens(5, 24).repeat(4, 1), torch.zeros(9, 24)]
+ODD.append(torch.cat([torch.zeros(1, 24), random_tokens(12, 24)]))
+
+
+def one_by_one(selector, sets, weights=None):
+    each = [None] * len(sets) if weights is None else weights
+    return [selector.select(x, weights=w) for x, w in zip(sets, each, strict=True)]
+
+
+def same(got, wanted):
+    assert [x.tolist() for x in got] == [x.tolist() for x in wanted]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("keep", [0.3, 7, 1.0])
+def test_any_method_in_order(method, keep):
+    same(method(keep).select_each(SETS), one_by_one(method(keep), SETS))
+
+
+@pytest.fixture(params=["rounds", "steps"])
+def search(request, monkeypatch):
+    """As on a CPU, or as on a device."""
+    if request.param == "steps":
+        monkeypatch.setattr(cholesky, "greedy", cholesky.steps)
+
+
+def filled(selector, sets, weights=None):
+    rows = selector._sets(sets, weights)
+    return [order.sort().values for order in selector._order_padded(rows)]
+
+
+@pytest.mark.usefixtures("search")
+@pytest.mark.parametrize("settings", [{}, {"gamma": 0.01}, {"gamma": 1e4}, {"rank": 8}], ids=str)
+@pytest.mark.parametrize("keep", [0.3, 7, 1, 1.0])
+@pytest.mark.parametrize("sets", [SETS, ODD], ids=["sizes", "odd"])
+def test_filled_up(sets, keep, settings):
+    selector = OTPrune(keep, **settings)
+    same(filled(selector, sets), one_by_one(selector, sets))
+
+
+@pytest.mark.usefixtures("search")
+def test_filled_up_with_weights():
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.rand(m, generator=generator) for m in SIZES]
+    selector = OTPrune(0.4)
+    same(filled(selector, SETS, weights), one_by_one(selector, SETS, weights))
+
+
+def test_little_is_filled_up():
+    """A set takes at most twice the room of its own size, however small it is beside others."""
+    seen = []
+
+    def look(group):
+        seen.append(sorted(one.tokens.shape[1] for one in group))
+        return [one.tokens[0] for one in group]
+
+    rows = TransportPrune(1)._sets([torch.ones(m, 2) for m in range(1, 300, 7)], None)
+    made = batches.in_groups(rows, otprune._about, look)
+    assert all(max(sizes) < 2 * min(sizes) for sizes in seen)
+    assert [len(x) for x in made] == [one.tokens.shape[1] for one in rows]
