@@ -16,7 +16,7 @@ from torch import Tensor
 from otprune.objectives.certificate import Certificate, certificate, largest
 from otprune.objectives.products import gram
 from otprune.search.ties import TOLERANCE
-from otprune.tokens import scale_down, unit_rows
+from otprune.tokens import scale_down, unit_rows, unit_rows_norms
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -32,6 +32,16 @@ def embed(tokens: Tensor, metric: Metric) -> Tensor:
     """
     points = unit_rows(tokens) if metric == "cosine" else tokens
     return points - points.mean(dim=-2, keepdim=True)
+
+
+def embed_norms(tokens: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
+    """`embed`, of any magnitude, and `otprune.tokens.norms`, read from memory together."""
+    if metric == "cosine":
+        points, norms = unit_rows_norms(tokens)
+    else:
+        points, _ = scale_down(tokens)
+        norms = torch.linalg.vector_norm(points, dim=-1)
+    return points.sub_(points.mean(dim=-2, keepdim=True)), norms
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

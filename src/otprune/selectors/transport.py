@@ -13,7 +13,6 @@ from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
 from otprune.search import cover, ties
 from otprune.selectors.base import Selector
-from otprune.tokens import norms, scale_down
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,13 @@ class TransportPrune(Selector):
         return self.metric
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        points = transport.embed(scale_down(tokens)[0], self.metric)
+        points, norms = transport.embed_norms(tokens, self.metric)
         mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
         return cover.greedy(
             transport.pairwise(points),
             mass / mass.shape[-1],
             k,
-            rank=ties.preference(norms(tokens)),
+            rank=ties.preference(norms),
         )
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
