@@ -9,13 +9,15 @@ entries of `M` are not rounded away against it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from otprune.search import rounds
 from otprune.search.rounds import Factored
-from otprune.search.ties import best
+from otprune.search.ties import TOLERANCE
 
 Row = Callable[[Tensor], Tensor]
 
@@ -55,7 +57,17 @@ class Elimination:
         self.excess = (self.excess - fresh.square()).clamp(min=0)
 
 
-def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
+class Thin(Factored, Protocol):
+    """`M = left right^T`, two matrices `(B, m, r)`."""
+
+    @property
+    def left(self) -> Tensor: ...
+
+    @property
+    def right(self) -> Tensor: ...
+
+
+def greedy(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
     On a CPU in rounds (`search.rounds`), elsewhere pick by pick (`steps`): the same picks.
@@ -71,16 +83,47 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
     return steps(M, k, rank, shift)
 
 
-def steps(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
-    """`greedy` with a fixed sequence of operations, and so without a look at what they give."""
-    diagonal = M.diagonal()
-    state = Elimination(diagonal, lambda j: M.rows(j).squeeze(1), k, shift)
-    taken = torch.zeros_like(diagonal, dtype=torch.bool)
-    order = rank.new_empty(rank.shape[0], k)
-    for t in range(k):
-        j = best(state.excess.masked_fill(taken, -torch.inf), rank)
-        order[:, t : t + 1] = j
-        taken.scatter_(1, j, True)
-        if t + 1 < k:
-            state.eliminate(j)
-    return order
+def steps(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
+    """`greedy` with a fixed sequence of operations, and so without a look at what they give.
+
+    On small sets a device waits for its next order most of the time, so what counts is how many
+    there are: 13 a pick, and no views. Hence copies of `left` and `right`, O(m (r + k)) memory:
+
+    - Tokens come in order of preference, so that of those tied the first wins.
+    - Behind their features is room for the factor. The product that makes a row of `M` then also
+      takes from it what is known; what is not known yet is zero.
+
+    `rows` are those of the residual itself: with j picked, `row_i^2 / (excess_j + shift)` comes off
+    the excess of i. Excess does not fall below zero, as in `Elimination`. And since j has the
+    largest there is, Cauchy-Schwarz lets no covariance exceed that.
+    """
+    preferred = rank.argsort(dim=-1)
+    batch, m = rank.shape
+    each = torch.arange(batch, device=rank.device).unsqueeze(-1)
+    r = M.left.shape[-1]
+    ours = pad(M.left[each, preferred], (0, k))
+    theirs = pad(M.right[each, preferred].permute(2, 0, 1), (0, 0, 0, 0, 0, k))
+    shares, rows = ours[..., r:].unbind(-1), theirs[r:].unbind()
+    across, product = theirs.transpose(0, 1), ours.new_empty(batch, 1, m)
+    covariance = product.squeeze(1)
+    excess = M.diagonal().gather(1, preferred).clamp_(min=0)
+    # What a token can have: nothing once it is picked.
+    least, most = excess.new_zeros(()), torch.full_like(excess, torch.inf)
+    # In terms of the largest excess: what is tied with it, and what no covariance is below.
+    scale = torch.linspace(1 - TOLERANCE, -1, 2, dtype=excess.dtype, device=excess.device)
+    scale, levels = scale.view(2, 1, 1), excess.new_empty(2, batch, 1)
+    tied, lowest = levels.unbind()
+    order: list[Tensor] = []
+    for share, row in zip(shares, rows, strict=True):
+        top = excess.amax(dim=-1, keepdim=True)
+        torch.mul(top, scale, out=levels)
+        j = torch.minimum(excess, tied).argmax(dim=-1, keepdim=True)
+        order.append(j)
+        if len(order) == k:
+            break
+        torch.bmm(ours[each, j], across, out=product)
+        torch.clamp(covariance, lowest, top, out=row)
+        share.addcdiv_(row, excess.gather(1, j) + shift, value=-1)
+        most.scatter_(1, j, -torch.inf)
+        excess = excess.addcmul_(row, share).clamp_(least, most)
+    return preferred.gather(1, torch.cat(order, dim=-1))

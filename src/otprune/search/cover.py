@@ -7,6 +7,8 @@ pick is simply the one of least cost, with no arbitrary constant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,15 +40,17 @@ def greedy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
 
 def steps(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
     """`greedy` with a fixed sequence of operations. O(k m^2)."""
-    paid = distance.amax(dim=-1)
+    parts, weight = distance.split(_ROWS, dim=1), mass.unsqueeze(-1)
+    each = torch.arange(len(mass), device=mass.device).unsqueeze(-1)
+    paid = distance.amax(dim=-1).unsqueeze(1)
     taken = torch.zeros_like(mass, dtype=torch.bool)
-    order = rank.new_empty(rank.shape[0], k)
-    for t in range(k):
-        j = best(_gains(distance, mass, paid).masked_fill(taken, -torch.inf), rank)
-        order[:, t : t + 1] = j
+    order = []
+    for _ in range(k):
+        j = best(_gains(parts, weight, paid).masked_fill_(taken, -torch.inf), rank)
+        order.append(j)
         taken.scatter_(1, j, True)
-        paid = torch.minimum(paid, _rows(distance, j).squeeze(1))
-    return order
+        paid = torch.minimum(paid, distance[each, j])
+    return torch.cat(order, dim=-1)
 
 
 def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
@@ -55,6 +59,7 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
     All gains once a round, O(m^2); then those of few candidates a pick, O(m), for as long as the
     best of them beats what any other token had to offer. One set waits for the others.
     """
+    parts, column = distance.split(_ROWS, dim=1), mass.unsqueeze(-1)
     paid, weight, preference = as_array(distance.amax(dim=-1)), as_array(mass), as_array(rank)
     batch, m = paid.shape
     p = min(m, _CANDIDATES)
@@ -62,7 +67,7 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
     penalty = np.zeros_like(paid)
     each = np.arange(batch)
     while True:
-        state = as_array(_gains(distance, mass, torch.from_numpy(paid))) + penalty
+        state = as_array(_gains(parts, column, torch.from_numpy(paid).unsqueeze(1))) + penalty
         chosen, outside = candidates(state, preference, p)
         near = as_array(_rows(distance, torch.from_numpy(chosen)))
         gains = state[each[:, None], chosen]
@@ -86,13 +91,16 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
             gains = np.matmul(saved, weight[..., None])[..., 0] + out
 
 
-def _gains(distance: Tensor, mass: Tensor, paid: Tensor) -> Tensor:
-    """What each token would take off the cost, `(B, m)`."""
-    gains = [
-        (part.neg().add_(paid.unsqueeze(1)).clamp_(min=0) @ mass.unsqueeze(-1)).squeeze(-1)
-        for part in distance.split(_ROWS, dim=1)
-    ]
-    return torch.cat(gains, dim=-1)
+def _gains(parts: Sequence[Tensor], mass: Tensor, paid: Tensor) -> Tensor:
+    """What each token would take off the cost, `(B, m)`.
+
+    Args:
+        parts: all distances, `(B, n, m)` each.
+        mass: `(B, m, 1)`.
+        paid: `(B, 1, m)`.
+    """
+    gains = [torch.bmm((paid - part).clamp_(min=0), mass) for part in parts]
+    return torch.cat(gains, dim=1).squeeze(-1)
 
 
 def _rows(distance: Tensor, indices: Tensor) -> Tensor:

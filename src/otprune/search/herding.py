@@ -24,14 +24,13 @@ def greedy(kernel: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
         k: number of tokens, at most m.
         rank: `(B, m)`, who wins ties (`ties.preference`).
     """
-    batch, m = mass.shape
+    each = torch.arange(len(mass), device=mass.device).unsqueeze(-1)
     wanted = (kernel @ mass.unsqueeze(-1)).squeeze(-1)
     got = torch.zeros_like(wanted)
-    taken = torch.zeros_like(wanted, dtype=torch.bool)
-    order = rank.new_empty(batch, k)
+    order = []
     for t in range(k):
-        j = best((wanted - got / (t + 1)).masked_fill(taken, -torch.inf), rank, unit=1.0)
-        order[:, t : t + 1] = j
-        taken.scatter_(1, j, True)
-        got = got + kernel.gather(1, j.unsqueeze(-1).expand(-1, 1, m)).squeeze(1)
-    return order
+        j = best(wanted.sub(got, alpha=1 / (t + 1)), rank, unit=1.0)
+        order.append(j)
+        wanted.scatter_(1, j, -torch.inf)
+        got += kernel[each, j].squeeze(1)
+    return torch.cat(order, dim=-1)

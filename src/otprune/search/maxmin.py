@@ -24,6 +24,7 @@ def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
     """
     batch, m, _ = distance.shape
     place = torch.arange(m, device=distance.device)
+    each = torch.arange(batch, device=distance.device).unsqueeze(-1)
     nearest = torch.cat(
         [
             part.masked_fill(own.unsqueeze(-1) == place, torch.inf).amin(dim=-1)
@@ -31,12 +32,11 @@ def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
         ],
         dim=-1,
     )
-    taken = torch.zeros_like(nearest, dtype=torch.bool)
-    order = rank.new_empty(batch, k)
-    for t in range(k):
-        j = best(nearest.masked_fill(taken, -torch.inf), rank, unit)
-        order[:, t : t + 1] = j
-        taken = taken.scatter(1, j, True)
-        row = distance.gather(1, j.unsqueeze(-1).expand(-1, 1, m)).squeeze(1)
-        nearest = row if t == 0 else torch.minimum(nearest, row)
-    return order
+    order = [best(nearest, rank, unit)]
+    nearest.fill_(torch.inf)
+    while len(order) < k:
+        j = order[-1]
+        # Nothing is nearer than what is picked: it is no candidate any more.
+        nearest = torch.minimum(nearest, distance[each, j].squeeze(1)).scatter_(1, j, -torch.inf)
+        order.append(best(nearest, rank, unit))
+    return torch.cat(order, dim=-1)

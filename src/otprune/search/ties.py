@@ -44,6 +44,5 @@ def best(gains: Tensor, rank: Tensor, unit: float | Tensor = 0.0) -> Tensor:
             taken of the larger of it and the best gain.
     """
     top = gains.amax(dim=-1, keepdim=True)
-    slack = TOLERANCE * top.abs().clamp(min=unit)
-    tied = gains >= top - slack
-    return torch.where(tied, rank, rank.shape[-1]).argmin(dim=-1, keepdim=True)
+    level = top.sub(top.abs().clamp_(min=unit), alpha=TOLERANCE)
+    return rank.masked_fill(gains < level, rank.shape[-1]).argmin(dim=-1, keepdim=True)
