@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from otprune import METHODS, OTPrune, OTPruneError, TokenError, WeightError
-from otprune.tokens import check_weights, norms, unit_columns, unit_rows
+from otprune.tokens import check_tokens, check_weights, norms, unit_columns, unit_rows
 from tests.random_tokens import random_tokens
 
 X = random_tokens(10, 4)
@@ -83,6 +83,18 @@ def test_bad_weights(weights, words):
 def test_one_row_of_a_batch_without_weight_is_refused():
     with pytest.raises(WeightError, match="all zero"):
         OTPrune(0.5).select(torch.stack([X, X]), weights=torch.eye(2)[:, :1].expand(2, 10))
+
+
+def test_nobody_looks_while_a_cuda_graph_is_captured(monkeypatch):
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    tokens = broken(torch.nan, 2).as_subclass(OnCuda)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(TokenError, match="1 of 10"):
+        check_tokens(tokens)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert check_tokens(tokens) is tokens
 
 
 @pytest.mark.parametrize("value", [1e-300, 0.3, 1, 7.0, 1e300])
