@@ -51,7 +51,7 @@ def test_imports_point_downwards(path):
         if package == "otprune" and rest and rest[0] in HEIGHT:
             assert HEIGHT[rest[0]] <= here, f"{path.name} imports {name}"
         elif here <= HEIGHT["selectors"]:
-            assert package in {*sys.stdlib_module_names, "torch", "numpy", "ot"}, name
+            assert package in {*sys.stdlib_module_names, "torch", "numpy", "ot", "triton"}, name
 
 
 def run(code):
@@ -63,15 +63,16 @@ def run(code):
 def test_import_is_light():
     loaded = run("import otprune, sys; print(*sys.modules)").split()
     assert "otprune" in loaded
-    assert not {"torch", "numpy", "transformers", "vllm", "ot", "PIL", "typer", "rich"} & set(
-        loaded
-    )
+    heavy = {"torch", "numpy", "transformers", "vllm", "ot", "triton", "PIL", "typer", "rich"}
+    assert not heavy & set(loaded)
 
 
 def test_selectors_need_torch_alone():
-    loaded = run("import otprune, sys; otprune.OTPrune(0.5); print(*sys.modules)").split()
-    assert "torch" in loaded
-    assert not {"transformers", "vllm", "ot", "PIL", "scipy", "typer", "rich"} & set(loaded)
+    loaded = run(
+        "import otprune, sys, torch; otprune.OTPrune(3).select(torch.eye(9)); print(*sys.modules)"
+    ).split()
+    heavy = {"transformers", "vllm", "ot", "triton", "PIL", "scipy", "typer", "rich"}
+    assert not heavy & set(loaded)
 
 
 def test_without_transformers_prune_says_what_to_install():
