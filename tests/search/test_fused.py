@@ -90,9 +90,9 @@ def test_the_selector_keeps_the_same():
 
 def test_operations_do_not_grow_with_the_picks():
     counts = set()
-    for k, batch in [(4, 1), (4, 3), (24, 1)]:
+    for k in (4, 24):
         with Operations() as operations:
-            OTPrune(k, backend="triton").select(random_tokens(batch, 32, 16).to(DEVICE))
+            OTPrune(k, backend="triton").select(random_tokens(3, 32, 16).to(DEVICE))
         counts.add(operations.all)
     assert len(counts) == 1
 

@@ -38,6 +38,10 @@ def test_nothing_depends_on_values_and_all_is_on_the_device(method, shape):
     operations(method(30), 30, *shape)
 
 
+def test_nor_does_anything_of_projected_tokens():
+    operations(OTPrune(30, rank=16), 30, 2, 300, 40)
+
+
 def test_looking_is_noticed():
     with pytest.raises(RuntimeError):
         bool(torch.empty(3, device="meta").isfinite().all())

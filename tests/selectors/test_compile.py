@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from otprune import METHODS
+from otprune import METHODS, OTPrune
 from tests.random_tokens import random_tokens
 
 COMPILED = pytest.mark.parametrize(
@@ -16,8 +16,8 @@ def forget():
     torch._dynamo.reset()
 
 
-def same(method, shape, backend):
-    tokens, selector = random_tokens(*shape), method(8)
+def same(selector, shape, backend):
+    tokens = random_tokens(*shape)
     compiled = torch.compile(lambda x: selector.select(x), fullgraph=True, backend=backend)
     assert compiled(tokens).equal(selector.select(tokens))
 
@@ -26,13 +26,17 @@ def same(method, shape, backend):
 @pytest.mark.parametrize("shape", [(40, 12), (2, 30, 64)])
 def test_one_graph(method, shape):
     """RandomPrune excepted: its numbers are drawn outside."""
-    same(method, shape, "aot_eager")
+    same(method(8), shape, "aot_eager")
+
+
+def test_one_graph_of_projected_tokens():
+    same(OTPrune(8, rank=6), (2, 30, 64), "aot_eager")
 
 
 @pytest.mark.slow
 @COMPILED
 def test_compiled_for_the_processor(method):
-    same(method, (2, 30, 64), "inductor")
+    same(method(8), (2, 30, 64), "inductor")
 
 
 def test_nobody_looks_for_nan():

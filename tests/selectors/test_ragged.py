@@ -51,6 +51,12 @@ def test_filled_up(sets, keep, settings):
     same(filled(selector, sets), one_by_one(selector, sets))
 
 
+@pytest.mark.parametrize("sets", [SETS, ODD], ids=["sizes", "odd"])
+def test_filled_up_in_one_launch(sets):
+    pytest.importorskip("triton")
+    same(filled(OTPrune(0.3, backend="triton"), sets), one_by_one(OTPrune(0.3), sets))
+
+
 @pytest.mark.usefixtures("search")
 def test_filled_up_with_weights():
     generator = torch.Generator().manual_seed(0)

@@ -50,15 +50,26 @@ def project(x: Tensor, rank: int, seed: int = 0) -> Tensor:
 
     Each feature is added to one of `rank` sums, with a random sign, so that inner products are
     right in the mean (Charikar, Chen and Farach-Colton, "Finding frequent items in data streams",
-    ICALP 2002, the count sketch). O(m d): features are read once. The signs are drawn on the CPU:
-    the same on every device.
+    ICALP 2002, the count sketch). O(m d): features are read once.
     """
     d = x.shape[-1]
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (d,), generator=generator).mul_(2).sub_(1)
-    signs = signs.to(x.device, x.dtype, non_blocking=True)
+    signs = random_signs(d, seed, x.device).to(x.dtype)
     sums = x[..., :rank] * signs[:rank]
     for start in range(rank, d, rank):
         part = x[..., start : start + rank]
         sums[..., : part.shape[-1]].addcmul_(part, signs[start : start + rank])
     return sums
+
+
+def random_signs(n: int, seed: int, device: torch.device) -> Tensor:
+    """`(n,)` int64, 1 or -1, the same on every device, where they are made: nothing is copied.
+
+    The top bits of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", OOPSLA 2014) at n places of its sequence, far from those of another seed. int64
+    wraps around as its unsigned numbers do; shifts are masked, since they would copy the sign.
+    """
+    first = (seed << 32) + 1
+    z = torch.arange(first, first + n, device=device) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * factor
+    return 1 - 2 * (z < 0).long()

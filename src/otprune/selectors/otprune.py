@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -89,18 +89,12 @@ class OTPrune(Selector):
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        return self._greedy(tokens, k, weights, self.gamma_for(*tokens.shape[-2:]))
-
-    def _greedy(
-        self, tokens: Tensor, k: int, weights: Tensor | None, gamma: float | Tensor
-    ) -> Tensor:
-        rank = _RANK if self.rank == "auto" else self.rank
-        K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
+        K, rank = self._kernel(tokens, self.gamma_for(*tokens.shape[-2:]), weights)
         if self.backend == "triton":
             from otprune.search import fused  # which imports Triton
 
-            return fused.greedy(K, k, rank=ties.preference(norms), shift=1.0)
-        return cholesky.greedy(K, k, rank=ties.preference(norms), shift=1.0)
+            return fused.greedy(K, k, rank, shift=1.0)
+        return cholesky.greedy(K, k, rank, shift=1.0)
 
     def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
         """Sets of any size together where launches count; on a CPU large ones would only wait."""
@@ -116,11 +110,29 @@ class OTPrune(Selector):
         tokens, weights = batches.padded(sets)
         sizes = [one.tokens.shape[1] for one in sets]
         counts = [self.count(m) for m in sizes]
-        gammas = [self.gamma_for(m, tokens.shape[-1]) for m in sizes]
-        gamma = torch.tensor(gammas, dtype=torch.float32).to(tokens.device, non_blocking=True)
+
+        def numbers(of_each: list[Any]) -> Tensor:
+            return torch.tensor(of_each).to(tokens.device, non_blocking=True)
+
+        gamma = numbers([self.gamma_for(m, tokens.shape[-1]) for m in sizes])
         with torch.autocast(tokens.device.type, enabled=False):
-            order = self._greedy(tokens.float(), max(counts), weights, gamma)
+            K, rank = self._kernel(tokens.float(), gamma, weights)
+            if self.backend == "triton":
+                from otprune.search import fused
+
+                order = fused.greedy(
+                    K, max(counts), rank, 1.0, lengths=numbers(sizes), counts=numbers(counts)
+                )
+            else:
+                order = cholesky.greedy(K, max(counts), rank, shift=1.0)
         return [row[:k] for row, k in zip(order, counts, strict=True)]
+
+    def _kernel(
+        self, tokens: Tensor, gamma: float | Tensor, weights: Tensor | None
+    ) -> tuple[logdet.Kernel, Tensor]:
+        rank = _RANK if self.rank == "auto" else self.rank
+        K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
+        return K, ties.preference(norms)
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
         w = None if weights is None else weights.unsqueeze(0)
