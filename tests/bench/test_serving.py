@@ -29,7 +29,7 @@ def test_figures_of_a_load():
     assert (made["answered"], made["tokens"]) == (2.0, 8.0)
 
 
-def test_the_report_pairs_within_rounds_and_drops_nothing():
+def test_the_report_pairs_within_rounds_and_drops_nothing(tmp_path):
     scope = serving.QUICK
     (workload,) = scope.workloads
     found = {}
@@ -43,3 +43,5 @@ def test_the_report_pairs_within_rounds_and_drops_nothing():
     assert "| keep 0.5 |" + " failed |" * 7 in text
     assert "| keep 0.5 |" + " failed |" * 7 in text
     assert "ValueError: no" in text
+    serving_report.draw(tmp_path, scope, found)
+    assert (tmp_path / "load.png").stat().st_size > 10_000

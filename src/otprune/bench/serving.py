@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from otprune.bench.cases import Case, run_cases
-from otprune.bench.report import write_report
+from otprune.bench.report import check_plots, write_report
 from otprune.bench.serving_model import PIXELS, Size, save
 from otprune.bench.serving_server import Reply, Request, Server, data_url, load, serve
 
@@ -89,13 +89,16 @@ def run(folder: Path, seed: int, quick: bool) -> None:
 
     Raises:
         OTPruneError: the folder has cases of other settings, or a server did not come up.
+        MissingDependencyError: matplotlib is not installed.
     """
     from otprune.bench import serving_report
 
+    check_plots()
     scope = QUICK if quick else FULL
     settings = {"seed": seed, "quick": quick}
     with _Bench(scope, seed) as bench:
         found = run_cases(folder, bench.cases(), "serving", settings)
+    serving_report.draw(folder, scope, found)
     write_report(folder, found, serving_report.write(scope, found), settings)
 
 

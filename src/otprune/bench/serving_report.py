@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from otprune.bench.cases import Results, failures
-from otprune.bench.report import table
+from otprune.bench.report import panels, table
 from otprune.bench.serving import Scope, Workload, arms, key
 
 HEAD = (
@@ -26,8 +27,10 @@ def write(scope: Scope, found: Results) -> str:
         "compared is the work, not the answers. No picture is seen twice, so no cache helps. "
         "*stock* is a second server without otprune; the others are requests to one server, each "
         "with its own ratio. Every round runs all of them in an order of its own; medians over "
-        f"{scope.rounds} rounds, least and most in brackets, ratios taken within a round. "
-        "GPUs were not measured.",
+        f"{scope.rounds} round{'s' * (scope.rounds > 1)}, least and most in brackets, "
+        "ratios taken within a round. GPUs were not measured.",
+        "",
+        "![First token and throughput by load](load.png)",
         "",
     ]
     for workload in scope.workloads:
@@ -45,18 +48,9 @@ def write(scope: Scope, found: Results) -> str:
 
 
 def _rows(scope: Scope, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
-    def runs(arm: str) -> list[dict[str, Any]]:
-        keys = [key(workload, concurrent, arm, i) for i in range(1, scope.rounds + 1)]
-        return [found[k] for k in keys]
-
-    whole = runs("keep 1.0")
     rows = []
     for arm, _ in arms():
-        pairs = [
-            (run, base)
-            for run, base in zip(runs(arm), whole, strict=True)
-            if "failed" not in run and "failed" not in base
-        ]
+        pairs = _pairs(scope, workload, concurrent, arm, found)
         if not pairs:
             rows.append([arm, *["failed"] * (len(HEAD) - 1)])
             continue
@@ -73,6 +67,47 @@ def _rows(scope: Scope, workload: Workload, concurrent: int, found: Results) -> 
             ]
         )
     return rows
+
+
+def _pairs(
+    scope: Scope, workload: Workload, concurrent: int, arm: str, found: Results
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """An arm's runs, each with that of keep 1.0 of the same round; without those that failed."""
+
+    def runs(arm: str) -> list[dict[str, Any]]:
+        return [found[key(workload, concurrent, arm, i)] for i in range(1, scope.rounds + 1)]
+
+    return [
+        (run, base)
+        for run, base in zip(runs(arm), runs("keep 1.0"), strict=True)
+        if "failed" not in run and "failed" not in base
+    ]
+
+
+def draw(folder: Path, scope: Scope, found: Results) -> None:
+    """`load.png`: both against the number of requests at once, relative to keep 1.0."""
+    looks = {"first": "time to first token", "answered": "requests a second"}
+    columns = len(scope.workloads)
+    with panels(folder, "load", len(looks), columns, (4.2 * columns + 1.4, 6.4)) as grid:
+        for i, (figure, said) in enumerate(looks.items()):
+            for j, workload in enumerate(scope.workloads):
+                axes = grid[i * columns + j]
+                for arm, _ in arms():
+                    ratios = {
+                        concurrent: statistics.median(
+                            run[figure] / base[figure] for run, base in pairs
+                        )
+                        for concurrent, _ in scope.loads
+                        if (pairs := _pairs(scope, workload, concurrent, arm, found))
+                    }
+                    axes.plot(list(ratios), list(ratios.values()), marker="o", label=arm)
+                axes.set_xscale("log", base=2)
+                ticks = [concurrent for concurrent, _ in scope.loads]
+                axes.set_xticks(ticks, [str(n) for n in ticks])
+                axes.set(xlabel="requests at once", ylabel=f"{said}, of keep 1.0's", ylim=(0, None))
+                if i == 0:
+                    axes.set_title(workload.name)
+        grid[columns - 1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _spread(values: list[float], form: str) -> str:
