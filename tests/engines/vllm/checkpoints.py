@@ -55,20 +55,26 @@ class Checkpoint:
     """A family's tiny checkpoint.
 
     name: of its folder.
-    placeholder: what a prompt says where an image goes.
+    image, video: what a prompt says where one goes; None for a family that takes no videos.
     mrope: see `otprune.engines.vllm.families.Family`.
     """
 
     name: str
-    placeholder: str
+    image: str
+    video: str | None
     build: Callable[[Any], tuple[Any, Any]]
     special: tuple[str, ...]
     mrope: bool = False
 
+    @property
+    def positions(self) -> str:
+        """Where its kept tokens stand if nothing is said."""
+        return "preserved" if self.mrope else "compact"
+
     def save(self, folder: Path) -> Path:
         """Write it below `folder`; returns where."""
         torch.manual_seed(0)
-        tokenizer = byte_tokenizer(self.special, self.placeholder)
+        tokenizer = byte_tokenizer(self.special, self.image)
         model, processor = self.build(tokenizer)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -259,7 +265,15 @@ def _qwen(tokenizer: Any, generation: str) -> tuple[Any, Any]:
         tie_word_embeddings=False,
     )
     model = getattr(transformers, f"{generation}ForConditionalGeneration")(config)
-    both = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_SIZE}
+    both: dict[str, Any] = {
+        "patch_size": patch,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "size": QWEN_SIZE,
+        # One for images and videos, as published: vLLM's encoder knows one alone.
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     video = transformers.Qwen3VLVideoProcessor if generation == "Qwen3VL" else Qwen2VLVideoProcessor
     processor = getattr(transformers, f"{generation}Processor")(
         image_processor=Qwen2VLImageProcessor(**both),
@@ -270,15 +284,18 @@ def _qwen(tokenizer: Any, generation: str) -> tuple[Any, Any]:
     return model, processor
 
 
+VIDEO = IMAGE.replace("image", "video")
 CHECKPOINTS = {
     made.name: made
     for made in (
-        Checkpoint("llava", "<image>", _llava, ("<image>",)),
-        Checkpoint("llava_next", "<image>", _llava_next, ("<image>",)),
-        Checkpoint("llava_onevision", "<image>", _llava_onevision, ("<image>", "<video>")),
-        Checkpoint("internvl", "<IMG_CONTEXT>", _internvl, INTERN),
-        Checkpoint("qwen2_vl", IMAGE, lambda t: _qwen(t, "Qwen2VL"), QWEN, mrope=True),
-        Checkpoint("qwen2_5_vl", IMAGE, lambda t: _qwen(t, "Qwen2_5_VL"), QWEN, mrope=True),
-        Checkpoint("qwen3_vl", IMAGE, lambda t: _qwen(t, "Qwen3VL"), QWEN, mrope=True),
+        Checkpoint("llava", "<image>", None, _llava, ("<image>",)),
+        Checkpoint("llava_next", "<image>", None, _llava_next, ("<image>",)),
+        Checkpoint(
+            "llava_onevision", "<image>", "<video>", _llava_onevision, ("<image>", "<video>")
+        ),
+        Checkpoint("internvl", "<IMG_CONTEXT>", "<video>", _internvl, INTERN),
+        Checkpoint("qwen2_vl", IMAGE, VIDEO, lambda t: _qwen(t, "Qwen2VL"), QWEN, mrope=True),
+        Checkpoint("qwen2_5_vl", IMAGE, VIDEO, lambda t: _qwen(t, "Qwen2_5_VL"), QWEN, mrope=True),
+        Checkpoint("qwen3_vl", IMAGE, VIDEO, lambda t: _qwen(t, "Qwen3VL"), QWEN, mrope=True),
     )
 }

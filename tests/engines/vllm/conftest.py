@@ -16,15 +16,16 @@ def environment():
 
 @pytest.fixture(scope="session")
 def checkpoint(environment, tmp_path_factory):
-    """`checkpoint(name)`: the saved checkpoint of a family and what stands for an image."""
+    """`checkpoint(name)`: the saved checkpoint of a family and its `Marks`."""
     from .checkpoints import CHECKPOINTS
 
     folder, made = tmp_path_factory.mktemp("checkpoints"), {}
 
     def get(name):
+        family = CHECKPOINTS[name]
         if name not in made:
-            made[name] = CHECKPOINTS[name].save(folder)
-        return made[name], CHECKPOINTS[name].placeholder
+            made[name] = family.save(folder)
+        return made[name], (family.image, family.video)
 
     return get
 

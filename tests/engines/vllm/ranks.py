@@ -1,6 +1,6 @@
 """Run by a test in a process of its own, since ranks are processes that start from their parent's.
 
-    python -m tests.engines.vllm.ranks '{"path": ..., "placeholder": ...}'
+    python -m tests.engines.vllm.ranks '{"llava": {"path": ..., "marks": [...]}, ...}'
 
 prints the answers to QUESTIONS, plain and merged, as one line of JSON.
 """
@@ -11,21 +11,30 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from typing import Any
 
-from .engines import ENVIRONMENT, QUESTIONS, ask, engine
+from .engines import ENVIRONMENT, ask, engine, questions
 
 KEEP = 0.25
 
 
+def answers(path: str, marks: Any) -> list[Any]:
+    """What two ranks answer, plain and merged."""
+    with engine(path, {"keep": KEEP}, tensor_parallel_size=2) as llm:
+        return [
+            [
+                asdict(answer)
+                for answer in ask(llm, [q.request(marks, **asked) for q in questions(marks)])
+            ]
+            for asked in ({}, {"merge": True})
+        ]
+
+
 def main() -> None:
     """Answer and print."""
-    wanted = json.loads(sys.argv[1])
     os.environ.update(ENVIRONMENT)
-    placeholder = wanted["placeholder"]
-    with engine(wanted["path"], {"keep": KEEP}, tensor_parallel_size=2) as llm:
-        plain = ask(llm, [q.request(placeholder) for q in QUESTIONS])
-        merged = ask(llm, [q.request(placeholder, merge=True) for q in QUESTIONS])
-    print("ANSWERS", json.dumps([[asdict(answer) for answer in x] for x in (plain, merged)]))
+    made = {name: answers(**wanted) for name, wanted in json.loads(sys.argv[1]).items()}
+    print("ANSWERS", json.dumps(made))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_what_is_done_is_said_once(said):
     for _ in range(3):
         checks.check(config(settings={"keep": 0.1}))
     (line,) = said.messages
-    assert "images of Qwen2_5_VL" in line
+    assert "visual tokens of Qwen2_5_VL" in line
     assert "keep=0.1" in line
     assert "positions=preserved" in line
 

@@ -10,7 +10,7 @@ import pytest
 import otprune
 
 from .checkpoints import CHECKPOINTS
-from .engines import QUESTIONS, ask, engine
+from .engines import Question, ask, engine, questions
 
 pytestmark = pytest.mark.vllm
 
@@ -22,6 +22,9 @@ ASKED = [
     {"keep": 0.2, "method": "transport", "merge": True},
     {"keep": 1.0},
 ]
+
+
+LONG = "and now a text that fills more than one block of the cache, so that all in front is kept: "
 
 
 def agree(answer, wanted):
@@ -44,38 +47,48 @@ def family(request):
 
 
 @pytest.fixture(scope="module")
-def stock(family, checkpoint):
-    """Answers of an engine that was not asked to prune."""
-    path, placeholder = checkpoint(family.name)
-    with engine(path) as llm:
-        return ask(llm, [q.request(placeholder) for q in QUESTIONS])
+def asked_of(family):
+    return questions((family.image, family.video))
 
 
 @pytest.fixture(scope="module")
-def pruned(family, checkpoint, stock):
-    """Answers by what was asked, all in one engine at 0.25; twice, with full caches then."""
-    path, placeholder = checkpoint(family.name)
-    with engine(path, {"keep": 0.25}) as llm:
-        return [
-            [ask(llm, [q.request(placeholder, **asked) for q in QUESTIONS]) for asked in ASKED]
-            for _ in range(2)
-        ]
+def stock(family, checkpoint):
+    """Answers of an engine that was not asked to prune."""
+    path, marks = checkpoint(family.name)
+    with engine(path) as llm:
+        return ask(llm, [q.request(marks) for q in questions(marks)])
 
 
-def test_unpruned_it_is_what_transformers_answers(family, stock, reference):
+@pytest.fixture(scope="module")
+def quarter(family, checkpoint, stock):
+    """An engine that keeps 0.25 where nothing else is asked."""
+    with engine(checkpoint(family.name)[0], {"keep": 0.25}) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def pruned(family, checkpoint, quarter):
+    """Answers by what was asked, all in one engine; twice, with full caches then."""
+    _, marks = checkpoint(family.name)
+    return [
+        [ask(quarter, [q.request(marks, **asked) for q in questions(marks)]) for asked in ASKED]
+        for _ in range(2)
+    ]
+
+
+def test_unpruned_it_is_what_transformers_answers(family, stock, reference, asked_of):
     """Without this the other comparisons would say nothing of pruning."""
-    for question, answer in zip(QUESTIONS, stock, strict=True):
+    for question, answer in zip(asked_of, stock, strict=True):
         agree(answer, reference(family.name)(question, otprune.OTPrune(1.0), "compact"))
 
 
 @pytest.mark.parametrize("again", [0, 1], ids=["first", "cached"])
 @pytest.mark.parametrize("number", range(len(ASKED)), ids=lambda i: str(ASKED[i]))
-def test_pruned_it_is_what_transformers_answers(family, pruned, reference, number, again):
+def test_pruned_it_is_what_transformers_answers(family, pruned, reference, asked_of, number, again):
     asked = ASKED[number]
-    positions = "preserved" if family.mrope else "compact"
-    for question, answer in zip(QUESTIONS, pruned[again][number], strict=True):
+    for question, answer in zip(asked_of, pruned[again][number], strict=True):
         wanted = reference(family.name)(
-            question, selector_of(asked), positions, asked.get("merge", False)
+            question, selector_of(asked), family.positions, asked.get("merge", False)
         )
         agree(answer, wanted)
 
@@ -90,3 +103,23 @@ def test_keeping_all_is_stock_bit_by_bit(stock, pruned):
 def test_pruning_shows_in_the_caches(pruned):
     assert all(answer.cached == 0 for answer in pruned[0][1][:1])
     assert any(answer.cached > 0 for answer in pruned[1][0])
+
+
+@pytest.mark.parametrize("seen", ["image", "video"])
+def test_a_cached_prefix_that_covers_the_whole_picture(
+    family, checkpoint, quarter, pruned, reference, seen
+):
+    _, marks = checkpoint(family.name)
+    mark, here = ("{}", {"images": (0,)}) if seen == "image" else ("[]", {"videos": (0,)})
+    turns = [Question(f"{mark}{LONG}{end}?", **here) for end in ("one", "two, or three")]
+    if turns[0] not in questions(marks, turns):
+        pytest.skip("takes no videos")
+    quarter.reset_prefix_cache()
+    first, second = (ask(quarter, [q.request(marks)])[0] for q in turns)
+    other = ask(quarter, [turns[1].request(marks, keep=0.3)])[0]
+    assert first.cached == 0
+    assert second.cached >= first.prompt - len("one?") - 32  # but for a block that is not full
+    assert other.cached == 0, "another ratio must not be answered from this one's cache"
+    for answer, turn, keep in [(first, 0, 0.25), (second, 1, 0.25), (other, 1, 0.3)]:
+        wanted = reference(family.name)(turns[turn], otprune.OTPrune(keep), family.positions)
+        agree(answer, wanted)

@@ -12,11 +12,11 @@ def tokens(m, d, seed):
     return random_tokens(m, d, seed=seed)
 
 
-def row(m, k, method="otprune", merge=False):
-    return tuple(row_of(m, k, method, merge).tolist())
+def row(m, k, method="otprune", merge=False, sets=1):
+    return tuple(row_of(sets, m, k, method, merge).tolist())
 
 
-def test_images_of_any_size_and_setting_are_chosen_as_if_alone():
+def test_pictures_of_any_size_and_setting_are_chosen_as_if_alone():
     asked = [
         (12, 3, "otprune", False),
         (20, 5, "divprune", False),
@@ -42,10 +42,23 @@ def test_stacked_levels_follow_their_token(merge):
     assert torch.equal(got.rows[:, 5:], image[wanted.indices, 5:])
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_frames_that_stand_apart_are_chosen_as_if_alone(merge):
+    videos = [tokens(3 * 12, 6, 0), tokens(3 * 12, 6, 1)]
+    kept = choose(videos, [row(12, 4, "transport", merge, sets=3)] * 2)
+    for video, got in zip(videos, kept, strict=True):
+        wanted = [otprune.TransportPrune(4).reduce(x, merge=merge) for x in video.view(3, 12, 6)]
+        assert torch.equal(got.indices, torch.cat([x.indices for x in wanted]))
+        torch.testing.assert_close(got.rows, torch.cat([x.features for x in wanted]))
+
+
 def test_keeping_all_hands_over_the_same_tensor():
     image = tokens(9, 4, 0)
     (got,) = choose([image], [row(9, 9, merge=True)])
     assert got.rows is image
+    (got,) = choose([image], [row(3, 3, sets=3)])
+    assert got.rows is image
+    assert got.indices.tolist() == [0, 1, 2] * 3
 
 
 def test_features_that_are_not_finite_do_not_end_the_engine():
@@ -66,4 +79,4 @@ def test_a_group_goes_by_one_choice():
 
 def test_another_number_of_tokens_is_an_error():
     with pytest.raises(otprune.OTPruneError, match=r"made 9 tokens.*counted as 8"):
-        choose([tokens(9, 4, 0)], [row(8, 3)])
+        choose([tokens(9, 4, 0)], [row(4, 3, sets=2)])

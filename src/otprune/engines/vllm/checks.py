@@ -39,7 +39,7 @@ def check(config: Any) -> None:
     names = list(model.architectures)
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if family is None or mm is None or model.model_impl == "transformers":
-        _say(f"otprune: {', '.join(names)} is served unchanged, its images are not pruned here")
+        _say(f"otprune: {', '.join(names)} is served unchanged, nothing is pruned here")
         return
 
     if mm.get_video_pruning_spec() is not None:
@@ -70,8 +70,8 @@ def check(config: Any) -> None:
             "--enable-tower-connector-lora"
         )
     _say(
-        f"otprune: images of {names[0]} are pruned, keep={settings.keep}, "
-        f"method={settings.method}, merge={settings.merge}, positions={positions}; videos are whole"
+        f"otprune: visual tokens of {names[0]} are pruned, keep={settings.keep}, "
+        f"method={settings.method}, merge={settings.merge}, positions={positions}"
     )
 
 
@@ -87,7 +87,7 @@ def check_untested(config: Any, reason: str) -> None:
         )
     if reason not in _said:
         _said.add(reason)
-        logger.warning("otprune: %s: images are NOT pruned", reason)
+        logger.warning("otprune: %s: visual tokens are NOT pruned", reason)
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The model's half: of every image's features, the ones to keep; and where those stand."""
+"""The model's half: of every picture's features, the ones to keep; and where those stand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.distributed import get_tp_group
-from vllm.multimodal.inputs import PlaceholderRange
 
 from otprune.engines.vllm import private
-from otprune.engines.vllm.prompt import Place, full_prompt, shifted, with_offsets, without_offsets
+from otprune.engines.vllm.prompt import (
+    AXES,
+    Place,
+    full_prompt,
+    grid_offsets,
+    shifted,
+    with_offsets,
+    without_offsets,
+)
 from otprune.engines.vllm.selection import Kept, choose
 from otprune.engines.vllm.settings import KEY, engine_settings
 
@@ -31,14 +38,16 @@ class PruningModel:
         self.otprune = None if given is None else engine_settings(given)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Features of every image or video of one encoder run, kept ones alone where told so."""
+        """Features of every picture of one encoder run, kept ones alone where told so.
+
+        vLLM never puts images and videos into one run.
+        """
         rows = kwargs.pop(KEY, None)
         made = super().embed_multimodal(**kwargs)  # type: ignore[misc]
         if rows is None:
             return self._whole(made)
-        images: list[Tensor] = list(made)
         kept = choose(
-            images,
+            list(made),
             [tuple(row) for row in rows.tolist()],
             width=self.visual_dim if self.stacked else None,  # type: ignore[attr-defined]
             agree=_same_on_all_ranks,
@@ -49,10 +58,10 @@ class PruningModel:
         return made
 
     def _pruned(self, kept: list[Kept], kwargs: dict[str, Any]) -> list[Tensor]:
-        return [image.rows for image in kept]
+        return [picture.rows for picture in kept]
 
     def get_encoder_cudagraph_config(self) -> Any:
-        """Captured encoder runs go past `embed_multimodal`: none where images are pruned."""
+        """Captured encoder runs go past `embed_multimodal`: none where pictures are pruned."""
         config = super().get_encoder_cudagraph_config()  # type: ignore[misc]
         return config if self.otprune is None else replace(config, modalities=[])
 
@@ -60,10 +69,11 @@ class PruningModel:
 class PruningMRoPEModel(PruningModel):
     """The same for positions of three axes.
 
-    Text stands where it would stand behind the whole image, which only takes the image's size; so
-    that much is final from the beginning, also where a prefix comes from the cache. A kept token's
-    own row and column travel behind its features, and vLLM's hook for models that prune hands them
-    back before the step in which they are needed.
+    Text stands where it would stand behind the whole picture, which only takes the picture's size;
+    so that much is final from the beginning, also where a prefix comes from the cache. A kept
+    token's own time, row and column travel behind its features, and vLLM's hook for models that
+    prune hands them back before the step in which they are needed. Until then its position is open:
+    `~` of where its set begins, which is below zero and so told from one that is final.
     """
 
     supports_multimodal_pruning = True
@@ -85,11 +95,12 @@ class PruningMRoPEModel(PruningModel):
     ) -> tuple[Tensor, int]:
         """Positions `(3, n)` of a prompt, and what to add to the index of a token behind it.
 
-        Preserved ones are the parent's for the whole prompt; those of kept tokens are provisional.
-        Compact ones treat pruned images as text, so those of a prefix depend on that prefix alone.
+        Preserved ones are the parent's for the whole prompt; those of kept tokens are open.
+        Compact ones treat pruned pictures as text, so those of a prefix depend on that prefix
+        alone.
         """
         place = super().get_mrope_input_positions  # type: ignore[misc]
-        pruned = {id(f): p for f in mm_features if (p := _place(f)) is not None}
+        pruned = {id(f): places for f in mm_features if (places := _places(f))}
         if not pruned:
             whole: tuple[Tensor, int] = place(input_tokens, mm_features)
             return whole
@@ -98,32 +109,31 @@ class PruningMRoPEModel(PruningModel):
                 input_tokens, [f for f in mm_features if id(f) not in pruned]
             )
             return compact
-        places = sorted(pruned.values(), key=lambda p: p.offset)
+        places = sorted((p for some in pruned.values() for p in some), key=lambda p: p.offset)
         full, columns = full_prompt(input_tokens, places)
-        features = []
-        for feature in mm_features:
-            at, p = feature.mm_position, pruned.get(id(feature))
-            moved = PlaceholderRange(
-                offset=shifted(at.offset, places),
-                length=at.length if p is None else p.m,
-                is_embed=at.is_embed,
-            )
-            features.append(replace(feature, mm_position=moved))
-        positions = place(full, features)[0][:, columns]
-        return positions, _behind(positions)
+        positions, behind = place(full, [_moved(f, places) for f in mm_features])
+        positions = positions[:, columns]
+        for p in places:
+            positions[:, p.offset : p.offset + p.k] = ~positions[:, p.offset : p.offset + p.k]
+        return positions, behind + len(full) - len(input_tokens)
 
     def _whole(self, made: Any) -> Any:
         if not self.places_tokens or made is None:
             return made
-        return [with_offsets(features, None, 1) for features in made]
+        return [with_offsets(x, x.new_zeros(AXES, len(x))) for x in made]
 
     def _pruned(self, kept: list[Kept], kwargs: dict[str, Any]) -> list[Tensor]:
         if not self.places_tokens:
             return super()._pruned(kept, kwargs)
-        merge = self.config.vision_config.spatial_merge_size
+        vision = self.config.vision_config
+        (grids,) = (kwargs[x] for x in ("image_grid_thw", "video_grid_thw") if x in kwargs)
+        given = kwargs.get("second_per_grid_ts")  # Qwen2.5-VL's videos
+        seconds = [1.0] * len(kept) if given is None else given.flatten().tolist()
+        rate = getattr(vision, "tokens_per_second", 1.0)
+        merge = vision.spatial_merge_size
         return [
-            with_offsets(image.rows, image.indices, int(grid[2]) // merge)
-            for image, grid in zip(kept, kwargs["image_grid_thw"].tolist(), strict=True)
+            with_offsets(x.rows, grid_offsets(x.indices, h // merge, w // merge, s * rate))
+            for x, (_, h, w), s in zip(kept, grids.tolist(), seconds, strict=True)
         ]
 
     def recompute_mrope_positions(
@@ -138,29 +148,37 @@ class PruningMRoPEModel(PruningModel):
         Args:
             input_ids: `(n,)` the prompt.
             multimodal_embeddings: of this step, in prompt order, offsets behind them.
-            mrope_positions: `(3, n)`; time is final, height and width are added to it.
+            mrope_positions: `(3, n)`; those that are open become final, once and for all.
             num_computed_tokens: where this step begins.
         """
         if not multimodal_embeddings:
             return [], mrope_positions, _behind(mrope_positions)
-        features, offsets, known = zip(*map(without_offsets, multimodal_embeddings), strict=True)
+        features, offsets = zip(*map(without_offsets, multimodal_embeddings), strict=True)
         positions = mrope_positions.clone()
-        moved = torch.cat(known).to(positions.device)
         ids = torch.as_tensor(input_ids, device=positions.device)
         at = (ids == self.config.image_token_id) | (ids == self.config.video_token_id)
         at[:num_computed_tokens] = False
-        columns = at.nonzero()[:, 0][: len(moved)][moved]
-        grid = torch.cat(offsets, dim=1).to(positions.device)[:, moved]
-        positions[1:, columns] = positions[:1, columns] + grid
+        grid = torch.cat(offsets, dim=1).to(positions.device)
+        columns = at.nonzero()[:, 0][: grid.shape[1]]
+        is_open = positions[0, columns] < 0
+        columns = columns[is_open]
+        positions[:, columns] = ~positions[:, columns] + grid[:, is_open]
         return list(features), positions, _behind(positions)
 
 
-def _place(feature: Any) -> Place | None:
-    """Where a pruned image stands; None for everything else."""
+def _places(feature: Any) -> list[Place]:
+    """Where the sets of a pruned picture stand; none for everything else."""
     if feature.data is None or KEY not in feature.data:
-        return None
-    m, k, *_ = feature.data[KEY].data.tolist()
-    return None if k == m else Place(feature.mm_position.offset, k, m)
+        return []
+    _, m, k, *_ = feature.data[KEY].data.tolist()
+    runs = feature.mm_position.extract_embeds_range()
+    return [] if k == m else [Place(start, k, m) for start, _ in runs]
+
+
+def _moved(feature: Any, places: Sequence[Place]) -> Any:
+    """A picture as it stands in the full prompt; where it begins is all that vLLM looks at."""
+    at = feature.mm_position
+    return replace(feature, mm_position=replace(at, offset=shifted(at.offset, places)))
 
 
 def _behind(positions: Tensor) -> int:

@@ -31,7 +31,13 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("vllm.multimodal.hasher", "MultiModalHasher.hash_kwargs", None),
     ("vllm.multimodal.inputs", "MultiModalFieldElem", ("data", "field")),
     ("vllm.multimodal.inputs", "MultiModalBatchedField", ("keep_on_cpu",)),
+    (
+        "vllm.multimodal.inputs",
+        "MultiModalFeatureSpec",
+        ("data", "modality", "identifier", "mm_position"),
+    ),
     ("vllm.multimodal.inputs", "PlaceholderRange", ("offset", "length", "is_embed")),
+    ("vllm.multimodal.inputs", "PlaceholderRange.extract_embeds_range", ("self",)),
     ("vllm.config", "VllmConfig.__post_init__", ("self",)),
     ("vllm.config.multimodal", "MultiModalConfig.is_multimodal_pruning_enabled", ("self",)),
     ("vllm.config.multimodal", "MultiModalConfig.get_video_pruning_spec", ("self",)),

@@ -1,4 +1,4 @@
-"""The processor's half: fewer placeholders, and every image told how many of its tokens to keep."""
+"""The processor's half: fewer placeholders, and every picture told how many tokens to keep."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-import torch
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing.processor import PromptUpdateDetails
 
 from otprune.budget import count
-from otprune.engines.vllm.prompt import shorten
+from otprune.engines.vllm.prompt import run_lengths, shorten
 from otprune.engines.vllm.selection import row_of
 from otprune.engines.vllm.settings import (
     KEY,
@@ -23,8 +22,9 @@ from otprune.engines.vllm.settings import (
     fingerprint,
     request_settings,
 )
-from otprune.errors import UnsupportedError
+from otprune.errors import OTPruneError, UnsupportedError
 
+PRUNED = ("image", "video")
 _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
 
 
@@ -58,49 +58,65 @@ class PruningProcessor:
         return settings if asked is None else request_settings(settings, asked)
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        """An image's identity in every cache: the image, and how it is pruned."""
+        """A picture's identity in every cache: the picture, and how it is pruned."""
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
         settings = _current.get()
-        if settings is None or "image" not in hashes:
+        if settings is None:
             return hashes
         algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
         hash_of = functools.partial(
             MultiModalHasher.hash_kwargs, algorithm, otprune=fingerprint(settings)
         )
-        return {**hashes, "image": [hash_of(mm_hash=name) for name in hashes["image"]]}
+        return {
+            modality: [hash_of(mm_hash=name) for name in names] if modality in PRUNED else names
+            for modality, names in hashes.items()
+        }
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any
     ) -> Any:
-        """What stands for each item in the prompt; images shortened, and their items told so."""
+        """What stands for each item in the prompt; pictures shortened, and told so."""
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items=mm_items,
             hf_processor_mm_kwargs=hf_processor_mm_kwargs,
             out_mm_kwargs=out_mm_kwargs,
         )
         settings = _current.get()
-        if settings is None or not updates.get("image"):
+        if settings is None:
             return updates
-        images = []
-        for item, (update,) in zip(out_mm_kwargs["image"], updates["image"], strict=True):
-            content, m, k = _shortened(update.content, settings)
-            item[KEY] = MultiModalFieldElem(
-                data=row_of(m, k, settings.method, settings.merge),
-                field=MultiModalBatchedField(keep_on_cpu=True),
-            )
-            images.append([update.with_content(content)])
-        return {**updates, "image": images}
+        shortened = {
+            modality: [
+                [_shortened(update, item, settings)]
+                for item, (update,) in zip(out_mm_kwargs[modality], updates[modality], strict=True)
+            ]
+            for modality in PRUNED
+            if updates.get(modality)
+        }
+        return {**updates, **shortened}
 
 
-def _shortened(content: Any, settings: Settings) -> tuple[Any, int, int]:
-    ids = content.full
-    if content.is_embed is None:
-        is_token = torch.ones(len(ids), dtype=torch.bool)
-    else:
-        is_token = content.is_embed(ids)
-    m = int(is_token.sum())
+def _shortened(update: Any, item: Any, settings: Settings) -> Any:
+    """An update with fewer placeholders, which `item` is told of.
+
+    A picture whose placeholders are one run, text around them or not, is one set of tokens. Where
+    the frames of a video stand apart, with text between, each is a set of its own: how many of a
+    frame's tokens are kept must be known before any of them exists.
+    """
+    ids, is_embed = update.content.full, update.content.is_embed
+    is_token = [True] * len(ids) if is_embed is None else is_embed(ids).tolist()
+    sets = run_lengths(is_token)
+    m = sets[0]
+    if sets != [m] * len(sets):
+        raise OTPruneError(
+            f"the placeholders of one {update.modality} are runs of {sets}, and otprune counts on "
+            "frames of one size: serve this checkpoint unpruned"
+        )
     k = count(settings.keep, m)
-    return PromptUpdateDetails(shorten(ids, is_token.tolist(), k), content.is_embed), m, k
+    item[KEY] = MultiModalFieldElem(
+        data=row_of(len(sets), m, k, settings.method, settings.merge),
+        field=MultiModalBatchedField(keep_on_cpu=True),
+    )
+    return update.with_content(PromptUpdateDetails(shorten(ids, is_token, k), is_embed))
 
 
 def register(model: type[Any]) -> type[Any]:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-BASE = 128  # whole numbers to 256 are exact in bfloat16
+AXES = 3  # time, row, column
 DIGITS = 2
-UNKNOWN = -1
+BASE = 128  # whole numbers to 256 are exact in bfloat16
+
+
+def run_lengths(is_token: Sequence[bool]) -> list[int]:
+    """Lengths of the unbroken runs of placeholders: one for an image, or one for each frame."""
+    return [len(list(run)) for own, run in groupby(is_token) if own]
 
 
 def shorten(ids: Sequence[int], is_token: Sequence[bool], k: int) -> list[int]:
-    """A picture's part of the prompt with `k` of its placeholders; what is text in it stays.
+    """A picture's part of the prompt with `k` placeholders in each run; what is text in it stays.
 
     Args:
-        ids: ids that stand for the picture, m placeholders among them.
+        ids: ids that stand for the picture, placeholders among them.
         is_token: which of them are placeholders.
-        k: 1 <= k <= m.
+        k: at least 1, and at most as many as there are in the shortest run.
     """
     left = k
     kept = []
     for token, own in zip(ids, is_token, strict=True):
-        if own:
-            left -= 1
+        left = left - 1 if own else k
         if not own or left >= 0:
             kept.append(token)
     return kept
@@ -33,7 +38,7 @@ def shorten(ids: Sequence[int], is_token: Sequence[bool], k: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pruned picture stands in the shortened prompt: one run of `k` of its `m` tokens."""
+    """Where a pruned set of tokens stands in the shortened prompt: a run of `k` of its `m`."""
 
     offset: int
     k: int
@@ -43,12 +48,11 @@ class Place:
 def full_prompt(ids: Sequence[int], places: Sequence[Place]) -> tuple[list[int], Tensor]:
     """The prompt as it was before pruning, and the column there of each token of the shortened one.
 
-    Which tokens of a picture were kept is not known yet: its last k columns stand for them, so that
-    what follows the picture is placed rightly even if that is nothing yet.
+    Which tokens of a set were kept is not known yet: its first column stands for all of them.
 
     Args:
         ids: `(n,)` ids of the shortened prompt.
-        places: pruned pictures, in prompt order.
+        places: pruned sets, in prompt order.
 
     Returns:
         `(N,)` ids and `(n,)` int64 columns.
@@ -58,8 +62,9 @@ def full_prompt(ids: Sequence[int], places: Sequence[Place]) -> tuple[list[int],
     start = 0
     for place in places:
         columns.append(torch.arange(len(full), len(full) + place.offset - start))
-        full += [*ids[start : place.offset], *[ids[place.offset]] * place.m]
-        columns.append(torch.arange(len(full) - place.k, len(full)))
+        full += ids[start : place.offset]
+        columns.append(torch.full((place.k,), len(full)))
+        full += [ids[place.offset]] * place.m
         start = place.offset + place.k
     columns.append(torch.arange(len(full), len(full) + len(ids) - start))
     full += ids[start:]
@@ -67,30 +72,33 @@ def full_prompt(ids: Sequence[int], places: Sequence[Place]) -> tuple[list[int],
 
 
 def shifted(offset: int, places: Sequence[Place]) -> int:
-    """Column in the full prompt of a column that no pruned picture before it covers."""
+    """Column in the full prompt of a column that no pruned set before it covers."""
     return offset + sum(place.m - place.k for place in places if place.offset < offset)
 
 
-def with_offsets(features: Tensor, indices: Tensor | None, width: int) -> Tensor:
-    """Features `(k, d)` with four columns more: row and column of each token in its picture's grid.
-
-    Each number is written in two digits of base 128, which survive bfloat16.
+def grid_offsets(indices: Tensor, height: int, width: int, rate: float) -> Tensor:
+    """Time, row and column of tokens in their set, `(3, k)` int64.
 
     Args:
-        features: of the kept tokens, or of a whole item.
-        indices: `(k,)` places in the grid, row by row; None marks tokens whose position is known.
-        width: columns of the grid.
+        indices: `(k,)` places in the set, which is laid out frame by frame, row by row.
+        height, width: of a frame.
+        rate: steps of time from one frame to the next; fractions of a step are cut off.
     """
-    if indices is None:
-        return torch.cat([features, features.new_full((len(features), 2 * DIGITS), UNKNOWN)], 1)
-    row, column = indices // width, indices % width
-    digits = [row // BASE, row % BASE, column // BASE, column % BASE]
-    return torch.cat([features, torch.stack(digits, dim=1).to(features)], dim=1)
+    frame = indices // (height * width)
+    # float64, as in vLLM: rounded otherwise, a frame could land on the next step.
+    return torch.stack([(frame.double() * rate).long(), indices // width % height, indices % width])
 
 
-def without_offsets(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Features `(k, d)` again, their offsets `(2, k)` int64, and which of them have any, `(k,)`."""
-    digits = features[:, -2 * DIGITS :].long()
-    row = digits[:, 0] * BASE + digits[:, 1]
-    column = digits[:, 2] * BASE + digits[:, 3]
-    return features[:, : -2 * DIGITS], torch.stack([row, column]), digits[:, 0] != UNKNOWN
+def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
+    """Features `(k, d)` with six columns more, the offsets `(3, k)` of each token.
+
+    Each number is written in two digits of base 128, which survive bfloat16 up to 32767.
+    """
+    digits = torch.stack([offsets // BASE, offsets % BASE], dim=-1).transpose(0, 1).flatten(1)
+    return torch.cat([features, digits.to(features)], dim=1)
+
+
+def without_offsets(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features `(k, d)` again, and their offsets `(3, k)` int64."""
+    digits = features[:, -AXES * DIGITS :].long().unflatten(1, (AXES, DIGITS))
+    return features[:, : -AXES * DIGITS], (digits[..., 0] * BASE + digits[..., 1]).T

@@ -1,4 +1,4 @@
-"""Asking the selectors for all images of one encoder run, the same answer on every rank."""
+"""Asking the selectors for all pictures of one encoder run, the same answer on every rank."""
 
 from __future__ import annotations
 
@@ -16,58 +16,67 @@ from otprune.selectors import METHODS
 
 logger = logging.getLogger("vllm.otprune")
 
-# One row travels with every image: tokens before and after, the method's number, merge.
-Row = tuple[int, int, int, int]
+# One row travels with every image and video: the sets in it, tokens of a set before and after, the
+# method's number, merge.
+Row = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Indices `(k,)` and rows `(k, d)` of what is kept of one image."""
+    """What is kept of one picture, k tokens of each of its sets.
+
+    indices: `(sets * k,)` places, each in the set that the token is of.
+    rows: `(sets * k, d)` features.
+    """
 
     indices: Tensor
     rows: Tensor
 
 
-def row_of(m: int, k: int, method: str, merge: bool) -> Tensor:
-    """`(4,)` int64 for one image; see `Row`."""
-    return torch.tensor([m, k, METHOD_NAMES.index(method), int(merge)])
+def row_of(sets: int, m: int, k: int, method: str, merge: bool) -> Tensor:
+    """`(5,)` int64 for one picture; see `Row`."""
+    return torch.tensor([sets, m, k, METHOD_NAMES.index(method), int(merge)])
 
 
 @torch.no_grad()
 def choose(
-    images: list[Tensor],
+    pictures: list[Tensor],
     rows: list[Row],
     width: int | None = None,
     agree: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> list[Kept]:
-    """What is kept of each image; images of one size and setting are selected in one batch.
+    """What is kept of each picture; those of one size and setting are selected in one batch.
 
     Args:
-        images: `(m, d)` each.
-        rows: one for each image.
+        pictures: `(sets * m, d)` each.
+        rows: one for each picture.
         width: number of leading features to select and merge by, None for all; the others
             (deepstack levels) follow the kept tokens.
         agree: makes a choice the same on every rank of a group.
 
     Raises:
-        OTPruneError: an image has another number of tokens than its placeholders were counted from.
+        OTPruneError: a picture has another number of tokens than its placeholders were counted
+            from.
     """
     batches: dict[Row, list[int]] = defaultdict(list)
-    for i, (image, row) in enumerate(zip(images, rows, strict=True)):
-        if len(image) != row[0]:
+    for i, (picture, row) in enumerate(zip(pictures, rows, strict=True)):
+        counted = row[0] * row[1]
+        if len(picture) != counted:
             raise OTPruneError(
-                f"the encoder made {len(image)} tokens of an image that the processor counted as "
-                f"{row[0]}: this checkpoint's processor and encoder disagree, serve it unpruned"
+                f"the encoder made {len(picture)} tokens of a picture that the processor counted "
+                f"as {counted}: this checkpoint's processor and encoder disagree, serve it unpruned"
             )
         batches[row].append(i)
-    kept: list[Kept | None] = [None] * len(images)
+    kept: list[Kept | None] = [None] * len(pictures)
     for row, members in batches.items():
-        m, k, method, merge = row
+        sets, m, k, method, merge = row
         if k == m:
             for i in members:
-                kept[i] = Kept(torch.arange(m, device=images[i].device), images[i])
+                places = torch.arange(m, device=pictures[i].device).repeat(sets)
+                kept[i] = Kept(places, pictures[i])
             continue
-        tokens = torch.stack([images[i][:, :width] for i in members])
+        full = torch.stack([pictures[i] for i in members]).unflatten(1, (sets, m)).flatten(0, 1)
+        tokens = full[..., :width]
         finite = tokens.isfinite()
         if not bool(finite.all()):  # an answer from them is lost anyway; the server lives on
             logger.warning("otprune: the encoder made NaN or Inf, which count as 0 in selection")
@@ -78,9 +87,11 @@ def choose(
             indices, features = agree(reduction.indices), agree(reduction.features)
         else:
             indices, features = agree(selector.select(tokens)), None
+        made = full.take_along_dim(indices.unsqueeze(-1), dim=1)
+        if features is not None:
+            made = torch.cat([features, made[..., features.shape[-1] :]], dim=-1)
+        each = (len(members), sets)
+        places, made = (x.unflatten(0, each).flatten(1, 2) for x in (indices, made))
         for j, i in enumerate(members):
-            rest = images[i][indices[j]]
-            if features is not None:
-                rest = torch.cat([features[j], rest[:, features.shape[-1] :]], dim=-1)
-            kept[i] = Kept(indices[j], rest)
+            kept[i] = Kept(places[j], made[j])
     return [x for x in kept if x is not None]

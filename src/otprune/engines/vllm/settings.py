@@ -24,7 +24,7 @@ PER_REQUEST = ("keep", "method", "merge")
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are pruned.
+    """How images and videos are pruned.
 
     keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int.
     method: a name of `otprune.METHODS`.
@@ -72,7 +72,7 @@ def request_settings(engine: Settings, given: object) -> Settings:
 
 
 def fingerprint(settings: Settings) -> str:
-    """What an image's features depend on besides the image, for the identity of cached items."""
+    """What a picture's features depend on besides the picture, for the identity of cached items."""
     part = {name: value for name, value in asdict(settings).items() if name != "untested_vllm"}
     return f"otprune {part!r}"
 

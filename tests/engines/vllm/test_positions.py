@@ -1,0 +1,145 @@
+"""M-RoPE positions of a pruned prompt: those of the whole prompt, however it is cut into steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otprune.engines.vllm.selection import Kept, row_of
+
+pytestmark = pytest.mark.vllm
+
+TEXT, START, END = 5, 8, 9
+TOKEN = {"image": 6, "video": 7}
+SECONDS, STEPS = 0.625, 4  # 2.5 steps of time from frame to frame
+CONFIG = SimpleNamespace(
+    image_token_id=TOKEN["image"],
+    video_token_id=TOKEN["video"],
+    vision_start_token_id=START,
+    vision_end_token_id=END,
+    vision_config=SimpleNamespace(spatial_merge_size=2, tokens_per_second=STEPS),
+)
+
+
+@pytest.fixture(scope="module", params=["Qwen2VL", "Qwen2_5_VL", "Qwen3VL"])
+def model(environment, request):
+    """As much of a model as places tokens."""
+    from otprune.engines.vllm.models import pruned
+
+    made = object.__new__(pruned(f"{request.param}ForConditionalGeneration"))
+    made.config, made.places_tokens = CONFIG, True
+    return made
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image or video of a prompt.
+
+    grid: frames, rows and columns of its tokens.
+    kept: places of the kept tokens of each of its sets: one, or one for each frame.
+    text: tokens of text in front of it.
+    """
+
+    modality: str
+    grid: tuple[int, int, int]
+    kept: list[list[int]]
+    text: int
+
+    @property
+    def m(self):
+        t, h, w = self.grid
+        return t * h * w // len(self.kept)
+
+    def runs(self, whole):
+        """Which of its tokens stand in the prompt, set by set."""
+        return [list(range(self.m))] * len(self.kept) if whole else self.kept
+
+    @property
+    def arguments(self):
+        """What the encoder gets besides pixels."""
+        t, h, w = self.grid
+        made = {f"{self.modality}_grid_thw": torch.tensor([t, 2 * h, 2 * w])}
+        if self.modality == "video":
+            made["second_per_grid_ts"] = torch.tensor(SECONDS)
+        return made
+
+
+@st.composite
+def pictures(draw, apart):
+    """Some, `apart` if there is text between the frames of a video."""
+    made = []
+    for modality in draw(st.lists(st.sampled_from(["image", "video"]), min_size=1, max_size=3)):
+        t, h, w = (draw(st.integers(1, 4)) for _ in range(3))
+        t = t if modality == "video" else 1
+        sets = t if apart else 1
+        m = t * h * w // sets
+        k = draw(st.integers(1, m))
+        kept = [sorted(draw(st.permutations(range(m)))[:k]) for _ in range(sets)]
+        made.append(Picture(modality, (t, h, w), kept, draw(st.integers(0, 3))))
+    return made
+
+
+def prompt(some, apart, whole):
+    """Ids, vLLM's features, and which tokens of the whole prompt stand in the pruned one."""
+    from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
+
+    ids, features, stays = [], [], []
+    for picture in some:
+        token = TOKEN[picture.modality]
+        part = []
+        stays += [True] * (picture.text + 1)
+        for places, run in zip(picture.kept, picture.runs(whole), strict=True):
+            inside = [place in places for place in run]
+            stamped = apart and picture.modality == "video"
+            part += [TEXT, START, *[token] * len(run), END] if stamped else [token] * len(run)
+            stays += [True, True, *inside, True] if stamped else inside
+        ids += [TEXT] * picture.text + [START]
+        row = row_of(len(picture.kept), picture.m, len(run), "otprune", False)
+        data = {name: SimpleNamespace(data=x) for name, x in picture.arguments.items()}
+        data["otprune"] = SimpleNamespace(data=row)
+        place = PlaceholderRange(len(ids), len(part), torch.tensor([x == token for x in part]))
+        features.append(MultiModalFeatureSpec(data, picture.modality, "", place))
+        ids += [*part, END]
+        stays.append(True)
+    return ids, features, torch.tensor(stays)
+
+
+def embeddings(model, some):
+    """What leaves the encoder for the pictures of a pruned prompt, one after the other."""
+    made = []
+    for picture in some:
+        indices = torch.tensor(picture.kept).flatten()
+        rows = torch.ones(len(indices), 2, dtype=torch.bfloat16)
+        arguments = {name: x[None] for name, x in picture.arguments.items()}
+        made += model._pruned([Kept(indices, rows)], arguments)
+    return torch.cat(made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_positions_are_those_of_the_whole_prompt(model, data):
+    apart = "Qwen3" in type(model).__qualname__
+    some = data.draw(pictures(apart))
+    full, whole, stays = prompt(some, apart, whole=True)
+    ids, features, _ = prompt(some, apart, whole=False)
+    wanted, behind = model.get_mrope_input_positions(full, whole)
+    wanted = wanted[:, stays]
+    positions, delta = model.get_mrope_input_positions(ids, features)
+    assert delta + len(ids) == behind + len(full)
+
+    visual = torch.tensor([x in TOKEN.values() for x in ids])
+    made = embeddings(model, some)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(ids) - 1), max_size=4)))
+    steps = list(zip([0, *cuts], [*cuts, len(ids)], strict=True))
+    for begin, end in steps * 2:  # a preempted request is computed again
+        first, last = int(visual[:begin].sum()), int(visual[:end].sum())
+        here = [made[first:last]] if last > first else []
+        back, positions, delta = model.recompute_mrope_positions(ids, here, positions, begin)
+        assert [x.shape[1] for x in back] == [2] * len(here)
+        assert torch.equal(positions[:, :end], wanted[:, :end])
+        assert delta + len(ids) == behind + len(full)
