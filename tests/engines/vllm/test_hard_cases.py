@@ -23,7 +23,7 @@ from .test_families import agree
 
 pytestmark = pytest.mark.vllm
 
-NAMES = ["llava", "qwen2_5_vl"]
+MROPE = [name for name, made in CHECKPOINTS.items() if made.mrope]
 
 
 def agree_all(name, answers, marks, reference, keep, merge=False, positions=None):
@@ -32,7 +32,7 @@ def agree_all(name, answers, marks, reference, keep, merge=False, positions=None
         agree(answer, reference(name)(question, otprune.OTPrune(keep), positions, merge))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_chunks_that_end_inside_a_picture(name, checkpoint, reference):
     path, marks = checkpoint(name)
     asked = [q.request(marks) for q in questions(marks)]
@@ -51,7 +51,7 @@ def test_chunks_that_end_inside_a_picture(name, checkpoint, reference):
         agree_all(name, answers, marks, reference, 0.5)
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", MROPE)
 def test_compact_positions_on_request_of_the_engine(name, checkpoint, reference):
     path, marks = checkpoint(name)
     with engine(path, {"keep": 0.25, "positions": "compact"}) as llm:
@@ -74,7 +74,7 @@ def test_two_engines_in_one_process(name, checkpoint, reference):
         agree_all(name, made, marks, reference, keep)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_bfloat16(name, checkpoint, reference):
     """Positions travel with features in their dtype: with all kept, not a bit may change.
 
@@ -98,9 +98,9 @@ def test_bfloat16(name, checkpoint, reference):
 
 @pytest.fixture(scope="module")
 def of_two_ranks(checkpoint):
-    """Answers, plain and merged."""
+    """Every family's answers, plain and merged."""
     wanted = {}
-    for name in NAMES:
+    for name in CHECKPOINTS:
         path, marks = checkpoint(name)
         wanted[name] = {"path": str(path), "marks": marks}
     run = subprocess.run(
@@ -115,7 +115,7 @@ def of_two_ranks(checkpoint):
 
 
 @pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, merge):
     _, marks = checkpoint(name)
     made = [
