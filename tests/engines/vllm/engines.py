@@ -136,11 +136,11 @@ def engine(path: Any, otprune: dict[str, Any] | None = None, **options: Any) -> 
         cleanup_dist_env_and_memory()
 
 
-def ask(llm: Any, requests: Sequence[dict[str, Any]]) -> list[Answer]:
-    """Greedy answers of `ANSWER` tokens, all asked at once."""
+def ask(llm: Any, requests: Sequence[dict[str, Any]], new: int = ANSWER) -> list[Answer]:
+    """Greedy answers of `new` tokens, all asked at once."""
     from vllm import SamplingParams
 
-    wanted = SamplingParams(temperature=0, max_tokens=ANSWER, logprobs=5, ignore_eos=True)
+    wanted = SamplingParams(temperature=0, max_tokens=new, logprobs=5, ignore_eos=True)
     answers = []
     for made in llm.generate(list(requests), wanted, use_tqdm=False):
         (out,) = made.outputs
