@@ -40,7 +40,7 @@ class Reference:
         inputs = self._processor(text=[question.prompt(self._marks)], return_tensors="pt", **asked)
         whole = inputs["input_ids"].shape[1]
         if self._model.config.model_type == "qwen3_vl" and question.videos:
-            selector = PerFrame.of(selector, inputs["video_grid_thw"] // torch.tensor([1, 2, 2]))
+            selector = PerFrame.of(selector, inputs)
         with torch.no_grad(), otprune.prune(self._model, selector, positions, merge) as run:
             out = self._model.generate(
                 **inputs,
@@ -66,9 +66,12 @@ class PerFrame:
     frames: dict[int, int]
 
     @classmethod
-    def of(cls, selector: Selector, grids: torch.Tensor) -> PerFrame:
-        """For videos of `grids` `(n, 3)` in tokens."""
-        return cls(selector, {int(grid.prod()): int(grid[0]) for grid in grids})
+    def of(cls, selector: Selector, inputs: Any) -> PerFrame:
+        """For the videos of a prompt, whose images must have other numbers of tokens."""
+        frames = {int(grid.prod()) // 4: int(grid[0]) for grid in inputs["video_grid_thw"]}
+        images = {int(grid.prod()) // 4 for grid in inputs.get("image_grid_thw", ())}
+        assert not images & set(frames), "an image would be taken for a video"
+        return cls(selector, frames)
 
     def reduce(self, tokens: torch.Tensor, merge: bool) -> Reduction:
         """As `Selector.reduce`."""
