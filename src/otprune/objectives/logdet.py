@@ -83,13 +83,13 @@ def kernel_norms(
 
     `gamma` may be one for each set, `(B,)`.
 
-    With columns of length `gamma^(1/4)` it is `S S^T` for m <= 2 d, from one m x m matrix, and else
+    With columns of length `gamma^(1/4)` it is `S S^T` for m <= d, from one m x m matrix, and else
     `V (V^T V) V^T`, of O(m d) memory. With a `rank` less than d the features of `V` are first
     projected at random to so many: an approximation in O(m d + m rank^2) time.
     """
     batch, m, d = tokens.shape
     r = d if rank is None else min(rank, d)
-    square = m <= 2 * r
+    square = m <= r
     left, norms = tokens.new_empty(batch, m, m if square else r), tokens.new_empty(batch, m)
     right = []
     length = gamma**0.25

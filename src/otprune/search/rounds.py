@@ -74,11 +74,11 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
         if end > factor.shape[1]:  # rows that waiting sets left empty
             factor = np.concatenate([factor, np.zeros_like(factor)], axis=1)
         # Small matrices first, before they become as wide as there are tokens.
-        mix = np.linalg.inv(root)
-        own = mix @ _columns(factor[:, :width], picks).swapaxes(1, 2)
-        fresh = M.rows(torch.from_numpy(picks), torch.from_numpy(mix))
+        mix = torch.from_numpy(np.linalg.inv(root))
+        own = torch.bmm(mix, torch.from_numpy(_columns(factor[:, :width], picks)).mT)
+        fresh = M.rows(torch.from_numpy(picks), mix).baddbmm_(own, known, alpha=-1)
         rows = factor[:, width:end]
-        torch.from_numpy(rows).copy_(fresh.baddbmm_(torch.from_numpy(own), known, alpha=-1))
+        torch.from_numpy(rows).copy_(fresh)
         if not valid.all():
             rows *= valid[..., None]
         # The two facts that rounding breaks, see `cholesky.Elimination`.
@@ -154,7 +154,7 @@ def _picks(
     batch, p = gains.shape
     each, n = np.arange(batch), int(min(most.max(), p))
     excess, penalty = np.maximum(gains, 0), np.where(np.isinf(gains), gains, 0)
-    factor, diagonal = np.empty((batch, p, n), block.dtype), np.ones((batch, n), block.dtype)
+    factor, diagonal = np.empty((batch, n, p), block.dtype), np.ones((batch, n), block.dtype)
     places, counts = np.zeros((batch, n), np.int64), np.zeros((batch, n), bool)
     active, level = most > 0, np.full(batch, -np.inf)
     for t in range(n):
@@ -166,20 +166,20 @@ def _picks(
         if t == 0:
             level = np.maximum(outside / (1 - TOLERANCE), _DEPTH * (top + shift) - shift)
         root = np.sqrt(excess[each, j] + shift)
-        earlier = factor[:, :, :t]
-        known = np.matmul(earlier, earlier[each, j][..., None])[..., 0]
+        # Not a product of BLAS, whose threads would be in the way of torch's.
+        known = np.einsum("bs,bsp->bp", factor[each, :t, j], factor[:, :t])
         fresh = (block[each, j] - known) / root[:, None]
         # What cannot be, see `cholesky.Elimination`.
         limit = np.sqrt(excess)
         np.minimum(fresh, limit, out=fresh)
         np.maximum(fresh, -limit, out=fresh)
-        factor[:, :, t], diagonal[:, t] = fresh, root
+        factor[:, t], diagonal[:, t] = fresh, root
         places[:, t], counts[:, t] = j, active
         excess = np.maximum(excess - fresh * fresh, 0)
         penalty[each, j] = -np.inf
         gains = excess + penalty
     places, counts = places[:, :n], counts[:, :n]
-    root = np.tril(factor[each[:, None], places, :n], -1)
+    root = np.tril(_columns(factor[:, :n], places).swapaxes(1, 2), -1)
     root *= counts[..., None]
     root[:, np.arange(n), np.arange(n)] = np.where(counts, diagonal[:, :n], 1)
     return places, counts, root
