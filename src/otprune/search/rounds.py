@@ -25,7 +25,7 @@ from otprune.search.ties import TOLERANCE
 Array = NDArray[Any]
 
 # Candidates of a round: a share of the tokens, within limits. More of them make fewer rounds.
-_SHARE, _LEAST, _MOST = 16, 64, 512
+_SHARE, _LEAST, _MOST = 16, 96, 512
 # A round ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
 # Behind every rank.
@@ -156,15 +156,17 @@ def _picks(
     excess, penalty = np.maximum(gains, 0), np.where(np.isinf(gains), gains, 0)
     factor, diagonal = np.empty((batch, n, p), block.dtype), np.ones((batch, n), block.dtype)
     places, counts = np.zeros((batch, n), np.int64), np.zeros((batch, n), bool)
-    active, level = most > 0, np.full(batch, -np.inf)
+    level = np.where(most > 0, -np.inf, np.inf)
     for t in range(n):
         j, top = best_place(gains)
-        active = active & (top > level) & (t < most)
-        if not active.any():
+        good = top > level  # and no longer from the first time on that it is not
+        if not good.any():
             n = t
             break
+        places[:, t], counts[:, t] = j, good
         if t == 0:
-            level = np.maximum(outside / (1 - TOLERANCE), _DEPTH * (top + shift) - shift)
+            deep = _DEPTH * (top + shift) - shift
+            level = np.maximum(level, np.maximum(outside / (1 - TOLERANCE), deep))
         root = np.sqrt(excess[each, j] + shift)
         # Not a product of BLAS, whose threads would be in the way of torch's.
         known = np.einsum("bs,bsp->bp", factor[each, :t, j], factor[:, :t])
@@ -174,11 +176,10 @@ def _picks(
         np.minimum(fresh, limit, out=fresh)
         np.maximum(fresh, -limit, out=fresh)
         factor[:, t], diagonal[:, t] = fresh, root
-        places[:, t], counts[:, t] = j, active
         excess = np.maximum(excess - fresh * fresh, 0)
         penalty[each, j] = -np.inf
         gains = excess + penalty
-    places, counts = places[:, :n], counts[:, :n]
+    places, counts = places[:, :n], counts[:, :n] & (np.arange(n) < most[:, None])
     root = np.tril(_columns(factor[:, :n], places).swapaxes(1, 2), -1)
     root *= counts[..., None]
     root[:, np.arange(n), np.arange(n)] = np.where(counts, diagonal[:, :n], 1)
