@@ -208,7 +208,11 @@ def _target(scope: Scope, m: int, d: int, k: int, seed: int) -> dict[str, Any]:
 
 def _batch(scope: Scope, seed: int) -> dict[str, Any]:
     batch, m, d, k = scope.batch
-    return _measured(scope, contenders(make_tokens(batch, m, d, seed), k))
+    tokens = make_tokens(batch, m, d, seed)
+    columns = unit_columns(tokens)
+    runs = contenders(tokens, k)
+    runs[GRAM] = lambda: [one @ one.mT for one in columns]
+    return _measured(scope, runs)
 
 
 def _point(scope: Scope, sweep: Sweep, point: Point, seed: int) -> dict[str, Any]:

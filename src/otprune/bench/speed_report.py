@@ -175,7 +175,7 @@ def _targets(scope: Scope, figures: Figures) -> str:
         parts.append(_contenders(figures[speed.target_key(*shape)], wanted))
     batch, *shape3 = scope.batch
     parts.append(f"### A batch of {batch} at ({', '.join(map(str, shape3))})")
-    parts.append("The transcription takes its pictures one by one.")
+    parts.append("The transcription takes its pictures one by one, and so are their Gram matrices made.")
     wanted = {EXACT: speed.BATCH_TARGET} if scope.batch == speed.BATCH else {}
     parts.append(_contenders(figures[speed.batch_key(scope.batch)], wanted))
     return "\n\n".join(parts)
