@@ -24,6 +24,7 @@ SMALL = replace(
     targets=((24, 16, 5),),
     batch=(2, 16, 8, 4),
     repeats=3,
+    real=(56,),
 )
 
 
@@ -86,8 +87,17 @@ def test_a_sentence_never_runs_on_from_a_table():
     assert lines[-1] == f"Objective of {SKETCHED} / exact: 0.9900."
 
 
+class Encoder:
+    """More features than the default rank."""
+
+    def tokens(self, picture, size):
+        assert picture.size[0] >= 100
+        return make_tokens(1, (size // 14) ** 2, 300, seed=picture.size[0])[0]
+
+
 def test_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "QUICK", SMALL)
+    monkeypatch.setattr(speed.vit_s, "load", Encoder)
     threads = torch.get_num_threads()
     speed.run(tmp_path, seed=0, quick=True)
     assert torch.get_num_threads() == threads
@@ -98,7 +108,11 @@ def test_a_run(tmp_path, monkeypatch):
     assert {"transport", "dpp"} < set(target["ratio"])
     assert EXACT not in figures["tokens, 32 kept/1 x (64, 8, 4) float32"]["seconds"]
     assert len(figures["model/tiny LLaVA"]["encoder"]) == 2
+    shares = figures["real/16 tokens"]["shares"]
+    assert len(shares["0.01"]) == len(shares["scaled"]) == 4
+    assert all(0.5 < share < 1.001 for share in shares["0.01"] + shares["scaled"])
     report = (tmp_path / "report.md").read_text()
+    assert "| (16, 300, 2) | " in report
     assert "| tokens, 32 kept | time | m >= 16 | m^" in report
     assert "### A batch of 2 at (16, 8, 4)" in report
     assert {path.name for path in tmp_path.glob("*.png")} == {

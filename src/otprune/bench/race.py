@@ -41,11 +41,11 @@ def contenders(tokens: Tensor, k: int) -> Runs:
     return runs
 
 
-def paths(k: int) -> dict[str, OTPrune]:
+def paths(k: int, gamma: float = GAMMA) -> dict[str, OTPrune]:
     """Both ways to the published objective, the sketched one at its default rank."""
     return {
-        EXACT: OTPrune(k, gamma=GAMMA),
-        SKETCHED: OTPrune(k, gamma=GAMMA, rank="auto"),
+        EXACT: OTPrune(k, gamma=gamma),
+        SKETCHED: OTPrune(k, gamma=gamma, rank="auto"),
     }
 
 

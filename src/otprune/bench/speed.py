@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from otprune.bench import speed_models
@@ -35,7 +36,10 @@ from otprune.bench.race import (
     race,
 )
 from otprune.bench.report import check_plots, write_report
-from otprune.objectives.logdet import kernel
+from otprune.budget import count
+from otprune.demo import SAMPLES_DIR
+from otprune.encoders import vit_s
+from otprune.objectives.logdet import kernel, scaled_gamma
 from otprune.selectors import METHODS
 from otprune.tokens import unit_columns
 
@@ -46,6 +50,7 @@ TARGETS = {
     (2340, 4096, 229): {EXACT: 0.5, SKETCHED: 0.15},
     (6272, 3584, 627): {EXACT: 0.5, SKETCHED: 0.06},
 }
+REAL_KEEP = 0.098
 BATCH, BATCH_TARGET = (16, 576, 1024, 56), 0.5
 TRANSPORT_TARGET = 1.5  # of the exact path's time, at the second of `TARGETS`
 
@@ -91,6 +96,7 @@ class Scope:
     batch: tuple[int, int, int, int]
     models: tuple[speed_models.Model, ...]
     repeats: int
+    real: tuple[int, ...]  # sides of the pictures whose real tokens are chosen from
     patience: float = 2.0  # seconds for the repeats of one contender at one point
 
 
@@ -125,6 +131,7 @@ FULL = Scope(
     batch=BATCH,
     models=speed_models.FULL,
     repeats=7,
+    real=vit_s.SIZES,
 )
 QUICK = Scope(
     sweeps={
@@ -139,6 +146,7 @@ QUICK = Scope(
     batch=(4, 144, 128, 14),
     models=speed_models.QUICK,
     repeats=3,
+    real=(),
 )
 
 
@@ -164,6 +172,8 @@ def cases(scope: Scope, seed: int) -> Iterator[Case]:
     for m, d, k in scope.targets:
         yield target_key(m, d, k), functools.partial(_target, scope, m, d, k, seed)
     yield batch_key(scope.batch), functools.partial(_batch, scope, seed)
+    for size in scope.real:
+        yield real_key(size), functools.partial(_real, size)
     for name, sweep in scope.sweeps.items():
         for point in sweep.points:
             yield f"{name}/{point.name}", functools.partial(_point, scope, sweep, point, seed)
@@ -180,6 +190,10 @@ def target_key(m: int, d: int, k: int) -> str:
 
 def batch_key(batch: tuple[int, int, int, int]) -> str:
     return "target/{} x ({}, {}, {})".format(*batch)
+
+
+def real_key(size: int) -> str:
+    return f"real/{(size // vit_s.PATCH) ** 2} tokens"
 
 
 # -- cases -----------------------------------------------------------------------------------------
@@ -215,6 +229,22 @@ def _batch(scope: Scope, seed: int) -> dict[str, Any]:
     return _measured(scope, runs)
 
 
+def _real(size: int) -> dict[str, Any]:
+    """What the sketched path's choice is worth, on a pretrained encoder's tokens of the samples."""
+    encoder = vit_s.load()
+    pictures = [
+        encoder.tokens(Image.open(path), size) for path in sorted(SAMPLES_DIR.glob("*.jpg"))
+    ]
+    m, d = pictures[0].shape
+    k = count(REAL_KEEP, m)
+    gammas = {"0.01": GAMMA, "scaled": scaled_gamma(m, d)}
+    shares = {
+        name: [_objectives(x[None], k, gamma)[SKETCHED] for x in pictures]
+        for name, gamma in gammas.items()
+    }
+    return {"m": m, "d": d, "k": k, "shares": shares}
+
+
 def _point(scope: Scope, sweep: Sweep, point: Point, seed: int) -> dict[str, Any]:
     tokens = make_tokens(*point[:3], seed).to(getattr(torch, point.dtype))
     runs = contenders(tokens, point.k)
@@ -233,11 +263,11 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _objectives(tokens: Tensor, k: int) -> dict[str, float]:
+def _objectives(tokens: Tensor, k: int, gamma: float = GAMMA) -> dict[str, float]:
     """Each path's value of the published objective, relative to the exact path's."""
-    K = kernel(tokens.double(), GAMMA)
+    K = kernel(tokens.double(), gamma)
     values = {}
-    for name, selector in paths(k).items():
+    for name, selector in paths(k, gamma).items():
         chosen = selector.select(tokens)[0]
         block = K.left[0, chosen] @ K.right[0, chosen].mT
         block.diagonal().add_(1)

@@ -38,6 +38,12 @@ Time relative to the transcription's, beside what it should be at most. The *Gra
 one product of m x m x d, is what the transcription and most peers cannot go below; TransportPrune
 should take at most {transport} times the exact path at (2340, 4096, 229)."""
 
+REAL = """## What the sketched path's choice is worth
+
+Value of the objective of what the sketched path keeps, relative to what the exact path keeps, on
+tokens of the pretrained ViT-S/14 (`otprune fetch vit-s`) of the sample photographs: mean, and the
+least of them in brackets."""
+
 SCALING = """## Scaling
 
 Exponents p of `time ~ axis^p` by least squares on the logarithms, from the value on that stands
@@ -57,6 +63,8 @@ def write(scope: Scope, figures: Figures, found: Results) -> str:
     loads = [one["load"] for one in figures.values() if "load" in one]
     load = f"{min(loads):.1f} to {max(loads):.1f}" if loads else "not known"
     parts = [HEAD.format(load=load), *failures(found), _targets(scope, figures)]
+    if scope.real:
+        parts += [REAL, _real(scope, figures)]
     parts += [SCALING, "![Time and memory](scaling.png)", _exponents(scope, figures)]
     for name, sweep in scope.sweeps.items():
         parts.append(f"### {name[0].upper()}{name[1:]}\n\n{_sweep(name, sweep, figures)}")
@@ -175,10 +183,27 @@ def _targets(scope: Scope, figures: Figures) -> str:
         parts.append(_contenders(figures[speed.target_key(*shape)], wanted))
     batch, *shape3 = scope.batch
     parts.append(f"### A batch of {batch} at ({', '.join(map(str, shape3))})")
-    parts.append("The transcription takes its pictures one by one, and so are their Gram matrices made.")
+    parts.append(
+        "The transcription takes its pictures one by one, and so are their Gram matrices made."
+    )
     wanted = {EXACT: speed.BATCH_TARGET} if scope.batch == speed.BATCH else {}
     parts.append(_contenders(figures[speed.batch_key(scope.batch)], wanted))
     return "\n\n".join(parts)
+
+
+def _real(scope: Scope, figures: Figures) -> str:
+    from otprune.bench import speed
+
+    rows = []
+    for size in scope.real:
+        one = figures[speed.real_key(size)]
+        if "failed" in one:
+            rows.append([speed.real_key(size), *["failed"] * 2])
+            continue
+        shares = one["shares"].values()
+        cells = [f"{statistics.mean(x):.4f} [{min(x):.4f}]" for x in shares]
+        rows.append([f"({one['m']}, {one['d']}, {one['k']})", *cells])
+    return table(["(m, d, k)", "gamma 0.01", "gamma scaled"], rows)
 
 
 def _contenders(one: dict[str, Any], wanted: dict[str, float]) -> str:
