@@ -42,7 +42,10 @@ class Count(TorchDispatchMode):
 
 @pytest.mark.parametrize("shape", [(576, 256), (576, 1024), (1500, 128)])
 def test_few_calls_on_a_cpu(shape):
-    """At most 6 a pick and 20, views included, of a whole call of `select`."""
+    """At most 6 a pick and 20, views included, of a whole call of `select`.
+
+    Of tokens that are independent; those that have much in common take more rounds.
+    """
     k = shape[-2] // 10
     with Count() as count:
         OTPrune(k).select(random_tokens(*shape))
