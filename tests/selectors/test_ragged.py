@@ -1,11 +1,13 @@
 """Sets of different sizes: one by one, by size, or filled up to one, the same tokens are kept."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from otprune import METHODS, OTPrune, TransportPrune
+from otprune import METHODS, OTPrune
 from otprune.search import cholesky
-from otprune.selectors import batches, otprune
+from otprune.selectors import batches
 from tests.random_tokens import random_tokens
 
 SIZES = (30, 17, 60, 30, 1, 47)
@@ -65,15 +67,21 @@ def test_filled_up_with_weights():
     same(filled(selector, SETS, weights), one_by_one(selector, SETS, weights))
 
 
-def test_little_is_filled_up():
-    """A set takes at most twice the room of its own size, however small it is beside others."""
-    seen = []
+def test_little_is_filled_up_on_a_device(monkeypatch):
+    """A set takes at most twice the room of its own size; one that is kept whole is not run."""
+    sizes = [*range(1, 300, 7), 1]
+    rows = [batches.Batch(torch.empty(1, m, 4, device="meta"), None) for m in sizes]
+    runs, padded = [], batches.padded
 
-    def look(group):
-        seen.append(sorted(one.tokens.shape[1] for one in group))
-        return [one.tokens[0] for one in group]
+    def look(sets):
+        runs.append([one.tokens.shape[1] for one in sets])
+        return padded(sets)
 
-    rows = TransportPrune(1)._sets([torch.ones(m, 2) for m in range(1, 300, 7)], None)
-    made = batches.in_groups(rows, otprune._about, look)
-    assert all(max(sizes) < 2 * min(sizes) for sizes in seen)
-    assert [len(x) for x in made] == [one.tokens.shape[1] for one in rows]
+    monkeypatch.setattr(batches, "padded", look)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none for "meta"
+    orders = OTPrune(0.3)._order_counted(rows)
+    assert [len(order) for order in orders] == [OTPrune(0.3).count(m) for m in sizes]
+    assert all(max(run) < 2 * min(run) for run in runs)
+    assert len(runs) == 6  # of 8, 16, 32, ... tokens on
+    assert [len(order) for order in OTPrune(1.0)._order_counted(rows)] == sizes
+    assert len(runs) == 6

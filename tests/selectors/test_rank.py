@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from otprune import OTPrune, OTPruneError
 from otprune.objectives import logdet
-from otprune.objectives.products import project
+from otprune.objectives.products import project, random_signs
 from tests.random_tokens import best_by_brute_force, random_tokens
 
 
@@ -33,6 +33,18 @@ def test_inner_products_are_right_in_the_mean():
     x = random_tokens(1, 5, 90)
     mean = sum(project(x, 13, seed) @ project(x, 13, seed).mT for seed in range(3000)) / 3000
     torch.testing.assert_close(mean, x @ x.mT, rtol=0.05, atol=0.05 * float((x @ x.mT).amax()))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_signs_are_splitmix64(seed):
+    """As published, in whole numbers without a sign."""
+    wanted = []
+    for i in range(1, 301):
+        z = ((seed << 32) + i) * 0x9E3779B97F4A7C15 % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        wanted.append(-1 if z >> 63 else 1)
+    assert random_signs(300, seed, torch.device("cpu")).tolist() == wanted
 
 
 def test_value_is_within_a_percent_at_the_default():

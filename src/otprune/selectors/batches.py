@@ -36,6 +36,8 @@ def kind(one: Batch) -> tuple[Hashable, ...]:
 
 def joined(sets: Sequence[Batch]) -> Batch:
     """Batches of sets of one size as one batch."""
+    if len(sets) == 1:
+        return sets[0]
     weights = [one.weights for one in sets if one.weights is not None]
     return Batch(torch.cat([one.tokens for one in sets]), torch.cat(weights) if weights else None)
 

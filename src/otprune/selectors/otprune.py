@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -89,57 +89,57 @@ class OTPrune(Selector):
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        K, rank = self._kernel(tokens, self.gamma_for(*tokens.shape[-2:]), weights)
+        return self._greedy(tokens, k, weights, self.gamma_for(*tokens.shape[-2:]))
+
+    def _greedy(
+        self,
+        tokens: Tensor,
+        k: int,
+        weights: Tensor | None,
+        gamma: float | Tensor,
+        *lengths_counts: Tensor,
+    ) -> Tensor:
+        rank = _RANK if self.rank == "auto" else self.rank
+        K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
+        preference = ties.preference(norms)
         if self.backend == "triton":
             from otprune.search import fused  # which imports Triton
 
-            return fused.greedy(K, k, rank, shift=1.0)
-        return cholesky.greedy(K, k, rank, shift=1.0)
+            return fused.greedy(K, k, preference, 1.0, *lengths_counts)
+        return cholesky.greedy(K, k, preference, shift=1.0)
 
     def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
         """Sets of any size together where launches count; on a CPU large ones would only wait."""
         if all(one.tokens.is_cpu for one in sets):
             return super()._order_counted(sets)
-        return batches.in_groups(sets, _about, self._order_padded)
+
+        def about(one: Batch) -> object:
+            """Sets of at most twice another's size are filled up to one; whole ones are apart."""
+            m = one.tokens.shape[1]
+            return (*batches.kind(one), m.bit_length(), self.count(m) == m)
+
+        return batches.in_groups(sets, about, self._order_padded)
 
     @torch.no_grad()
     def _order_padded(self, sets: Sequence[Batch]) -> list[Tensor]:
         """A zero token has no part in the objective and gains nothing, so none is picked before all
         of its set's own; and the first k picks are those of any longer run.
         """
-        tokens, weights = batches.padded(sets)
+        device = sets[0].tokens.device
         sizes = [one.tokens.shape[1] for one in sets]
         counts = [self.count(m) for m in sizes]
-
-        def numbers(of_each: list[Any]) -> Tensor:
-            return torch.tensor(of_each).to(tokens.device, non_blocking=True)
-
-        gamma = numbers([self.gamma_for(m, tokens.shape[-1]) for m in sizes])
-        with torch.autocast(tokens.device.type, enabled=False):
-            K, rank = self._kernel(tokens.float(), gamma, weights)
-            if self.backend == "triton":
-                from otprune.search import fused
-
-                order = fused.greedy(
-                    K, max(counts), rank, 1.0, lengths=numbers(sizes), counts=numbers(counts)
-                )
-            else:
-                order = cholesky.greedy(K, max(counts), rank, shift=1.0)
+        if counts == sizes:
+            return [torch.arange(m, device=device) for m in sizes]
+        tokens, weights = batches.padded(sets)
+        gamma, *lengths_counts = (
+            torch.tensor(numbers).to(device, non_blocking=True)
+            for numbers in ([self.gamma_for(m, tokens.shape[-1]) for m in sizes], sizes, counts)
+        )
+        with torch.autocast(device.type, enabled=False):
+            order = self._greedy(tokens.float(), max(counts), weights, gamma, *lengths_counts)
         return [row[:k] for row, k in zip(order, counts, strict=True)]
-
-    def _kernel(
-        self, tokens: Tensor, gamma: float | Tensor, weights: Tensor | None
-    ) -> tuple[logdet.Kernel, Tensor]:
-        rank = _RANK if self.rank == "auto" else self.rank
-        K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
-        return K, ties.preference(norms)
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
         w = None if weights is None else weights.unsqueeze(0)
         gamma = self.gamma_for(*tokens.shape)
         return logdet.certify(logdet.kernel(tokens.unsqueeze(0), gamma, w), order)
-
-
-def _about(one: Batch) -> object:
-    """Sets of at most twice another's size are filled up to one."""
-    return (*batches.kind(one), one.tokens.shape[1].bit_length())
