@@ -128,27 +128,41 @@ def unit_columns(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def unit_columns_norms(
-    tokens: Tensor, weights: Tensor | None = None, length: float | Tensor = 1.0
+    tokens: Tensor,
+    weights: Tensor | None = None,
+    length: float | Tensor = 1.0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`unit_columns`, at a length other than one if asked, and `norms`.
 
     The length is one for all sets, or `(B, 1, 1)`.
 
-    Together, since reading wide tokens from memory is what takes the time; and all in one new
-    array, since a system that hands out fresh memory takes more.
+    Together, since reading wide tokens from memory is what takes the time; and all in one array,
+    `out` if given, since a system that hands out fresh memory takes more.
     """
-    room = tokens.abs()
-    size = room.amax(dim=-2, keepdim=True)
+    room = torch.empty_like(tokens) if out is None else out
+    by, square, _ = column_lengths(tokens, room, weights, length)
+    return torch.div(tokens, by, out=room), square.sqrt_()
+
+
+def column_lengths(
+    tokens: Tensor, room: Tensor, weights: Tensor | None = None, length: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `unit_columns_norms` divides by, `(B, 1, d)`, and what `norms` are made of.
+
+    Returns also the squared lengths of tokens, `(B, m)`, relative to the largest magnitude, and
+    that, `(B, 1, 1)`. `room` is like `tokens` and written over.
+    """
+    least = torch.finfo(room.dtype).tiny
+    size = torch.abs(tokens, out=room).amax(dim=-2, keepdim=True)
     largest = size.amax(dim=-1, keepdim=True)
-    share = size / torch.where(largest > 0, largest, 1.0)
-    size = torch.where(size > 0, size, 1.0)
-    torch.div(tokens, size, out=room).square_()
-    norm = (room @ share.square().mT).squeeze(-1).sqrt()
-    ones = room.new_ones(()).expand(*room.shape[:-1]) if weights is None else weights
-    square = ones.unsqueeze(-2) @ room
+    share = (size / largest.clamp(min=least)).square_()
+    torch.div(tokens, size.clamp_(min=least), out=room).square_()
+    ones = room.new_ones(room.shape[:-1]) if weights is None else weights
+    columns = torch.bmm(ones.unsqueeze(-2), room)
     # Dividing by infinity makes a column zero.
-    by = torch.where(square > 0, size * (square.sqrt() / length), torch.inf)
-    return torch.div(tokens, by, out=room), norm
+    by = (columns.sqrt() / length).mul_(size).masked_fill_(columns == 0, torch.inf)
+    return by, torch.bmm(room, share.mT).squeeze(-1), largest
 
 
 def norms(tokens: Tensor) -> Tensor:

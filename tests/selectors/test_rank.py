@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from otprune import OTPrune, OTPruneError
-from otprune.objectives import logdet
-from otprune.objectives.products import project, random_signs
+from otprune.objectives import logdet, sketch
+from otprune.objectives.sketch import random_signs, unit_columns_norms
+from otprune.tokens import norms, unit_columns
 from tests.random_tokens import best_by_brute_force, random_tokens
 
 
@@ -29,10 +30,20 @@ def test_the_same_again_row_by_row_and_whatever_the_global_seed():
     assert torch.stack([selector.select(row) for row in batch]).equal(first)
 
 
-def test_inner_products_are_right_in_the_mean():
-    x = random_tokens(1, 5, 90)
-    mean = sum(project(x, 13, seed) @ project(x, 13, seed).mT for seed in range(3000)) / 3000
-    torch.testing.assert_close(mean, x @ x.mT, rtol=0.05, atol=0.05 * float((x @ x.mT).amax()))
+@pytest.mark.parametrize("cached", [1, 10**6])
+def test_inner_products_are_right_in_the_mean(cached, monkeypatch):
+    """Of tokens with columns at unit length, whose norms are told as well."""
+    monkeypatch.setattr(sketch, "_CACHED", cached)
+    x = random_tokens(1, 5, 90) * 10.0 ** torch.linspace(-3, 3, 90)
+    x[..., 7] = 0
+    w = torch.tensor([[0.5, 2.0, 1.0, 1.0, 0.5]])
+    mean = torch.zeros(1, 5, 5)
+    for seed in range(3000):
+        sums, size = unit_columns_norms(x, 13, w, 2.0, seed)
+        mean += sums @ sums.mT / 3000
+        torch.testing.assert_close(size, norms(x))
+    V = 2 * unit_columns(x, w)
+    torch.testing.assert_close(mean, V @ V.mT, rtol=0.05, atol=0.05 * float((V @ V.mT).amax()))
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -74,11 +85,17 @@ def test_the_certificate_is_of_the_exact_objective(seed, rank, k):
 
 
 class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that comes up; parts of `given` do not count."""
+
     numel = 0
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = [x.untyped_storage().data_ptr() for x in given]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor):
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in self.given:
             self.numel = max(self.numel, out.numel())
         return out
 
@@ -93,6 +110,15 @@ def test_no_matrix_of_all_pairs():
     with Largest() as largest:
         OTPrune(k).select(random_tokens(600, 700))
     assert largest.numel <= 600 * 700
+
+
+def test_no_second_array_of_wide_tokens():
+    """What is made beside the tokens is as large as some of their columns."""
+    m, d, k = 8000, 512, 40
+    tokens = random_tokens(m, d)
+    with Largest(tokens) as largest:
+        OTPrune(k, rank=64).select(tokens)
+    assert largest.numel <= m * 150
 
 
 @pytest.mark.parametrize("rank", [0, -3, 2.5, "low", True, float("nan")])

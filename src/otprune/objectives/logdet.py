@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from otprune.objectives import sketch
 from otprune.objectives.certificate import Certificate, certificate, largest
-from otprune.objectives.products import gram, parts, project, rows
+from otprune.objectives.products import gram, parts, rows
 from otprune.search.cholesky import Elimination
 from otprune.tokens import unit_columns_norms
 
@@ -91,15 +92,17 @@ def kernel_norms(
     r = d if rank is None else min(rank, d)
     square = m <= r
     left, norms = tokens.new_empty(batch, m, m if square else r), tokens.new_empty(batch, m)
-    right = []
-    length = gamma**0.25
-    for part in parts(tokens):
+    right, length, slices = [], gamma**0.25, parts(tokens)
+    # The same memory for all parts, unless they are to stay.
+    room = torch.empty_like(tokens[slices[0]]) if square and r == d else None
+    for part in slices:
         w = None if weights is None else weights[part]
-        V, norms[part] = unit_columns_norms(
-            tokens[part], w, length[part, None, None] if isinstance(length, Tensor) else length
-        )
+        own = length[part, None, None] if isinstance(length, Tensor) else length
         if r < d:
-            V = project(V, r)
+            V, norms[part] = sketch.unit_columns_norms(tokens[part], r, w, own)
+        else:
+            x = tokens[part]
+            V, norms[part] = unit_columns_norms(x, w, own, None if room is None else room[: len(x)])
         if square:
             S = gram(V, out=left[part])
             if w is not None:
