@@ -1,5 +1,6 @@
 """Greedy in rounds is greedy pick by pick, ties included."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -45,6 +46,25 @@ def test_sets_that_need_different_rounds():
     got = same(batch, 50)
     for b, row in enumerate(batch):
         assert same(row[None], 50)[0].equal(got[b])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bad_guesses_only_take_longer(batch, monkeypatch):
+    """All picks of a guess but the first in the wrong order, and one that is none of greedy's."""
+    guess, rounds_taken = rounds._guess, []
+
+    def wrong(gains, block, shift, outside, most):
+        places = guess(gains, block, shift, outside, most)[0]
+        places[:, 1:] = places[:, :0:-1].copy()
+        places[:, 2:3] = gains.argmin(axis=1)[:, None]
+        each = np.arange(len(gains))[:, None, None]
+        picked = block[each, places[:, :, None], places[:, None, :]]
+        rounds_taken.append(places.shape[1])
+        return places, np.linalg.cholesky(picked + shift * np.eye(places.shape[1]))
+
+    monkeypatch.setattr(rounds, "_guess", wrong)
+    same(random_tokens(batch, 150, 40), 30)
+    assert len(rounds_taken) > 10
 
 
 @settings(max_examples=25, deadline=None)

@@ -40,13 +40,15 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("shape", [(576, 256), (576, 1024), (1500, 128)])
-def test_few_calls_on_a_cpu(shape):
-    """At most 6 a pick and 20, views included, of a whole call of `select`.
-
-    Of tokens that are independent; those that have much in common take more rounds.
-    """
+@pytest.mark.parametrize("rank", [None, 200])
+@pytest.mark.parametrize("common", [0, 3])
+@pytest.mark.parametrize(
+    "shape", [(576, 256), (576, 1024), (1500, 128), (5, 576, 600), (16, 576, 600)]
+)
+def test_few_calls_on_a_cpu(shape, common, rank):
+    """At most 6 a pick and 20, views included, of a whole call of `select`, however many sets."""
+    tokens = random_tokens(*shape) + common * random_tokens(1, shape[-1], seed=1)
     k = shape[-2] // 10
     with Count() as count:
-        OTPrune(k).select(random_tokens(*shape))
+        OTPrune(k, rank=rank).select(tokens)
     assert count.calls <= 6 * k + 20

@@ -47,19 +47,22 @@ class Kernel:
             squares = torch.linalg.vecdot(self.left, self.right)
         return squares
 
-    def rows(self, indices: Tensor, mix: Tensor | None = None) -> Tensor:
-        """Its rows `indices`, `(B, n)`: `(B, n, m)`; multiplied by `mix`, `(B, n, n)`, if given."""
-        left = rows(self.left, indices)
+    def rows(self, places: Tensor, mix: Tensor | None = None) -> Tensor:
+        """Its rows at `places`, `(B, n)`: `(B, n, m)`; multiplied by `mix`, `(B, n, n)`, if given.
+
+        Row i of set b has place `b m + i`.
+        """
+        left = rows(self.left, places)
         return torch.bmm(left if mix is None else torch.bmm(mix, left), self.right.mT)
 
     def row(self, j: Tensor) -> Tensor:
-        """Row `j`, `(B, 1)`: `(B, m)`."""
+        """The row at place `j`, `(B, 1)`: `(B, m)`."""
         return self.rows(j).squeeze(1)
 
-    def block(self, indices: Tensor) -> Tensor:
-        """Its rows and columns `indices`, `(B, p)`: `(B, p, p)`."""
-        left = rows(self.left, indices)
-        right = left if self.left is self.right else rows(self.right, indices)
+    def block(self, places: Tensor) -> Tensor:
+        """Its rows and columns at `places`, `(B, p)`: `(B, p, p)`."""
+        left = rows(self.left, places)
+        right = left if self.left is self.right else rows(self.right, places)
         return torch.bmm(left, right.mT)
 
 

@@ -10,12 +10,9 @@ _SMALL = 256
 _CACHED, _PARTS = 2**21, 3
 
 
-def rows(x: Tensor, indices: Tensor) -> Tensor:
-    """Rows `indices`, `(B, p)`, of `(B, m, r)`: `(B, p, r)`."""
-    batch, m, r = x.shape
-    if batch > 1:
-        indices = indices + torch.arange(0, batch * m, m, device=x.device).unsqueeze(-1)
-    return x.reshape(-1, r).index_select(0, indices.flatten()).view(batch, -1, r)
+def rows(x: Tensor, places: Tensor) -> Tensor:
+    """`(B, p, r)` of `(B, m, r)`: row i of set b has place `b m + i` in `places`, `(B, p)`."""
+    return torch.embedding(x.reshape(-1, x.shape[-1]), places)
 
 
 def parts(x: Tensor) -> list[slice]:

@@ -1,11 +1,16 @@
 """The greedy of `search.cholesky`, several picks at a time: how it is done on a CPU.
 
 Pick by pick, all of the kernel's factor is read for one row, and memory, not arithmetic, sets the
-pace. But gains never grow. So the p tokens of largest excess are looked at alone, by their p x p
-block, and greedy goes on among them for as long as the best of them beats what the best token
-outside had to offer when they were singled out: those picks are greedy's own, ties included. Only
-then do all tokens hear of them, in one matrix product. (Lazy evaluation: Minoux, "Accelerated
-greedy algorithms for maximizing submodular set functions", 1978; here in blocks.)
+pace. Here the next picks are guessed and then looked at together. The guess is what greedy takes
+among the p tokens of largest excess, by their p x p block alone. One matrix product tells all
+tokens of the whole guess, and so what greedy would have taken before each of its picks. It stands
+up to the first that greedy would not have taken, ties included: what is kept is greedy's own,
+however good the guess. The first pick of a round always stands.
+
+Since gains never grow (Minoux, "Accelerated greedy algorithms for maximizing submodular set
+functions", 1978), those of largest excess are the ones to look at. A guess goes on while greedy
+keeps to the better half of them, or gains not much less than tokens outside had to offer at first:
+beyond that one of those may well come before.
 
 How many picks a round yields depends on the data, so the host must look. On a CPU it looks at its
 own memory: the small arrays are numpy's, and torch writes into them. Nothing waits for anything.
@@ -25,24 +30,29 @@ from otprune.search.ties import TOLERANCE
 Array = NDArray[Any]
 
 # Candidates of a round: a share of the tokens, within limits. More of them make fewer rounds.
-_SHARE, _LEAST, _MOST = 16, 96, 512
-# A round ends before variances have fallen by more than this: rounding would be magnified.
+_SHARE, _LEAST, _MOST = 16, 128, 512
+# What not much less is, in terms of the best token outside.
+_REACH = 0.7
+# A guess ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
 # Behind every rank.
 _NOBODY = np.iinfo(np.int64).max
 
 
 class Factored(Protocol):
-    """A positive semi-definite `M`, `(B, m, m)`, that is not formed."""
+    """A positive semi-definite `M`, `(B, m, m)`, that is not formed.
+
+    Row i of set b has place `b m + i`.
+    """
 
     def diagonal(self) -> Tensor:
         """`(B, m)`."""
 
-    def rows(self, indices: Tensor, mix: Tensor | None = None) -> Tensor:
-        """`mix @ M[indices]`: `(B, n)` to `(B, n, m)`, with `mix` `(B, n, n)` or the identity."""
+    def rows(self, places: Tensor, mix: Tensor | None = None) -> Tensor:
+        """`mix @ M[places]`: `(B, n)` to `(B, n, m)`, with `mix` `(B, n, n)` or the identity."""
 
-    def block(self, indices: Tensor) -> Tensor:
-        """`M[indices, indices]`: `(B, p)` to `(B, p, p)`."""
+    def block(self, places: Tensor) -> Tensor:
+        """`M[places, places]`: `(B, p)` to `(B, p, p)`."""
 
 
 def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
@@ -50,44 +60,48 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
 
     All sets go through the same rounds; one that cannot go on in a round waits for the others.
     """
-    excess, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
-    batch, m = excess.shape
+    gains, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
+    batch, m = gains.shape
     p = min(m, max(_LEAST, min(_MOST, m // _SHARE)))
-    factor, width = np.zeros((batch, k, m), excess.dtype), 0
+    factor, width = np.zeros((batch, k, m), gains.dtype), 0
     order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
-    penalty, each = np.zeros_like(excess), np.arange(batch)[:, None]
+    least, sets = np.zeros_like(gains), np.arange(batch)  # -inf for what is picked
+    each, start = sets[:, None], sets[:, None] * m
     while True:
-        gains = excess + penalty
         chosen, outside = candidates(gains, preference, p)
         known = torch.from_numpy(factor[:, :width])
         own = torch.from_numpy(_columns(factor[:, :width], chosen))
-        block = as_array(M.block(torch.from_numpy(chosen)).baddbmm_(own.mT, own, alpha=-1))
-        places, valid, root = _picks(gains[each, chosen], block, shift, outside, k - done)
+        block = as_array(M.block(torch.from_numpy(start + chosen)).baddbmm_(own.mT, own, alpha=-1))
+        places, root = _guess(gains[each, chosen], block, shift, outside, k - done)
         picks = chosen[each, places]
-        b, t = valid.nonzero()
-        order[b, done[b] + t] = picks[b, t]
-        penalty[b, picks[b, t]] = -np.inf
-        done += valid.sum(axis=1)
-        if done.min() == k:
-            return torch.from_numpy(order)
-        end = width + picks.shape[1]
-        if end > factor.shape[1]:  # rows that waiting sets left empty
+        n = picks.shape[1]
+        if width + n > factor.shape[1]:  # rows that waiting sets left empty
             factor = np.concatenate([factor, np.zeros_like(factor)], axis=1)
         # Small matrices first, before they become as wide as there are tokens.
         mix = torch.from_numpy(np.linalg.inv(root))
         own = torch.bmm(mix, torch.from_numpy(_columns(factor[:, :width], picks)).mT)
-        fresh = M.rows(torch.from_numpy(picks), mix).baddbmm_(own, known, alpha=-1)
-        rows = factor[:, width:end]
+        fresh = M.rows(torch.from_numpy(start + picks), mix).baddbmm_(own, known, alpha=-1)
+        rows = factor[:, width : width + n]
         torch.from_numpy(rows).copy_(fresh)
-        if not valid.all():
-            rows *= valid[..., None]
-        # The two facts that rounding breaks, see `cholesky.Elimination`.
-        limit = np.sqrt(excess)[:, None]
+        # The two facts that rounding breaks, see `cholesky.Elimination`; the other one is below.
+        limit = np.sqrt(np.maximum(gains, 0))[:, None]
         np.minimum(rows, limit, out=rows)
         np.maximum(rows, -limit, out=rows)
-        excess -= np.einsum("bnm,bnm->bm", rows, rows)
-        np.maximum(excess, 0, out=excess)
-        width = end
+        after = _falling(gains, rows, picks)
+        stands = _first(after[:, :n], preference) == picks
+        stands &= np.arange(n) < (k - done)[:, None]
+        stands = np.logical_and.accumulate(stands, axis=1)
+        b, t = stands.nonzero()
+        order[b, done[b] + t] = picks[b, t]
+        least[b, picks[b, t]] = -np.inf
+        counts = stands.sum(axis=1)
+        done += counts
+        if done.min() == k:
+            return torch.from_numpy(order)
+        if not stands.all():
+            rows *= stands[..., None]
+        width += int(counts.max())
+        gains = np.maximum(after[sets, counts], least)
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -100,7 +114,8 @@ def as_array(tensor: Tensor) -> Array:
 def _columns(factor: Array, indices: Array) -> Array:
     """`(B, t, m)` and `(B, n)` to `(B, t, n)`."""
     if len(factor) == 1:
-        return factor[:, :, indices[0]]
+        columns: Array = factor[0].take(indices[0], axis=1)[None]
+        return columns
     return np.take_along_axis(factor, indices[:, None], axis=2)
 
 
@@ -134,53 +149,106 @@ def best_place(gains: Array) -> tuple[Array, Array]:
     return (gains >= (top * (1 - TOLERANCE))[:, None]).argmax(axis=1), top
 
 
-def _picks(
+def _falling(gains: Array, rows: Array, picks: Array) -> Array:
+    """What tokens gain before each of n picks and after the last, `(B, n + 1, m)`.
+
+    From the gains at first, `(B, m)`, and the picks' rows of the factor, `(B, n, m)`. By rounding a
+    gain may fall below zero. `-inf` for those that are taken.
+    """
+    batch, n, m = rows.shape
+    after = np.empty((batch, n + 1, m), rows.dtype)
+    after[:, 0] = gains
+    falls = np.multiply(rows, rows, out=after[:, 1:])
+    falls[np.arange(batch)[:, None], np.arange(n), picks] = np.inf
+    for t in range(n):
+        np.subtract(after[:, t], after[:, t + 1], out=after[:, t + 1])
+    return after
+
+
+def _first(gains: Array, preference: Array) -> Array:
+    """`ties.best` of several rows of gains a set, `(B, n, m)`: `(B, n)`.
+
+    Gains that are not positive are all alike, but for `-inf`.
+    """
+    top = gains.max(axis=2, keepdims=True)
+    level = np.where(top > 0, top * (1 - TOLERANCE), np.finfo(gains.dtype).min)
+    first: Array = np.where(gains >= level, preference[:, None], _NOBODY).argmin(axis=2)
+    return first
+
+
+def _guess(
     gains: Array, block: Array, shift: float, outside: Array, most: Array
-) -> tuple[Array, Array, Array]:
-    """Greedy among the candidates while no token outside can come into it.
+) -> tuple[Array, Array]:
+    """What greedy takes among the candidates alone.
 
     Args:
         gains: `(B, p)`, their excess, `-inf` for those that are taken; in order of preference.
         block: `(B, p, p)`, their covariance.
         shift: as ever.
-        outside: `(B,)`, what no token outside exceeds.
-        most: `(B,)`, the largest number to pick; the first pick is always good.
+        outside: `(B,)`, the largest gain of other tokens, `-inf` if there are none.
+        most: `(B,)`, the largest number to pick.
 
     Returns:
-        Places of the picks, `(B, n)`; which of them count, `(B, n)`, the first ones of each row;
-        and the lower Cholesky factor of their covariance plus shift, `(B, n, n)`, with the rows and
-        columns of those that do not count replaced by the identity's.
+        Places of the picks, `(B, n)`, in some sets more than asked for; and the lower Cholesky
+        factor of their covariance plus shift, `(B, n, n)`.
     """
     batch, p = gains.shape
-    each, n = np.arange(batch), int(min(most.max(), p))
-    excess, penalty = np.maximum(gains, 0), np.where(np.isinf(gains), gains, 0)
-    factor, diagonal = np.empty((batch, n, p), block.dtype), np.ones((batch, n), block.dtype)
-    places, counts = np.zeros((batch, n), np.int64), np.zeros((batch, n), bool)
-    level = np.where(most > 0, -np.inf, np.inf)
-    for t in range(n):
-        j, top = best_place(gains)
-        good = top > level  # and no longer from the first time on that it is not
-        if not good.any():
-            n = t
-            break
-        places[:, t], counts[:, t] = j, good
-        if t == 0:
-            deep = _DEPTH * (top + shift) - shift
-            level = np.maximum(level, np.maximum(outside / (1 - TOLERANCE), deep))
-        root = np.sqrt(excess[each, j] + shift)
+    low = np.zeros((batch, p), np.bool_)
+    np.put_along_axis(low, gains.argpartition(p // 2, axis=1)[:, : p // 2], True, axis=1)
+    enough = np.where(most > 0, _REACH * outside, np.inf)  # what is done does not go on
+    n = int(min(most.max(), p))
+    if batch == 1:  # an axis less halves the time of so small operations
+        places, rows, variances = _greedily(gains[0], block[0], shift, low[0], enough[0], n)
+        places, rows, variances = places[None], rows[None], variances[None]
+    else:
+        places, rows, variances = _greedily(gains, block, shift, low, enough, n)
+    root = np.sqrt(np.maximum(variances, shift))  # where nobody was left to pick
+    factor = np.tril(_columns(rows, places).swapaxes(1, 2), -1) / root[:, None]
+    factor[:, range(root.shape[1]), range(root.shape[1])] = root
+    return places, factor
+
+
+def _greedily(
+    gains: Array, block: Array, shift: float, low: Array, enough: Array, most: int
+) -> tuple[Array, Array, Array]:
+    """`_guess` of one set, `(p,)`, or of several, `(B, p)`, for as long as half of them go on.
+
+    A set does until greedy comes to one of `low`, of the shape of gains, for less than `enough`.
+
+    Returns:
+        Places, `(..., n)`; rows of the residual covariance at each pick, `(..., n, p)`; and the
+        picks' variances, `(..., n)`.
+    """
+    *batch, p = gains.shape
+    sets = tuple(np.indices(batch))
+    gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
+    places, variances = np.zeros((*batch, most), np.int64), np.empty((*batch, most), gains.dtype)
+    rows, shares = (np.empty((*batch, *shape), gains.dtype) for shape in ((most, p), (p, most)))
+    going, n = enough < np.inf, 0
+    quorum = (np.count_nonzero(going) + 1) // 2
+    for n in range(most):
+        top = gains.max(axis=-1, keepdims=True, initial=0)
+        best = top[..., 0]
+        j = (gains >= top * (1 - TOLERANCE)).argmax(axis=-1)
+        here = (*sets, j)
+        if n == 0:
+            deep = _DEPTH * (best + shift) - shift
+        else:
+            going = going & (best > deep) & (~low[here] | (best > enough))
+            if np.count_nonzero(going) < quorum:
+                break
+        places[..., n] = j
         # Not a product of BLAS, whose threads would be in the way of torch's.
-        known = np.einsum("bs,bsp->bp", factor[each, :t, j], factor[:, :t])
-        fresh = (block[each, j] - known) / root[:, None]
-        # What cannot be, see `cholesky.Elimination`.
-        limit = np.sqrt(excess)
-        np.minimum(fresh, limit, out=fresh)
-        np.maximum(fresh, -limit, out=fresh)
-        factor[:, t], diagonal[:, t] = fresh, root
-        excess = np.maximum(excess - fresh * fresh, 0)
-        penalty[each, j] = -np.inf
-        gains = excess + penalty
-    places, counts = places[:, :n], counts[:, :n] & (np.arange(n) < most[:, None])
-    root = np.tril(_columns(factor[:, :n], places).swapaxes(1, 2), -1)
-    root *= counts[..., None]
-    root[:, np.arange(n), np.arange(n)] = np.where(counts, diagonal[:, :n], 1)
-    return places, counts, root
+        known = np.einsum("...s,...sp->...p", shares[here][..., :n], rows[..., :n, :])
+        row = np.subtract(block[here], known, out=rows[..., n, :])
+        # What cannot be: no covariance exceeds the largest variance.
+        np.minimum(row, top, out=row)
+        np.maximum(row, -top, out=row)
+        variances[..., n] = gains[here] + shift
+        share = np.divide(row, variances[..., n, None], out=shares[..., n])
+        gains -= row * share
+        gains[here] = floor[here] = -np.inf
+        np.maximum(gains, floor, out=gains)
+    else:
+        n = most
+    return places[..., :n], rows[..., :n, :], variances[..., :n]
