@@ -158,8 +158,9 @@ def column_lengths(
     largest = size.amax(dim=-1, keepdim=True)
     share = (size / largest.clamp(min=least)).square_()
     torch.div(tokens, size.clamp_(min=least), out=room).square_()
-    ones = room.new_ones(room.shape[:-1]) if weights is None else weights
-    columns = torch.bmm(ones.unsqueeze(-2), room)
+    batch, m, _ = room.shape
+    w = room.new_ones(batch, 1, m) if weights is None else weights.unsqueeze(-2)
+    columns = torch.bmm(w, room)
     # Dividing by infinity makes a column zero.
     by = (columns.sqrt() / length).mul_(size).masked_fill_(columns == 0, torch.inf)
     return by, torch.bmm(room, share.mT).squeeze(-1), largest

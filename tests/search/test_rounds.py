@@ -16,7 +16,8 @@ from tests.random_tokens import random_tokens
 @pytest.fixture(params=[8, 1000])
 def path(request, monkeypatch):
     """Rounds of picks among few candidates, or one round among all."""
-    monkeypatch.setattr(rounds, "_LEAST", request.param)
+    for name in ("_LEAST", "_ALONE"):
+        monkeypatch.setattr(rounds, name, request.param)
 
 
 def same(tokens, k, gamma=1.0, shift=1.0):
@@ -78,7 +79,7 @@ def test_bad_guesses_only_take_longer(batch, monkeypatch):
 def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma):
     tokens = random_tokens(m, d, seed=seed).repeat(copies, 1)[None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "_LEAST", 4)
+        patch.setattr(rounds, "_ALONE", 4)
         same(tokens, min(m * copies, d), gamma)
 
 
@@ -95,6 +96,6 @@ def test_large_sets_keep_what_rows_keep():
     """Big enough for the real thresholds, in float32."""
     tokens = random_tokens(1500, 600)
     K, size = logdet.kernel_norms(tokens[None], 0.1)
-    assert len(tokens) > 4 * rounds._LEAST
+    assert len(tokens) > 4 * rounds._ALONE
     wanted = cholesky.steps(K, 90, ties.preference(size), 1.0)[0]
     assert OTPrune(90, gamma=0.1).select(tokens).equal(wanted.sort().values)

@@ -29,8 +29,9 @@ from otprune.search.ties import TOLERANCE
 
 Array = NDArray[Any]
 
-# Candidates of a round: a share of the tokens, within limits. More of them make fewer rounds.
-_SHARE, _LEAST, _MOST = 16, 128, 512
+# Candidates of a round: a share of the tokens, within limits. More of them make fewer rounds, which
+# is worth most where there is little to do in each: for a single set.
+_SHARE, _LEAST, _ALONE, _MOST = 16, 96, 128, 512
 # What not much less is, in terms of the best token outside.
 _REACH = 0.7
 # A guess ends before variances have fallen by more than this: rounding would be magnified.
@@ -62,7 +63,7 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
     """
     gains, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
     batch, m = gains.shape
-    p = min(m, max(_LEAST, min(_MOST, m // _SHARE)))
+    p = min(m, max(_ALONE if batch == 1 else _LEAST, min(_MOST, m // _SHARE)))
     factor, width = np.zeros((batch, k, m), gains.dtype), 0
     order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
     least, sets = np.zeros_like(gains), np.arange(batch)  # -inf for what is picked
@@ -71,18 +72,20 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
         chosen, outside = candidates(gains, preference, p)
         known = torch.from_numpy(factor[:, :width])
         own = torch.from_numpy(_columns(factor[:, :width], chosen))
-        block = as_array(M.block(torch.from_numpy(start + chosen)).baddbmm_(own.mT, own, alpha=-1))
+        block = np.empty((batch, p, p), gains.dtype)
+        whole = M.block(torch.from_numpy(start + chosen))
+        torch.baddbmm(whole, own.mT, own, alpha=-1, out=torch.from_numpy(block))
         places, root = _guess(gains[each, chosen], block, shift, outside, k - done)
         picks = chosen[each, places]
         n = picks.shape[1]
         if width + n > factor.shape[1]:  # rows that waiting sets left empty
             factor = np.concatenate([factor, np.zeros_like(factor)], axis=1)
         # Small matrices first, before they become as wide as there are tokens.
-        mix = torch.from_numpy(np.linalg.inv(root))
+        mix = _inverse(torch.from_numpy(root))
         own = torch.bmm(mix, torch.from_numpy(_columns(factor[:, :width], picks)).mT)
-        fresh = M.rows(torch.from_numpy(start + picks), mix).baddbmm_(own, known, alpha=-1)
+        whole = M.rows(torch.from_numpy(start + picks), mix)
         rows = factor[:, width : width + n]
-        torch.from_numpy(rows).copy_(fresh)
+        torch.baddbmm(whole, own, known, alpha=-1, out=torch.from_numpy(rows))
         # The two facts that rounding breaks, see `cholesky.Elimination`; the other one is below.
         limit = np.sqrt(np.maximum(gains, 0))[:, None]
         np.minimum(rows, limit, out=rows)
@@ -109,6 +112,13 @@ def as_array(tensor: Tensor) -> Array:
     array = np.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
     torch.from_numpy(array).copy_(tensor)
     return array
+
+
+def _inverse(root: Tensor) -> Tensor:
+    """Of lower triangular matrices. numpy has BLAS threads of its own, in the way of torch's."""
+    one = torch.eye(root.shape[-1], dtype=root.dtype).expand_as(root)
+    inverse: Tensor = torch.linalg.solve_triangular(root, one, upper=False)
+    return inverse
 
 
 def _columns(factor: Array, indices: Array) -> Array:
@@ -211,7 +221,7 @@ def _guess(
 def _greedily(
     gains: Array, block: Array, shift: float, low: Array, enough: Array, most: int
 ) -> tuple[Array, Array, Array]:
-    """`_guess` of one set, `(p,)`, or of several, `(B, p)`, for as long as half of them go on.
+    """`_guess` of one set, `(p,)`, or of several, `(B, p)`, while three of four go on.
 
     A set does until greedy comes to one of `low`, of the shape of gains, for less than `enough`.
 
@@ -225,7 +235,7 @@ def _greedily(
     places, variances = np.zeros((*batch, most), np.int64), np.empty((*batch, most), gains.dtype)
     rows, shares = (np.empty((*batch, *shape), gains.dtype) for shape in ((most, p), (p, most)))
     going, n = enough < np.inf, 0
-    quorum = (np.count_nonzero(going) + 1) // 2
+    quorum = -(-3 * np.count_nonzero(going) // 4)
     for n in range(most):
         top = gains.max(axis=-1, keepdims=True, initial=0)
         best = top[..., 0]
@@ -238,7 +248,7 @@ def _greedily(
             if np.count_nonzero(going) < quorum:
                 break
         places[..., n] = j
-        # Not a product of BLAS, whose threads would be in the way of torch's.
+        # Not a product of numpy's BLAS, see `_inverse`.
         known = np.einsum("...s,...sp->...p", shares[here][..., :n], rows[..., :n, :])
         row = np.subtract(block[here], known, out=rows[..., n, :])
         # What cannot be: no covariance exceeds the largest variance.
