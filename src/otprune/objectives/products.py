@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SMALL = 256
+_SMALL = 200
 # What is worked on at once on a CPU: so many numbers, or a third of all.
 _CACHED, _PARTS = 2**21, 3
 

@@ -34,6 +34,8 @@ Array = NDArray[Any]
 _SHARE, _LEAST, _ALONE, _MOST = 16, 96, 128, 512
 # What not much less is, in terms of the best token outside.
 _REACH = 0.7
+# No guess is longer, in percent of the candidates.
+_PICKED = 40
 # A guess ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
 # Behind every rank.
@@ -203,15 +205,17 @@ def _guess(
         factor of their covariance plus shift, `(B, n, n)`.
     """
     batch, p = gains.shape
-    low = np.zeros((batch, p), np.bool_)
-    np.put_along_axis(low, gains.argpartition(p // 2, axis=1)[:, : p // 2], True, axis=1)
-    enough = np.where(most > 0, _REACH * outside, np.inf)  # what is done does not go on
-    n = int(min(most.max(), p))
+    n = int(min(most.max(), p if (outside < 0).all() else -(-p * _PICKED // 100)))
+    deep = _DEPTH * (np.maximum(gains.max(axis=1), 0) + shift) - shift
+    enough = np.full((batch, p), deep[:, None], gains.dtype)
+    worse = gains.argpartition(p // 2, axis=1)[:, : p // 2]
+    np.put_along_axis(enough, worse, np.maximum(deep, _REACH * outside)[:, None], axis=1)
     if batch == 1:  # an axis less halves the time of so small operations
-        places, rows, variances = _greedily(gains[0], block[0], shift, low[0], enough[0], n)
+        places, rows, variances = _greedily(gains[0], block[0], shift, enough[0], n)
         places, rows, variances = places[None], rows[None], variances[None]
     else:
-        places, rows, variances = _greedily(gains, block, shift, low, enough, n)
+        enough[most == 0] = np.inf  # what is done does not go on
+        places, rows, variances = _greedily(gains, block, shift, enough, n)
     root = np.sqrt(np.maximum(variances, shift))  # where nobody was left to pick
     factor = np.tril(_columns(rows, places).swapaxes(1, 2), -1) / root[:, None]
     factor[:, range(root.shape[1]), range(root.shape[1])] = root
@@ -219,11 +223,11 @@ def _guess(
 
 
 def _greedily(
-    gains: Array, block: Array, shift: float, low: Array, enough: Array, most: int
+    gains: Array, block: Array, shift: float, enough: Array, most: int
 ) -> tuple[Array, Array, Array]:
     """`_guess` of one set, `(p,)`, or of several, `(B, p)`, while three of four go on.
 
-    A set does until greedy comes to one of `low`, of the shape of gains, for less than `enough`.
+    A set does until greedy comes to a token that gains no more than `enough`, of the same shape.
 
     Returns:
         Places, `(..., n)`; rows of the residual covariance at each pick, `(..., n, p)`; and the
@@ -234,17 +238,14 @@ def _greedily(
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
     places, variances = np.zeros((*batch, most), np.int64), np.empty((*batch, most), gains.dtype)
     rows, shares = (np.empty((*batch, *shape), gains.dtype) for shape in ((most, p), (p, most)))
-    going, n = enough < np.inf, 0
+    going, n = enough.min(axis=-1) < np.inf, 0
     quorum = -(-3 * np.count_nonzero(going) // 4)
     for n in range(most):
         top = gains.max(axis=-1, keepdims=True, initial=0)
-        best = top[..., 0]
         j = (gains >= top * (1 - TOLERANCE)).argmax(axis=-1)
         here = (*sets, j)
-        if n == 0:
-            deep = _DEPTH * (best + shift) - shift
-        else:
-            going = going & (best > deep) & (~low[here] | (best > enough))
+        if n > 0:
+            going = going & (top[..., 0] > enough[here])
             if np.count_nonzero(going) < quorum:
                 break
         places[..., n] = j
