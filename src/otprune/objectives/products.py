@@ -18,9 +18,9 @@ def rows(x: Tensor, places: Tensor) -> Tensor:
 def parts(x: Tensor) -> list[slice]:
     """Slices of the first axis to be worked on one after the other.
 
-    On a CPU few sets are one, so that what is made of them is still in the processor's cache when
-    it is used; but calls cost too, and there are three at most. On a GPU only calls count, and all
-    sets are one.
+    On a CPU a slice is of few sets, so that what is made of them is still in the processor's cache
+    when it is used; but calls cost too, and there are three at most. On a GPU only calls count, and
+    one slice is of all sets.
     """
     batch, m, r = x.shape
     size = max(-(-batch // _PARTS), _CACHED // (m * r), 1) if x.is_cpu else batch
