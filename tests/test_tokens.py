@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from otprune import METHODS, OTPrune, OTPruneError, TokenError, WeightError
-from otprune.tokens import check_tokens, check_weights, norms, unit_columns, unit_rows
+from otprune.tokens import (
+    check_tokens,
+    check_weights,
+    norms,
+    unit_columns,
+    unit_columns_norms,
+    unit_rows,
+)
 from tests.random_tokens import random_tokens
 
 X = random_tokens(10, 4)
@@ -55,6 +62,24 @@ def test_bad_tokens(tokens, words):
 def test_every_method_looks_at_its_tokens(method):
     with pytest.raises(TokenError, match="NaN"):
         METHODS[method](3).select(broken(torch.nan, 9))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e300])
+def test_one_broken_number_anywhere(method, value):
+    """Also where methods look for themselves: in a token without weight, in any part of a batch."""
+    batch = torch.randn(7, 10, 4, dtype=torch.float64)
+    batch[6, 9, 3] = value
+    selectors = [METHODS[method](keep) for keep in (3, 1.0)]
+    if method == "otprune":
+        selectors += [OTPrune(3, rank=2), OTPrune(3, gamma=1e10)]
+    for selector in selectors:
+        for call in (selector.select, selector.reduce, selector.select_each, selector.reduce_each):
+            with pytest.raises(TokenError, match=r"1 of (70|10) tokens hold NaN or Inf"):
+                call(batch)
+        if selector.takes_weights:
+            with pytest.raises(TokenError, match="NaN or Inf"):
+                selector.select(batch, weights=(torch.arange(10) < 9).double().expand(7, 10))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +137,41 @@ def test_normalisation_at_every_scale(scale):
     )
     wanted = X.norm(dim=-1) / X.abs().max()
     torch.testing.assert_close(norms(x)[0], wanted, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_set_is_normalised_as_if_it_were_alone(weighted):
+    """Sums of squares of all magnitudes side by side: some fit into float32, and some do not."""
+    scales = torch.tensor([1.0, 1e-30, 1e30, 3e-22, 0.0, 3.0])
+    batch = torch.stack([X * scale for scale in scales])
+    batch[5, :, 2] *= 1e-20
+    weights = torch.linspace(0, 2, 10).expand(6, 10) if weighted else None
+    lengths = torch.arange(1.0, 7.0)[:, None, None]
+    V, size = unit_columns_norms(batch, weights, lengths)
+    for b in range(6):
+        own = None if weights is None else weights[b : b + 1]
+        alone = unit_columns_norms(batch[b : b + 1], own, lengths[b : b + 1])
+        assert V[b].equal(alone[0][0])
+        assert size[b].equal(alone[1][0])
+    wanted = X.double() / X.double().square().mul(1 if own is None else own.mT).sum(dim=0).sqrt()
+    for b in (0, 1, 2, 3, 5):
+        torch.testing.assert_close(V[b], (wanted * lengths[b]).float(), rtol=1e-4, atol=0)
+    assert V[4].eq(0).all()
+    for b in (0, 1, 2, 3):
+        torch.testing.assert_close(size[b] / size[b].amax(), norms(X[None])[0] / norms(X).amax())
+
+
+def test_a_token_too_long_for_float32():
+    """Columns may be short where weights are small, and rows be long."""
+    x = X.clone()[None]
+    x[0, 3] = 1e19
+    x[0, 4] = 1.5e19
+    weights = torch.ones(1, 10)
+    weights[0, 3:5] = 1e-30
+    V, size = unit_columns_norms(x, weights)
+    assert V.isfinite().all()
+    assert size.isfinite().all()
+    assert size[0].argsort(descending=True)[:2].tolist() == [4, 3]
 
 
 def test_zero_rows_and_columns_stay_zero():

@@ -10,18 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from otprune.errors import TokenError, WeightError
 
 
 def check_tokens(tokens: Any) -> Tensor:
-    """`tokens` as a tensor of shape `(m, d)` or `(B, m, d)`, floating and finite, dtype untouched.
+    """`check_shape` and `check_finite`."""
+    checked = check_shape(tokens)
+    check_finite(checked)
+    return checked
 
-    numpy arrays are converted. Finite means finite in float32, in which everything is computed.
-    The look for NaN and Inf is the one place where the host waits for the device. Inside
-    `torch.compile`, and while a CUDA graph is captured, nothing can be looked at: there tokens go
-    unchecked, and among NaN some or other are kept.
+
+def check_shape(tokens: Any) -> Tensor:
+    """`tokens` as a tensor of shape `(m, d)` or `(B, m, d)`, floating, dtype untouched.
+
+    numpy arrays are converted.
 
     Raises:
         TokenError: says which of these the array is not.
@@ -47,10 +52,23 @@ def check_tokens(tokens: Any) -> Tensor:
             f"tokens have dtype {tokens.dtype}: expected real floating numbers, "
             "convert with tokens.float()"
         )
+    return tokens
+
+
+def check_finite(tokens: Tensor) -> None:
+    """All of `tokens`, of any shape, are finite in float32, in which everything is computed.
+
+    This is the one place where the host waits for the device. Inside `torch.compile`, and while a
+    CUDA graph is captured, nothing can be looked at: there tokens go unchecked, and among NaN some
+    or other are kept.
+
+    Raises:
+        TokenError: some hold NaN or Inf.
+    """
     if torch.compiler.is_compiling():
-        return tokens
+        return
     if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
-        return tokens
+        return
     # The extremes first: one look at memory where counting takes several.
     if not bool(torch.stack(torch.aminmax(tokens.detach())).float().isfinite().all()):
         broken = int((~torch.isfinite(tokens.detach().float()).all(dim=-1)).sum())
@@ -58,7 +76,23 @@ def check_tokens(tokens: Any) -> Tensor:
             f"{broken} of {tokens.shape[:-1].numel()} tokens hold NaN or Inf (in float32): "
             "mend the encoder's output first"
         )
-    return tokens
+
+
+def at_hand(x: Tensor) -> bool:
+    """Whether the host may look at what is in `x`: on a CPU, and not inside `torch.compile`."""
+    return x.is_cpu and not torch.compiler.is_compiling()
+
+
+def as_array(x: Tensor) -> NDArray[Any]:
+    """A numpy array of the same values: the tensor is copied into it, nothing is read out."""
+    array = _array(tuple(x.shape), x)
+    torch.from_numpy(array).copy_(x)
+    return array
+
+
+def _array(shape: tuple[int, ...], like: Tensor) -> NDArray[Any]:
+    """An empty numpy array of a tensor's dtype, which torch can write into."""
+    return np.empty(shape, str(like.dtype).removeprefix("torch."))
 
 
 def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
@@ -150,20 +184,58 @@ def column_lengths(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `unit_columns_norms` divides by, `(B, 1, d)`, and what `norms` are made of.
 
-    Returns also the squared lengths of tokens, `(B, m)`, relative to the largest magnitude, and
+    Returns also the squared lengths of tokens, `(B, m)`, relative to a magnitude of their set, and
     that, `(B, 1, 1)`. `room` is like `tokens` and written over.
     """
+    if at_hand(tokens):
+        columns, squares, fine = _sums_of_squares(tokens, room, weights)
+        if fine.all():
+            return columns.sqrt_().div_(length), squares, torch.ones_like(columns[..., :1])
+        if fine.any():  # what is done to a set is not to depend on others
+            given = tokens, room, weights, length
+            each = [column_lengths(*(_alone(x, b) for x in given)) for b in range(len(tokens))]
+            by, squares, largest = map(torch.cat, zip(*each, strict=True))
+            return by, squares, largest
     least = torch.finfo(room.dtype).tiny
     size = torch.abs(tokens, out=room).amax(dim=-2, keepdim=True)
     largest = size.amax(dim=-1, keepdim=True)
     share = (size / largest.clamp(min=least)).square_()
     torch.div(tokens, size.clamp_(min=least), out=room).square_()
-    batch, m, _ = room.shape
-    w = room.new_ones(batch, 1, m) if weights is None else weights.unsqueeze(-2)
-    columns = torch.bmm(w, room)
+    columns = torch.bmm(_weights(room, weights), room)
     # Dividing by infinity makes a column zero.
     by = (columns.sqrt() / length).mul_(size).masked_fill_(columns == 0, torch.inf)
     return by, torch.bmm(room, share.mT).squeeze(-1), largest
+
+
+def _alone(x: Any, b: int) -> Any:
+    """What belongs to set b, or to all."""
+    return x[b : b + 1] if isinstance(x, Tensor) else x
+
+
+def _sums_of_squares(
+    tokens: Tensor, room: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+    """Over the tokens, weighted, `(B, 1, d)`, and over features, `(B, m)`; on a CPU.
+
+    In half the passes over memory that it takes to divide by the largest first. Whether a set may
+    do so, `(B,)`, is known afterwards: its sums must be in the range of the dtype, and not so near
+    to its lower end that rounding shows.
+    """
+    batch, m, d = tokens.shape
+    columns, rows = _array((batch, 1, d), tokens), _array((batch, m), tokens)
+    torch.mul(tokens, tokens, out=room)
+    torch.bmm(_weights(room, weights), room, out=torch.from_numpy(columns))
+    torch.sum(room, dim=-1, out=torch.from_numpy(rows))
+    limits = np.finfo(columns.dtype)
+    fine = columns.min(axis=(1, 2)) > limits.tiny / limits.eps  # not so if any is NaN
+    fine &= np.maximum(columns.max(axis=(1, 2)), rows.max(axis=1)) <= limits.max
+    return torch.from_numpy(columns), torch.from_numpy(rows), fine
+
+
+def _weights(x: Tensor, weights: Tensor | None) -> Tensor:
+    """`(B, 1, m)`, ones if there are none: as a product, a sum over the tokens takes least time."""
+    batch, m, _ = x.shape
+    return x.new_ones(batch, 1, m) if weights is None else weights.unsqueeze(-2)
 
 
 def norms(tokens: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from otprune.search import rounds
 from otprune.search.rounds import Factored
 from otprune.search.ties import TOLERANCE
+from otprune.tokens import at_hand
 
 Row = Callable[[Tensor], Tensor]
 
@@ -78,7 +79,7 @@ def greedy(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
         rank: `(B, m)`, who wins ties (`ties.preference`).
         shift: positive.
     """
-    if rank.is_cpu and not torch.compiler.is_compiling():
+    if at_hand(rank):
         return rounds.greedy(M, k, rank, shift)
     return steps(M, k, rank, shift)
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.search.rounds import as_array, best_place, candidates
+from otprune.search.rounds import best_place, candidates
 from otprune.search.ties import TOLERANCE, best
+from otprune.tokens import as_array, at_hand
 
 # Tokens whose gains are worked out at once, beside the distances.
 _ROWS = 256
@@ -33,7 +34,7 @@ def greedy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
         k: number of tokens, at most m.
         rank: `(B, m)`, who wins ties (`ties.preference`).
     """
-    if rank.is_cpu and not torch.compiler.is_compiling():
+    if at_hand(rank):
         return lazy(distance, mass, k, rank)
     return steps(distance, mass, k, rank)
 

@@ -19,7 +19,7 @@ from otprune.objectives.transport import Metric
 from otprune.selectors import adaptive, batches
 from otprune.selectors.batches import Batch
 from otprune.selectors.results import Lazy, Reduction, Selection
-from otprune.tokens import check_tokens, check_weights
+from otprune.tokens import at_hand, check_finite, check_shape, check_tokens, check_weights
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Selector(ABC):
         certifies: whether `explain` gives a certificate.
         nested: whether k tokens are the first k of any longer run, in the order of picking. If so,
             rules need one run to see every k; if not, one for each.
+        looks: whether `_pick` refuses tokens that are not finite by itself if they are at hand
+            (`tokens.at_hand`), so that nobody needs to look before.
 
     Raises:
         KeepError: `keep` is none of these, or asks for a certificate that the method has not.
@@ -52,6 +54,7 @@ class Selector(ABC):
     takes_weights: ClassVar[bool] = False
     certifies: ClassVar[bool] = False
     nested: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         keep = budget.check_rule(self.keep)
@@ -72,7 +75,7 @@ class Selector(ABC):
         """Indices in the order they were picked, `(B, k)` int64.
 
         Args:
-            tokens: `(B, m, d)` float32, finite.
+            tokens: `(B, m, d)` float32, finite but for methods that look by themselves.
             k: 1 <= k < m.
             weights: `(B, m)` float32 of mean 1, or None.
         """
@@ -106,7 +109,7 @@ class Selector(ABC):
             KeepError: a batch, and `keep` is a rule: its rows would keep different numbers, which
                 `select_each` gives.
         """
-        tokens = check_tokens(tokens)
+        tokens = self._checked(tokens)
         order = self._order(_batched(tokens), self._weights(tokens, weights))
         indices = order.sort(dim=-1).values
         return indices if tokens.ndim == 3 else indices[0]
@@ -121,7 +124,7 @@ class Selector(ABC):
         who belongs to whom is worked out only if the masses are asked for.
         Gradients flow into the features. Arguments and errors as for `select`.
         """
-        tokens = check_tokens(tokens)
+        tokens = self._checked(tokens)
         batch, w = _batched(tokens), self._weights(tokens, weights)
         indices = self._order(batch, w).sort(dim=-1).values
         made = self._reduction(batch, indices, w, merge)
@@ -220,6 +223,14 @@ class Selector(ABC):
             free_mass_w2_relative=free * per,
         )
 
+    def _checked(self, tokens: Any) -> Tensor:
+        checked = check_shape(tokens)
+        m = checked.shape[-2]
+        picks = isinstance(self.keep, (float, int)) and self.count(m) < m
+        if not (self.looks and picks and at_hand(checked)):
+            check_finite(checked)
+        return checked
+
     def _weights(self, tokens: Tensor, weights: Any) -> Tensor | None:
         if weights is None:
             return None
@@ -233,7 +244,7 @@ class Selector(ABC):
 
     def _sets(self, sets: Iterable[Any], weights: Any) -> list[Batch]:
         """Each set as a batch of its own."""
-        tokens = [check_tokens(x) for x in sets]
+        tokens = [self._checked(x) for x in sets]
         for x in tokens:
             if x.ndim != 2:
                 raise TokenError(f"a set of tokens has shape {tuple(x.shape)}: expected (m, d)")

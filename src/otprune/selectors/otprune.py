@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from otprune.search import cholesky, ties
 from otprune.selectors import batches
 from otprune.selectors.base import Selector
 from otprune.selectors.batches import Batch
+from otprune.tokens import as_array, at_hand, check_finite
 
 # Beyond this gamma * S S^T leaves the range of float32 at the widest models.
 _LARGEST_GAMMA = 1e18
@@ -59,6 +61,7 @@ class OTPrune(Selector):
     nested: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
     certifies: ClassVar[bool] = True
+    looks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +104,9 @@ class OTPrune(Selector):
     ) -> Tensor:
         rank = _RANK if self.rank == "auto" else self.rank
         K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
+        # As good as a look at all tokens, and there are so many numbers less.
+        if at_hand(norms) and not np.isfinite(as_array(norms)).all():
+            check_finite(tokens)
         preference = ties.preference(norms)
         if self.backend == "triton":
             from otprune.search import fused  # which imports Triton
