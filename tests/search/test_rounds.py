@@ -49,6 +49,45 @@ def test_sets_that_need_different_rounds():
         assert same(row[None], 50)[0].equal(got[b])
 
 
+def test_the_last_ones_go_on_alone(monkeypatch):
+    """Of nine sets the two that need most rounds; each keeps what it would without the others."""
+    sets, of = [], logdet.Kernel.of
+    monkeypatch.setattr(logdet.Kernel, "of", lambda K, some: sets.append(len(some)) or of(K, some))
+    monkeypatch.setattr(rounds, "_LEAST", 8)
+    monkeypatch.setattr(rounds, "_ALONE", 8)
+    easy = torch.diag(torch.linspace(9, 1, 60)) + 1e-3 * random_tokens(7, 60, 60)
+    hard = torch.stack([random_tokens(6, 60).repeat(10, 1), random_tokens(60, 60, seed=4)])
+    batch = torch.cat([easy[:3], hard[:1], easy[3:], hard[1:]])
+    got = same(batch, 40)
+    assert sets
+    assert max(sets) <= 2
+    for b, row in enumerate(batch):
+        assert same(row[None], 40)[0].equal(got[b])
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 1e-7, 1e-6, 1e-5, 1.0]))
+def test_a_pick_stands_if_it_is_the_best(seed, spread):
+    """Ties of all kinds, gains that are nothing or below it, tokens that are taken."""
+    rng = np.random.default_rng(seed)
+    gains = rng.choice([3.0, 1.0, 0.0, -1e-9], (2, 4, 1)) * (1 + spread * rng.random((2, 4, 6)))
+    gains[rng.random(gains.shape) < 0.2] = -np.inf
+    gains[..., 5] = np.maximum(gains[..., 5], -1.0)
+    preference = np.stack([rng.permutation(6) for _ in range(2)])
+
+    def best(row, rank):
+        top = max(row)
+        tied = row >= top * (1 - ties.TOLERANCE) if top > 0 else row > -np.inf
+        return min(tied.nonzero()[0], key=lambda i: rank[i])
+
+    wanted = np.array([[best(row, preference[b]) for row in gains[b]] for b in range(2)])
+    for pick in range(6):
+        before = gains.copy()
+        stands = rounds._stand(gains, np.full((2, 4), pick), preference)
+        assert (stands == (wanted == pick)).all()
+        assert (gains == before).all()
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_bad_guesses_only_take_longer(batch, monkeypatch):
     """All picks of a guess but the first in the wrong order, and one that is none of greedy's."""
@@ -84,10 +123,12 @@ def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma):
 
 
 @pytest.mark.usefixtures("path")
-def test_float32_survives_exhaustion():
+@pytest.mark.parametrize("shift", [1e-4, 1e-8])
+def test_float32_survives_exhaustion(shift):
     """Many more picks than rank, hardly any noise: distinct tokens, and nothing overflows."""
     x = random_tokens(300, 7)[None]
-    order = rounds.greedy(logdet.Kernel(x, x), 200, torch.arange(300)[None], shift=1e-4)[0]
+    with np.errstate(over="raise", invalid="raise"):
+        order = rounds.greedy(logdet.Kernel(x, x), 200, torch.arange(300)[None], shift)[0]
     assert len(order.unique()) == 200
     assert logdet.certify(logdet.Kernel(x.double(), x.double()), order[:7]).ratio > 0.6
 

@@ -47,6 +47,11 @@ class Kernel:
             squares = torch.linalg.vecdot(self.left, self.right)
         return squares
 
+    def of(self, sets: Tensor) -> Kernel:
+        """Of some of the sets, `(b,)`."""
+        left = self.left[sets]
+        return Kernel(left, left if self.left is self.right else self.right[sets])
+
     def rows(self, places: Tensor, mix: Tensor | None = None) -> Tensor:
         """Its rows at `places`, `(B, n)`: `(B, n, m)`; multiplied by `mix`, `(B, n, n)`, if given.
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otprune.search.ties import TOLERANCE
+from otprune.tokens import as_array
 
 Array = NDArray[Any]
 
@@ -38,6 +39,8 @@ _REACH = 0.7
 _PICKED = 40
 # A guess ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
+# Those left go on alone when sets were so many times as many: they are copied.
+_FEW = 4
 # Behind every rank.
 _NOBODY = np.iinfo(np.int64).max
 
@@ -57,47 +60,50 @@ class Factored(Protocol):
     def block(self, places: Tensor) -> Tensor:
         """`M[places, places]`: `(B, p)` to `(B, p, p)`."""
 
+    def of(self, sets: Tensor) -> Factored:
+        """Some of the sets, `(b,)`."""
+
 
 def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64; arguments as of `cholesky.greedy`.
 
-    All sets go through the same rounds; one that cannot go on in a round waits for the others.
+    All sets go through the same rounds; one that cannot go on in a round waits for the others. When
+    few are left that are not done, they go on alone.
     """
     gains, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
     batch, m = gains.shape
     p = min(m, max(_ALONE if batch == 1 else _LEAST, min(_MOST, m // _SHARE)))
-    factor, width = np.zeros((batch, k, m), gains.dtype), 0
+    # Rows stay empty where a set waits for others.
+    factor, width = np.empty((batch, k if batch == 1 else k + p // 2, m), gains.dtype), 0
     order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
-    least, sets = np.zeros_like(gains), np.arange(batch)  # -inf for what is picked
-    each, start = sets[:, None], sets[:, None] * m
+    least, among = np.zeros_like(gains), np.arange(batch)  # -inf for what is picked
     while True:
+        sets = np.arange(len(done))
+        each, start = sets[:, None], sets[:, None] * m
         chosen, outside = candidates(gains, preference, p)
         known = torch.from_numpy(factor[:, :width])
         own = torch.from_numpy(_columns(factor[:, :width], chosen))
-        block = np.empty((batch, p, p), gains.dtype)
+        block = np.empty((len(done), p, p), gains.dtype)
         whole = M.block(torch.from_numpy(start + chosen))
         torch.baddbmm(whole, own.mT, own, alpha=-1, out=torch.from_numpy(block))
         places, root = _guess(gains[each, chosen], block, shift, outside, k - done)
         picks = chosen[each, places]
         n = picks.shape[1]
-        if width + n > factor.shape[1]:  # rows that waiting sets left empty
-            factor = np.concatenate([factor, np.zeros_like(factor)], axis=1)
+        if width + n > factor.shape[1]:
+            factor = np.concatenate([factor, np.empty_like(factor)], axis=1)
         # Small matrices first, before they become as wide as there are tokens.
         mix = _inverse(torch.from_numpy(root))
         own = torch.bmm(mix, torch.from_numpy(_columns(factor[:, :width], picks)).mT)
-        whole = M.rows(torch.from_numpy(start + picks), mix)
-        rows = factor[:, width : width + n]
-        torch.baddbmm(whole, own, known, alpha=-1, out=torch.from_numpy(rows))
+        whole = M.rows(torch.from_numpy(start + picks), mix).baddbmm_(own, known, alpha=-1)
         # The two facts that rounding breaks, see `cholesky.Elimination`; the other one is below.
-        limit = np.sqrt(np.maximum(gains, 0))[:, None]
-        np.minimum(rows, limit, out=rows)
-        np.maximum(rows, -limit, out=rows)
+        limit = torch.from_numpy(np.sqrt(np.maximum(gains, 0))[:, None])
+        rows = factor[:, width : width + n]
+        torch.clamp(whole, -limit, limit, out=torch.from_numpy(rows))
         after = _falling(gains, rows, picks)
-        stands = _first(after[:, :n], preference) == picks
-        stands &= np.arange(n) < (k - done)[:, None]
+        stands = _stand(after[:, :n], picks, preference) & (np.arange(n) < (k - done)[:, None])
         stands = np.logical_and.accumulate(stands, axis=1)
         b, t = stands.nonzero()
-        order[b, done[b] + t] = picks[b, t]
+        order[among[b], done[b] + t] = picks[b, t]
         least[b, picks[b, t]] = -np.inf
         counts = stands.sum(axis=1)
         done += counts
@@ -107,17 +113,16 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
             rows *= stands[..., None]
         width += int(counts.max())
         gains = np.maximum(after[sets, counts], least)
-
-
-def as_array(tensor: Tensor) -> Array:
-    """A numpy array of the same values: the tensor is copied into it, nothing is read out."""
-    array = np.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-    torch.from_numpy(array).copy_(tensor)
-    return array
+        left = (done < k).nonzero()[0]
+        if _FEW * len(left) <= len(done):
+            M = M.of(torch.from_numpy(left))
+            gains, preference, least, factor, done, among = (
+                x[left] for x in (gains, preference, least, factor, done, among)
+            )
 
 
 def _inverse(root: Tensor) -> Tensor:
-    """Of lower triangular matrices. numpy has BLAS threads of its own, in the way of torch's."""
+    """Of lower triangles. numpy has BLAS threads of its own, in the way of torch's."""
     one = torch.eye(root.shape[-1], dtype=root.dtype).expand_as(root)
     inverse: Tensor = torch.linalg.solve_triangular(root, one, upper=False)
     return inverse
@@ -177,15 +182,23 @@ def _falling(gains: Array, rows: Array, picks: Array) -> Array:
     return after
 
 
-def _first(gains: Array, preference: Array) -> Array:
-    """`ties.best` of several rows of gains a set, `(B, n, m)`: `(B, n)`.
+def _stand(gains: Array, picks: Array, preference: Array) -> Array:
+    """Where `ties.best` is the pick: `(B, n)`, from what tokens gain, `(B, n, m)`.
 
     Gains that are not positive are all alike, but for `-inf`.
     """
-    top = gains.max(axis=2, keepdims=True)
+    here = (*np.indices(picks.shape), picks)
+    own = gains[here]
+    gains[here] = -np.inf
+    others = gains.max(axis=2)
+    gains[here] = own
+    top = np.maximum(own, others)
     level = np.where(top > 0, top * (1 - TOLERANCE), np.finfo(gains.dtype).min)
-    first: Array = np.where(gains >= level, preference[:, None], _NOBODY).argmin(axis=2)
-    return first
+    stand: Array = own >= level
+    b, t = (stand & (others >= level)).nonzero()
+    tied = gains[b, t] >= level[b, t, None]
+    stand[b, t] = np.where(tied, preference[b], _NOBODY).argmin(axis=1) == picks[b, t]
+    return stand
 
 
 def _guess(
@@ -202,22 +215,21 @@ def _guess(
 
     Returns:
         Places of the picks, `(B, n)`, in some sets more than asked for; and the lower Cholesky
-        factor of their covariance plus shift, `(B, n, n)`.
+        factor of their covariance plus shift, `(B, n, n)`, with anything above its diagonal.
     """
     batch, p = gains.shape
     n = int(min(most.max(), p if (outside < 0).all() else -(-p * _PICKED // 100)))
     deep = _DEPTH * (np.maximum(gains.max(axis=1), 0) + shift) - shift
     enough = np.full((batch, p), deep[:, None], gains.dtype)
     worse = gains.argpartition(p // 2, axis=1)[:, : p // 2]
-    np.put_along_axis(enough, worse, np.maximum(deep, _REACH * outside)[:, None], axis=1)
-    if batch == 1:  # an axis less halves the time of so small operations
-        places, rows, variances = _greedily(gains[0], block[0], shift, enough[0], n)
-        places, rows, variances = places[None], rows[None], variances[None]
+    enough[np.arange(batch)[:, None], worse] = np.maximum(deep, _REACH * outside)[:, None]
+    if batch == 1:
+        places, rows, variances = _greedily_alone(gains[0], block[0], shift, enough[0], n)
     else:
         enough[most == 0] = np.inf  # what is done does not go on
         places, rows, variances = _greedily(gains, block, shift, enough, n)
     root = np.sqrt(np.maximum(variances, shift))  # where nobody was left to pick
-    factor = np.tril(_columns(rows, places).swapaxes(1, 2), -1) / root[:, None]
+    factor = _columns(rows, places).swapaxes(1, 2) / root[:, None]
     factor[:, range(root.shape[1]), range(root.shape[1])] = root
     return places, factor
 
@@ -225,41 +237,64 @@ def _guess(
 def _greedily(
     gains: Array, block: Array, shift: float, enough: Array, most: int
 ) -> tuple[Array, Array, Array]:
-    """`_guess` of one set, `(p,)`, or of several, `(B, p)`, while three of four go on.
+    """`_guess` while three of four sets go on.
 
-    A set does until greedy comes to a token that gains no more than `enough`, of the same shape.
+    A set does until greedy comes to a token that gains no more than `enough`, `(B, p)`.
 
     Returns:
-        Places, `(..., n)`; rows of the residual covariance at each pick, `(..., n, p)`; and the
-        picks' variances, `(..., n)`.
+        Places, `(B, n)`; rows of the residual covariance at each pick, `(B, n, p)`; and the picks'
+        variances, `(B, n)`.
     """
-    *batch, p = gains.shape
-    sets = tuple(np.indices(batch))
+    batch, p = gains.shape
+    sets = np.arange(batch)
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
-    places, variances = np.zeros((*batch, most), np.int64), np.empty((*batch, most), gains.dtype)
-    rows, shares = (np.empty((*batch, *shape), gains.dtype) for shape in ((most, p), (p, most)))
-    going, n = enough.min(axis=-1) < np.inf, 0
+    places, variances = np.zeros((most, batch), np.int64), np.empty((most, batch), gains.dtype)
+    rows, shares = (np.empty((most, batch, p), gains.dtype) for _ in range(2))
+    going, n = enough.min(axis=1) < np.inf, 0
     quorum = -(-3 * np.count_nonzero(going) // 4)
     for n in range(most):
-        top = gains.max(axis=-1, keepdims=True, initial=0)
-        j = (gains >= top * (1 - TOLERANCE)).argmax(axis=-1)
-        here = (*sets, j)
+        top = gains.max(axis=1, keepdims=True, initial=0)
+        j = (gains >= top * (1 - TOLERANCE)).argmax(axis=1)
+        here = sets, j
         if n > 0:
-            going = going & (top[..., 0] > enough[here])
+            going = going & (top[:, 0] > enough[here])
             if np.count_nonzero(going) < quorum:
                 break
-        places[..., n] = j
         # Not a product of numpy's BLAS, see `_inverse`.
-        known = np.einsum("...s,...sp->...p", shares[here][..., :n], rows[..., :n, :])
-        row = np.subtract(block[here], known, out=rows[..., n, :])
+        known = np.einsum("sb,sbp->bp", shares[:n, sets, j], rows[:n])
+        row = np.subtract(block[here], known, out=rows[n])
         # What cannot be: no covariance exceeds the largest variance.
         np.minimum(row, top, out=row)
         np.maximum(row, -top, out=row)
-        variances[..., n] = gains[here] + shift
-        share = np.divide(row, variances[..., n, None], out=shares[..., n])
-        gains -= row * share
+        places[n], variances[n] = j, gains[here] + shift
+        gains -= row * np.divide(row, variances[n, :, None], out=shares[n])
         gains[here] = floor[here] = -np.inf
         np.maximum(gains, floor, out=gains)
     else:
         n = most
-    return places[..., :n], rows[..., :n, :], variances[..., :n]
+    return places[:n].T, rows[:n].swapaxes(0, 1), variances[:n].T
+
+
+def _greedily_alone(
+    gains: Array, block: Array, shift: float, enough: Array, most: int
+) -> tuple[Array, Array, Array]:
+    """`_greedily` of one set, `(p,)`: with numbers instead of arrays it takes half the time."""
+    (p,) = gains.shape
+    gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
+    places, variances = [], []
+    rows, shares = np.empty((most, p), gains.dtype), np.empty((p, most), gains.dtype)
+    for n in range(most):
+        top = np.maximum.reduce(gains)
+        j = (gains >= top * (1 - TOLERANCE)).argmax()
+        if n > 0 and not top > enough[j]:
+            break
+        row = np.subtract(block[j], np.einsum("s,sp->p", shares[j, :n], rows[:n]), out=rows[n])
+        np.minimum(row, top, out=row)
+        np.maximum(row, -top, out=row)
+        places.append(j)
+        variances.append(gains[j] + shift)
+        gains -= row * np.divide(row, variances[n], out=shares[:, n])
+        gains[j] = floor[j] = -np.inf
+        np.maximum(gains, floor, out=gains)
+    n = len(places)
+    return np.array([places]), rows[None, :n], np.array([variances], gains.dtype)
