@@ -85,14 +85,9 @@ def at_hand(x: Tensor) -> bool:
 
 def as_array(x: Tensor) -> NDArray[Any]:
     """A numpy array of the same values: the tensor is copied into it, nothing is read out."""
-    array = _array(tuple(x.shape), x)
+    array = np.empty(tuple(x.shape), str(x.dtype).removeprefix("torch."))
     torch.from_numpy(array).copy_(x)
     return array
-
-
-def _array(shape: tuple[int, ...], like: Tensor) -> NDArray[Any]:
-    """An empty numpy array of a tensor's dtype, which torch can write into."""
-    return np.empty(shape, str(like.dtype).removeprefix("torch."))
 
 
 def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
@@ -190,7 +185,7 @@ def column_lengths(
     if at_hand(tokens):
         columns, squares, fine = _sums_of_squares(tokens, room, weights)
         if fine.all():
-            return columns.sqrt_().div_(length), squares, torch.ones_like(columns[..., :1])
+            return columns.sqrt_().div_(length), squares, tokens.new_ones(len(tokens), 1, 1)
         if fine.any():  # what is done to a set is not to depend on others
             given = tokens, room, weights, length
             each = [column_lengths(*(_alone(x, b) for x in given)) for b in range(len(tokens))]
@@ -201,7 +196,7 @@ def column_lengths(
     largest = size.amax(dim=-1, keepdim=True)
     share = (size / largest.clamp(min=least)).square_()
     torch.div(tokens, size.clamp_(min=least), out=room).square_()
-    columns = torch.bmm(_weights(room, weights), room)
+    columns = _over_tokens(room, weights)
     # Dividing by infinity makes a column zero.
     by = (columns.sqrt() / length).mul_(size).masked_fill_(columns == 0, torch.inf)
     return by, torch.bmm(room, share.mT).squeeze(-1), largest
@@ -221,21 +216,30 @@ def _sums_of_squares(
     do so, `(B,)`, is known afterwards: its sums must be in the range of the dtype, and not so near
     to its lower end that rounding shows.
     """
-    batch, m, d = tokens.shape
-    columns, rows = _array((batch, 1, d), tokens), _array((batch, m), tokens)
     torch.mul(tokens, tokens, out=room)
-    torch.bmm(_weights(room, weights), room, out=torch.from_numpy(columns))
-    torch.sum(room, dim=-1, out=torch.from_numpy(rows))
-    limits = np.finfo(columns.dtype)
-    fine = columns.min(axis=(1, 2)) > limits.tiny / limits.eps  # not so if any is NaN
-    fine &= np.maximum(columns.max(axis=(1, 2)), rows.max(axis=1)) <= limits.max
-    return torch.from_numpy(columns), torch.from_numpy(rows), fine
+    columns, rows = _over_tokens(room, weights), room.sum(dim=-1)
+    some, others, limits = as_array(columns), as_array(rows), torch.finfo(rows.dtype)
+    fine = some.min(axis=(1, 2)) > limits.tiny / limits.eps  # not so if any is NaN
+    fine &= np.maximum(some.max(axis=(1, 2)), others.max(axis=1)) <= limits.max
+    return columns, rows, fine
 
 
-def _weights(x: Tensor, weights: Tensor | None) -> Tensor:
-    """`(B, 1, m)`, ones if there are none: as a product, a sum over the tokens takes least time."""
-    batch, m, _ = x.shape
-    return x.new_ones(batch, 1, m) if weights is None else weights.unsqueeze(-2)
+def _over_tokens(x: Tensor, weights: Tensor | None) -> Tensor:
+    """The sum over tokens, weighted, `(B, 1, d)`, as a product, which takes least time.
+
+    Of one set on a CPU each thread adds up the tokens that it has just written, since processors
+    may have no cache in common. Of several it has sets of its own anyway.
+    """
+    batch, m, d = x.shape
+    w = x.new_ones(batch, 1, m) if weights is None else weights.unsqueeze(1)
+    threads = torch.get_num_threads() if batch == 1 and at_hand(x) else 1
+    share = m // threads
+    if threads == 1 or share == 0:
+        return torch.bmm(w, x)
+    even = threads * share
+    parts = w[..., :even].reshape(threads, 1, share), x[:, :even].reshape(threads, share, d)
+    sums = torch.bmm(*parts).sum(dim=0, keepdim=True)
+    return sums if even == m else sums.baddbmm_(w[..., even:], x[:, even:])
 
 
 def norms(tokens: Tensor) -> Tensor:

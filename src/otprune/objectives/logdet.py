@@ -9,13 +9,14 @@ With weights `w` (mean 1), `Sigma = V^T diag(w) V` and the columns have unit *we
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from otprune.objectives import sketch
 from otprune.objectives.certificate import Certificate, certificate, largest
-from otprune.objectives.products import gram, parts, rows
+from otprune.objectives.products import at_once, gram
 from otprune.search.cholesky import Elimination
 from otprune.tokens import unit_columns_norms
 
@@ -57,8 +58,17 @@ class Kernel:
 
         Row i of set b has place `b m + i`.
         """
-        left = rows(self.left, places)
-        return torch.bmm(left if mix is None else torch.bmm(mix, left), self.right.mT)
+        left = torch.embedding(self._flat, places)
+        return torch.bmm(left if mix is None else torch.bmm(mix, left), self._across)
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        """`left` as the rows of all sets, `(B m, r)`."""
+        return self.left.reshape(-1, self.left.shape[-1])
+
+    @cached_property
+    def _across(self) -> Tensor:
+        return self.right.mT
 
     def row(self, j: Tensor) -> Tensor:
         """The row at place `j`, `(B, 1)`: `(B, m)`."""
@@ -66,9 +76,11 @@ class Kernel:
 
     def block(self, places: Tensor) -> Tensor:
         """Its rows and columns at `places`, `(B, p)`: `(B, p, p)`."""
-        left = rows(self.left, places)
-        right = left if self.left is self.right else rows(self.right, places)
-        return torch.bmm(left, right.mT)
+        left = torch.embedding(self._flat, places)
+        if self.left is self.right:
+            return torch.bmm(left, left.mT)
+        flat = self.right.reshape(-1, self.right.shape[-1])
+        return torch.bmm(left, torch.embedding(flat, places).mT)
 
 
 def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kernel:
@@ -100,24 +112,26 @@ def kernel_norms(
     r = d if rank is None else min(rank, d)
     square = m <= r
     left, norms = tokens.new_empty(batch, m, m if square else r), tokens.new_empty(batch, m)
-    right, length, slices = [], gamma**0.25, parts(tokens)
+    right, length, size = [], gamma**0.25, at_once(tokens)
     # The same memory for all parts, unless they are to stay.
-    room = torch.empty_like(tokens[slices[0]]) if square and r == d else None
-    for part in slices:
+    room = torch.empty_like(tokens[:size]) if square and r == d else None
+    parts = zip(tokens.split(size), left.split(size), norms.split(size), strict=True)
+    for i, (x, product, norm) in enumerate(parts):
+        part = slice(i * size, (i + 1) * size)
         w = None if weights is None else weights[part]
         own = length[part, None, None] if isinstance(length, Tensor) else length
         if r < d:
-            V, norms[part] = sketch.unit_columns_norms(tokens[part], r, w, own)
+            V, sizes = sketch.unit_columns_norms(x, r, w, own)
         else:
-            x = tokens[part]
-            V, norms[part] = unit_columns_norms(x, w, own, None if room is None else room[: len(x)])
+            V, sizes = unit_columns_norms(x, w, own, None if room is None else room[: len(x)])
+        norm.copy_(sizes)
         if square:
-            S = gram(V, out=left[part])
+            S = gram(V, out=product)
             if w is not None:
                 S *= w.sqrt().unsqueeze(-2)
         else:
             weighted = V if w is None else V * w.sqrt().unsqueeze(-1)
-            torch.bmm(V, gram(weighted.mT), out=left[part])
+            torch.bmm(V, gram(weighted.mT), out=product)
             right.append(V)
     if square:
         return Kernel(left, left), norms

@@ -8,31 +8,24 @@ from torch import Tensor
 from otprune.tokens import at_hand
 
 # Columns of a product that are made at once: more of them where there are so many.
-_PANEL, _WIDER = 128, 2048
+_PANEL, _WIDER = 96, 1536
 # What is worked on at once on a CPU: so many numbers, or a third of all.
 _CACHED, _PARTS = 2**21, 3
 
 
-def rows(x: Tensor, places: Tensor) -> Tensor:
-    """`(B, p, r)` of `(B, m, r)`: row i of set b has place `b m + i` in `places`, `(B, p)`."""
-    return torch.embedding(x.reshape(-1, x.shape[-1]), places)
+def at_once(x: Tensor) -> int:
+    """How many sets of `(B, m, r)` to work on at a time.
 
-
-def parts(x: Tensor) -> list[slice]:
-    """Slices of the first axis to be worked on one after the other.
-
-    On a CPU a slice is of few sets, so that what is made of them is still in the processor's cache
-    when it is used; but calls cost too, and there are three at most. Each thread has as many sets
-    as another, since every product is made by one. On a GPU only calls count, and one slice is of
-    all sets.
+    On a CPU few, so that what is made of them is still in the processor's cache when it is used;
+    but calls cost too, and so it is a third at least. Each thread has as many sets as another,
+    since every product is made by one. On a GPU only calls count, and it is all sets.
     """
     batch, m, r = x.shape
-    size = batch
-    if at_hand(x):
-        threads = torch.get_num_threads()
-        size = max(-(-batch // _PARTS), _CACHED // (m * r), 1)
-        size = -(-size // threads) * threads
-    return [slice(start, start + size) for start in range(0, batch, size)]
+    if not at_hand(x):
+        return batch
+    threads = torch.get_num_threads()
+    few = max(-(-batch // _PARTS), _CACHED // (m * r), 1)
+    return -(-few // threads) * threads
 
 
 def gram(x: Tensor, out: Tensor | None = None) -> Tensor:

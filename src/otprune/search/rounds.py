@@ -123,7 +123,7 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
 
 def _inverse(root: Tensor) -> Tensor:
     """Of lower triangles. numpy has BLAS threads of its own, in the way of torch's."""
-    one = torch.eye(root.shape[-1], dtype=root.dtype).expand_as(root)
+    one = torch.eye(root.shape[-1], dtype=root.dtype)
     inverse: Tensor = torch.linalg.solve_triangular(root, one, upper=False)
     return inverse
 
