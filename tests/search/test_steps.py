@@ -52,8 +52,8 @@ def test_looking_is_noticed():
 # A pick's operations, those of them that launch something, and what comes before and after: of the
 # method as a whole, its m x m matrix or what it has instead included.
 LENGTHS = {
-    OTPrune: (13, 13, 80),
-    DPPPrune: (13, 13, 46),
+    OTPrune: (11, 11, 69),
+    DPPPrune: (11, 11, 54),
     TransportPrune: (22, 21, 81),  # seven of them for every 256 tokens
     HerdingPrune: (12, 11, 87),
     DivPrune: (11, 10, 54),
