@@ -1,7 +1,8 @@
 """What a token array must be, and the normalisations that methods start from.
 
 All functions but the checks take `(B, m, d)` floating tensors. Every normalisation divides by the
-largest magnitude first, so that squares of 1e-30 or 1e30 neither vanish nor overflow in float32.
+largest magnitude first, so that squares of 1e-30 or 1e30 neither vanish nor overflow in float32;
+columns do so on a CPU only where squares would.
 """
 
 from __future__ import annotations
@@ -162,9 +163,10 @@ def unit_columns_norms(
     length: float | Tensor = 1.0,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`unit_columns`, at a length other than one if asked, and `norms`.
+    """`unit_columns`, at a length other than one if asked, and `norms`, but for a factor of a set.
 
-    The length is one for all sets, or `(B, 1, 1)`.
+    The length is one for all sets, or `(B, 1, 1)`. Of tokens that are not finite, neither are the
+    norms.
 
     Together, since reading wide tokens from memory is what takes the time; and all in one array,
     `out` if given, since a system that hands out fresh memory takes more.
@@ -214,13 +216,13 @@ def _sums_of_squares(
 
     In half the passes over memory that it takes to divide by the largest first. Whether a set may
     do so, `(B,)`, is known afterwards: its sums must be in the range of the dtype, and not so near
-    to its lower end that rounding shows.
+    to its ends that rounding shows, or that sums of sums leave it.
     """
     torch.mul(tokens, tokens, out=room)
     columns, rows = _over_tokens(room, weights), room.sum(dim=-1)
     some, others, limits = as_array(columns), as_array(rows), torch.finfo(rows.dtype)
     fine = some.min(axis=(1, 2)) > limits.tiny / limits.eps  # not so if any is NaN
-    fine &= np.maximum(some.max(axis=(1, 2)), others.max(axis=1)) <= limits.max
+    fine &= np.maximum(some.max(axis=(1, 2)), others.max(axis=1)) < limits.max * limits.eps
     return columns, rows, fine
 
 

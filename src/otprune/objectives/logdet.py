@@ -100,7 +100,7 @@ def kernel_norms(
     weights: Tensor | None = None,
     rank: int | None = None,
 ) -> tuple[Kernel, Tensor]:
-    """`kernel`, and `otprune.tokens.norms` of the tokens.
+    """`kernel`, and `otprune.tokens.norms` of the tokens, but for a factor of a set.
 
     `gamma` may be one for each set, `(B,)`.
 

@@ -39,7 +39,7 @@ _REACH = 0.7
 _PICKED = 40
 # A guess ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
-# Those left go on alone when sets were so many times as many: they are copied.
+# Those that are left are copied and go on alone when sets were so many times as many.
 _FEW = 4
 # Behind every rank.
 _NOBODY = np.iinfo(np.int64).max
