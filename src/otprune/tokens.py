@@ -220,9 +220,12 @@ def _sums_of_squares(
     """
     torch.mul(tokens, tokens, out=room)
     columns, rows = _over_tokens(room, weights), room.sum(dim=-1)
-    some, others, limits = as_array(columns), as_array(rows), torch.finfo(rows.dtype)
-    fine = some.min(axis=(1, 2)) > limits.tiny / limits.eps  # not so if any is NaN
-    fine &= np.maximum(some.max(axis=(1, 2)), others.max(axis=1)) < limits.max * limits.eps
+    limits, sums = torch.finfo(rows.dtype), as_array(columns)
+    least, most = sums.min(axis=(1, 2)), sums.max(axis=(1, 2))
+    if weights is not None:  # without, no row is longer than all columns
+        most = np.maximum(most, as_array(rows).max(axis=1))
+    # Not so if any is NaN.
+    fine: NDArray[np.bool_] = (least > limits.tiny / limits.eps) & (most < limits.max * limits.eps)
     return columns, rows, fine
 
 

@@ -9,7 +9,7 @@ from tests.random_tokens import random_tokens
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("m", [1, 95, 96, 97, 288, 400, 1537])
+@pytest.mark.parametrize("m", [1, 127, 128, 129, 384, 400, 2049])
 def test_gram(m, transposed):
     x = random_tokens(2, m, 5).double()
     if transposed:
@@ -32,5 +32,5 @@ def test_few_calls_and_as_many_sets_for_each_thread(batch, threads, monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(products, "_CACHED", 1)
     size = at_once(torch.empty(batch, 4, 3))
-    assert len(torch.empty(batch).split(size)) <= 3
+    assert len(torch.empty(batch).split(size)) <= 4
     assert size % threads == 0

@@ -123,7 +123,8 @@ def kernel_norms(
         if r < d:
             V, sizes = sketch.unit_columns_norms(x, r, w, own)
         else:
-            V, sizes = unit_columns_norms(x, w, own, None if room is None else room[: len(x)])
+            here = room if room is None or len(x) == size else room[: len(x)]
+            V, sizes = unit_columns_norms(x, w, own, here)
         norm.copy_(sizes)
         if square:
             S = gram(V, out=product)

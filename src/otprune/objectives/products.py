@@ -8,16 +8,16 @@ from torch import Tensor
 from otprune.tokens import at_hand
 
 # Columns of a product that are made at once: more of them where there are so many.
-_PANEL, _WIDER = 96, 1536
-# What is worked on at once on a CPU: so many numbers, or a third of all.
-_CACHED, _PARTS = 2**21, 3
+_PANEL, _WIDER = 128, 2048
+# What is worked on at once on a CPU: so many numbers, or a quarter of all.
+_CACHED, _PARTS = 2**21, 4
 
 
 def at_once(x: Tensor) -> int:
     """How many sets of `(B, m, r)` to work on at a time.
 
     On a CPU few, so that what is made of them is still in the processor's cache when it is used;
-    but calls cost too, and so it is a third at least. Each thread has as many sets as another,
+    but calls cost too, and so it is a quarter at least. Each thread has as many sets as another,
     since every product is made by one. On a GPU only calls count, and it is all sets.
     """
     batch, m, r = x.shape

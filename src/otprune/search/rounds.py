@@ -96,9 +96,10 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
         own = torch.bmm(mix, torch.from_numpy(_columns(factor[:, :width], picks)).mT)
         whole = M.rows(torch.from_numpy(start + picks), mix).baddbmm_(own, known, alpha=-1)
         # The two facts that rounding breaks, see `cholesky.Elimination`; the other one is below.
-        limit = torch.from_numpy(np.sqrt(np.maximum(gains, 0))[:, None])
-        rows = factor[:, width : width + n]
-        torch.clamp(whole, -limit, limit, out=torch.from_numpy(rows))
+        limit, rows = np.sqrt(np.maximum(gains, 0))[:, None], factor[:, width : width + n]
+        torch.from_numpy(rows).copy_(whole)
+        np.minimum(rows, limit, out=rows)
+        np.maximum(rows, -limit, out=rows)
         after = _falling(gains, rows, picks)
         stands = _stand(after[:, :n], picks, preference) & (np.arange(n) < (k - done)[:, None])
         stands = np.logical_and.accumulate(stands, axis=1)
