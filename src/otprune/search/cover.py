@@ -71,6 +71,7 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
         state = as_array(_gains(parts, column, torch.from_numpy(paid).unsqueeze(1))) + penalty
         chosen, outside = candidates(state, preference, p)
         near = as_array(_rows(distance, torch.from_numpy(chosen)))
+        saved = np.empty_like(near)
         gains = state[each[:, None], chosen]
         out = np.where(np.isinf(gains), gains, 0)
         active, first = done < k, True
@@ -88,7 +89,8 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
             paid[active] = np.minimum(paid[active], near[here, place])
             if done.min() == k:
                 return torch.from_numpy(order)
-            saved = np.maximum(paid[:, None] - near, 0)
+            np.subtract(paid[:, None], near, out=saved)
+            np.maximum(saved, 0, out=saved)
             gains = np.matmul(saved, weight[..., None])[..., 0] + out
 
 
