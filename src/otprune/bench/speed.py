@@ -168,10 +168,14 @@ def run(folder: Path, seed: int, quick: bool) -> None:
 
 
 def cases(scope: Scope, seed: int) -> Iterator[Case]:
-    """Targets first, then the sweeps point by point, then the models."""
+    """Targets first, then the sweeps point by point, then the models.
+
+    The batch comes before large shapes: a process that has given back so much memory gets fresh
+    pages afterwards where it had its own before, and pays for each.
+    """
+    yield batch_key(scope.batch), functools.partial(_batch, scope, seed)
     for m, d, k in scope.targets:
         yield target_key(m, d, k), functools.partial(_target, scope, m, d, k, seed)
-    yield batch_key(scope.batch), functools.partial(_batch, scope, seed)
     for size in scope.real:
         yield real_key(size), functools.partial(_real, size)
     for name, sweep in scope.sweeps.items():
