@@ -7,12 +7,10 @@ the count sketch).
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from otprune.tokens import at_hand, column_lengths
+from otprune.tokens import column_lengths
 
 # Numbers a set that are worked on at once: what is made of them stays in a processor's cache.
 _CACHED = 1_200_000
@@ -32,8 +30,7 @@ def unit_columns_norms(
     """
     batch, m, d = tokens.shape
     width = rank * max(1, _CACHED // (m * rank))
-    signs = (_known_signs if at_hand(tokens) else random_signs)(d, seed, tokens.device)
-    signs = signs.to(tokens.dtype)
+    signs = random_signs(d, seed, tokens.device).to(tokens.dtype)
     room = tokens.new_empty(batch, m, min(width, d))
     sums, squares, largest = tokens.new_zeros(batch, m, rank), [], []
     for part, sign in zip(tokens.split(width, dim=-1), signs.split(width), strict=True):
@@ -48,11 +45,6 @@ def unit_columns_norms(
     sizes = torch.stack(largest)
     share = (sizes / sizes.amax(dim=0).clamp_(min=torch.finfo(sizes.dtype).tiny)).square_()
     return sums, torch.stack(squares).mul_(share).sum(dim=0).sqrt_()
-
-
-@functools.lru_cache(maxsize=8)
-def _known_signs(n: int, seed: int, device: torch.device) -> Tensor:
-    return random_signs(n, seed, device)
 
 
 def random_signs(n: int, seed: int, device: torch.device) -> Tensor:
