@@ -73,7 +73,7 @@ def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
     gains, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
     batch, m = gains.shape
     p = min(m, max(_ALONE if batch == 1 else _LEAST, min(_MOST, m // _SHARE)))
-    # Rows stay empty where a set waits for others.
+    # Sets have rows of zeros where they wait for others.
     factor, width = np.empty((batch, k if batch == 1 else k + p // 2, m), gains.dtype), 0
     order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
     least, among = np.zeros_like(gains), np.arange(batch)  # -inf for what is picked
@@ -279,7 +279,7 @@ def _greedily(
 def _greedily_alone(
     gains: Array, block: Array, shift: float, enough: Array, most: int
 ) -> tuple[Array, Array, Array]:
-    """`_greedily` of one set, `(p,)`: with numbers instead of arrays it takes half the time."""
+    """`_greedily` of one set, `(p,)`, with numbers instead of arrays, which take longer."""
     (p,) = gains.shape
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
     places, variances = [], []

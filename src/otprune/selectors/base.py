@@ -224,6 +224,7 @@ class Selector(ABC):
         )
 
     def _checked(self, tokens: Any) -> Tensor:
+        """`check_tokens`, but for what `_pick` will see by itself: it is not asked for all."""
         checked = check_shape(tokens)
         m = checked.shape[-2]
         picks = isinstance(self.keep, (float, int)) and self.count(m) < m
