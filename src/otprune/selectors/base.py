@@ -224,7 +224,7 @@ class Selector(ABC):
         )
 
     def _checked(self, tokens: Any) -> Tensor:
-        """`check_tokens`, but for what `_pick` will see by itself: it is not asked for all."""
+        """`check_tokens`, but for the look that `_pick` will take: not where nothing is picked."""
         checked = check_shape(tokens)
         m = checked.shape[-2]
         picks = isinstance(self.keep, (float, int)) and self.count(m) < m
