@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from otprune.selectors.base import Selector
+from otprune.selectors.check import check_selector
 from otprune.selectors.divprune import DivPrune
 from otprune.selectors.dpp import DPPPrune
 from otprune.selectors.grid import GridPrune
@@ -44,6 +45,7 @@ __all__ = [
     "Selector",
     "StreamSelector",
     "TransportPrune",
+    "check_selector",
     "recommended",
     "select_video",
 ]
