@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, StoppingCriteria
 from otprune.bench.memory import cache_bytes
 from otprune.bench.shapes import Shape
 from otprune.engines.transformers import prune, prune_inputs
+from otprune.engines.transformers.memory import cache_of
 from otprune.objectives.mass import Mass
 from otprune.selectors import GridPrune, Selector
 
@@ -69,7 +70,7 @@ def generate(
     return Timed(
         tokens=[moment - start for moment in clock.times],
         selector=sum(item.seconds for item in items),
-        cache_bytes=cache_bytes(out.past_key_values),
+        cache_bytes=cache_bytes(cache_of(out)),
         prompt=inputs["input_ids"].shape[1] - dropped,
     )
 

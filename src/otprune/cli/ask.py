@@ -17,6 +17,7 @@ from otprune.cli.grid import grid_of
 from otprune.cli.models import Loaded, answer_of, prompt
 from otprune.cli.progress import Steps
 from otprune.engines.transformers import Pruned, prune
+from otprune.engines.transformers.memory import cache_of
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import UnsupportedError
 from otprune.flops import prefill_flops
@@ -155,7 +156,7 @@ def _first_token(model: Any, inputs: dict[str, Any]) -> tuple[float, int | None]
     start = time.perf_counter()
     out = _generate(model, inputs, 1)
     _wait(model.device)
-    return time.perf_counter() - start, cache_bytes(out.past_key_values) or None
+    return time.perf_counter() - start, cache_bytes(cache_of(out)) or None
 
 
 def _wait(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from otprune.engines.transformers.families import check, placeholder
 from otprune.engines.transformers.features import encode, find_pictures, hand_over
 from otprune.engines.transformers.layout import Layout
-from otprune.engines.transformers.memory import Memory, length_of
+from otprune.engines.transformers.memory import Memory, cache_of, length_of
 from otprune.engines.transformers.positions import (
     Positions,
     check_gaps,
@@ -243,7 +243,7 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
             "pictures came without input_ids, so their place in the prompt is not known: pass "
             "input_ids instead of inputs_embeds"
         )
-    if length_of(given.get("past_key_values")):
+    if length_of(cache_of(given)):
         raise UnsupportedError(
             "new pictures on a cache that is not empty: prune the whole conversation at once, with "
             "a new cache"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from otprune.engines.transformers.layout import Layout
 from otprune.errors import UnsupportedError
 
+CACHE_NAMES = ("cache", "past_key_values")
 _ATTRIBUTE = "_otprune_memory"  # on the cache, so that it follows copies of it
 
 
@@ -77,6 +79,19 @@ def recall(cache: Any) -> Memory | None:
             "the cache was cropped to less than its pruned prompt: start from a new cache"
         )
     return memory
+
+
+def cache_of(holder: Mapping[str, Any] | Any) -> Any:
+    """The cache among a call's arguments, or in its output; None if there is none.
+
+    transformers 5.24 renamed `past_key_values` to `cache` and takes either name. A call may carry
+    the caller's name or the new one, depending on who made it.
+    """
+    for name in CACHE_NAMES:
+        value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+        if value is not None:
+            return value
+    return None
 
 
 def length_of(cache: Any) -> int:

@@ -16,7 +16,7 @@ from otprune.engines.transformers.attention import Attention
 from otprune.engines.transformers.continuing import next_step, next_turn
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.inputs import Pruned, Shrunk, has_pictures, shrink
-from otprune.engines.transformers.memory import Memory, length_of, recall, remember
+from otprune.engines.transformers.memory import Memory, cache_of, length_of, recall, remember
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.prompt import (
     Prompt,
@@ -151,7 +151,7 @@ class _Engine:
         main = arguments.pop("inputs", None)
         if main is not None:
             arguments.setdefault(self._model.main_input_name, main)
-        cache = arguments.get("past_key_values")
+        cache = cache_of(arguments)
         memory = recall(cache)
         self.run.last = []
         if has_pictures(arguments):
@@ -176,7 +176,7 @@ class _Engine:
         out = self._generate_inside(prompt.shown_to(shortened), memory)
         if isinstance(out, Tensor):
             return prompt.restore(out)
-        remember(getattr(out, "past_key_values", None), memory)
+        remember(cache_of(out), memory)
         out.sequences = prompt.restore(out.sequences)
         return out
 
@@ -198,7 +198,7 @@ class _Engine:
         if inside is not None and inside.memory is None:
             return None
         arguments = _by_name(model.forward, args, kwargs)
-        cache = arguments.get("past_key_values")
+        cache = cache_of(arguments)
         if inside is not None and inside.memory is not None:
             self._weigh(inside.memory if inside.is_about(arguments) else None, arguments)
             return _fill_gaps(arguments) if inside.memory.positions.ndim == 2 else None
@@ -228,7 +228,7 @@ class _Engine:
             self._weigh(self._generating.memory if self._generating is not None else None)
         if memory is None:
             return
-        for value in out if isinstance(out, tuple) else (getattr(out, "past_key_values", None),):
+        for value in out if isinstance(out, tuple) else (cache_of(out),):
             if hasattr(value, "get_seq_length"):
                 remember(value, memory)
 
@@ -253,7 +253,7 @@ class _Generating:
 
     def is_about(self, arguments: dict[str, Any]) -> bool:
         """Whether a call is about the prompt: it is the first, has its cache, or its pictures."""
-        cache = arguments.get("past_key_values")
+        cache = cache_of(arguments)
         if not self._begun:
             self._begun, self._cache = True, cache
             return True
@@ -265,7 +265,7 @@ def _sliding_total(arguments: dict[str, Any]) -> int:
 
     Asked only where it matters, since a static cache has to wait for the device to know.
     """
-    cache = arguments.get("past_key_values")
+    cache = cache_of(arguments)
     if cache is None or not any(cache.is_sliding):
         return 0
     new = arguments.get("input_ids")
@@ -276,7 +276,7 @@ def _sliding_total(arguments: dict[str, Any]) -> int:
 
 def _fill_gaps(arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Without mask and cache, transformers reads gaps in positions as packed sequences."""
-    if any(arguments.get(name) is not None for name in ("past_key_values", "attention_mask")):
+    if cache_of(arguments) is not None or arguments.get("attention_mask") is not None:
         return None
     return (), arguments | {"attention_mask": torch.ones_like(arguments["input_ids"])}
 
