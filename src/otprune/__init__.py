@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from otprune.budget import Auto, Budget, count
     from otprune.engines.transformers.inputs import prune_inputs
-    from otprune.engines.transformers.prune import prune
+    from otprune.engines.transformers.prune import disable, enable, prune
+    from otprune.engines.transformers.settings import Settings
     from otprune.errors import (
         KeepError,
         MissingDependencyError,
@@ -60,6 +61,7 @@ __all__ = [
     "Reduction",
     "Selection",
     "Selector",
+    "Settings",
     "StreamSelector",
     "TokenError",
     "TransportPrune",
@@ -67,6 +69,8 @@ __all__ = [
     "WeightError",
     "__version__",
     "count",
+    "disable",
+    "enable",
     "exact_w2",
     "free_mass_w2",
     "gaussian_w2",
@@ -89,8 +93,9 @@ _HOMES = {
     "gaussian_w2": "objectives.distances",
     "kv_cache_bytes": "flops",
     "prefill_flops": "flops",
-    "prune": "engines.transformers",
-    "prune_inputs": "engines.transformers",
+    **dict.fromkeys(
+        ("Settings", "disable", "enable", "prune", "prune_inputs"), "engines.transformers"
+    ),
 }
 
 

@@ -207,15 +207,19 @@ def test_min_length_counts_the_callers_prompt(build):
     first = int(generate(model, inputs, max_new_tokens=1)[0, -1])
     short = generate(model, inputs, eos_token_id=first)
     assert short.shape[1] == n + 1
-    longer = generate(model, inputs, eos_token_id=first, min_length=n + 3)
-    assert longer.shape[1] >= n + 3
-    assert first not in longer[0, n : n + 2].tolist()
+    # A token that may end the text is suppressed up to that length, and taken as soon as it may.
+    for length in (n + 1, n + 3):
+        longer = generate(model, inputs, eos_token_id=list(range(2, 300)), min_length=length)
+        assert longer.shape[1] == length + 1
 
 
 def test_length_limits_that_are_too_short_fail_as_ever(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
-    with pytest.raises(ValueError, match="max_length"), prune(model, SELECTOR):
-        model.generate(**inputs, max_length=inputs["input_ids"].shape[1])
+    n = inputs["input_ids"].shape[1]
+    with prune(model, SELECTOR):
+        for length in (n, 5):
+            with pytest.raises(ValueError, match=f"max_length={length} leaves .* prompt of {n}"):
+                model.generate(**inputs, max_length=length)
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -262,9 +266,10 @@ def test_a_streamer_is_read_while_another_thread_generates(build):
 
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
     streamer = TextIteratorStreamer(Ids(), skip_prompt=True, timeout=60)
-    with prune(model, SELECTOR):
+    with prune(model, SELECTOR) as run:
         answer = model.generate(**inputs, **GREEDY)
-        arguments = {**inputs, **GREEDY, "streamer": streamer}
+        # A block reaches no other thread: the call says itself that it is the block's.
+        arguments = {**inputs, **GREEDY, "streamer": streamer, "otprune": run}
         thread = Thread(target=model.generate, kwargs=arguments)
         thread.start()
         said = "".join(streamer)

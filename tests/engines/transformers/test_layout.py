@@ -31,7 +31,7 @@ masks = st.integers(1, 4).flatmap(
 @given(masks, st.sampled_from(["left", "right"]))
 def test_kept_columns_stay_in_order_with_least_padding(rows, side):
     keep = torch.tensor(rows)
-    layout = Layout.of(keep, side)
+    layout = Layout.packed(keep, side)
     ids = torch.arange(keep.numel()).view(keep.shape) + 100
     taken = layout.take(ids, 0)
     n = max(sum(row) for row in rows)
@@ -46,10 +46,10 @@ def test_kept_columns_stay_in_order_with_least_padding(rows, side):
 
 
 def test_a_layout_extended_and_repeated():
-    layout = Layout.of(torch.tensor([[1, 0, 1], [0, 0, 1]]).bool(), "left").extended(5)
+    layout = Layout.packed(torch.tensor([[1, 0, 1], [0, 0, 1]]).bool(), "left").extended(5)
     ids = torch.tensor([[10, 11, 12, 13, 14], [20, 21, 22, 23, 24]])
     assert layout.take(ids, 0).tolist() == [[10, 12, 13, 14], [0, 22, 23, 24]]
-    again = layout.repeated(2).take(ids.repeat_interleave(2, 0), 0)
+    again = layout.rows(torch.tensor([0, 0, 1, 1])).take(ids.repeat_interleave(2, 0), 0)
     assert again.tolist() == [[10, 12, 13, 14]] * 2 + [[0, 22, 23, 24]] * 2
 
 

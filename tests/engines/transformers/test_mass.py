@@ -46,9 +46,11 @@ def llava(build):
     model = build("llava")
     model.generate(**inputs_of(model), **GREEDY)  # what transformers itself leaves on a model
     before = state(model), implementations(model)
+    interface = AttentionInterface.get_interface
     yield model
     assert (state(model), implementations(model)) == before
-    assert not attention._PLACES
+    assert AttentionInterface.get_interface is interface
+    assert "__getitem__" not in vars(AttentionMaskInterface)
 
 
 def inputs_of(model, images=(1, 2, 0)):
@@ -67,7 +69,7 @@ def test_without_mass_nothing_is_installed(llava, how, monkeypatch):
     inputs = inputs_of(llava)
     with prune(llava, selector):
         plain = llava(**inputs).logits, llava.generate(**inputs, **GREEDY).sequences
-    monkeypatch.setattr(attention.Attention, "enter", None)
+    monkeypatch.setattr(attention._interfaces, "enter", None)
     with prune(llava, selector, **how):
         assert torch.equal(llava(**inputs).logits, plain[0])
         assert torch.equal(llava.generate(**inputs, **GREEDY).sequences, plain[1])
@@ -290,7 +292,7 @@ def test_flex_attention_is_given_a_score_modification():
 
     rows = torch.tensor([[0.0, 2.0, 3.0]])
     query, key = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 4, 8)
-    now = attention.Weights(rows)
+    now = attention.Weights(None, rows)
     attention._by_score(flex, now, None, query, key, key, "a block mask", scaling=0.5)
     assert seen["bias"].shape == (2, 4, 5, 4)
     assert torch.equal(seen["bias"], torch.tensor([0.0, 2.0, 3.0, 0.0]).expand(2, 4, 5, 4))
@@ -395,6 +397,6 @@ def test_gradients_know_the_mass():
 
 def test_a_soft_cap_under_flash_attention():
     query = torch.zeros(1, 1, 2, 8)
-    now = attention.Weights(torch.zeros(1, 2))
+    now = attention.Weights(None, torch.zeros(1, 2))
     with pytest.raises(UnsupportedError, match="softcap"):
         attention._by_features(None, now, None, query, query, query, None, softcap=30.0)

@@ -164,7 +164,7 @@ def test_pruning_twice_is_refused(build):
         ({"input_ids": lambda x: x.masked_fill(x == 10, IMAGE)}, "placeholders"),
         ({"input_ids": lambda x: None}, "without input_ids"),
         ({"weights_of_mine": lambda x: torch.ones(3, 43)}, "weights_of_mine has the prompt's"),
-        ({"logits_to_keep": lambda x: torch.tensor([3])}, "logits_to_keep lists columns"),
+        ({"logits_to_keep": lambda x: torch.tensor([3])}, "logits_to_keep asks for columns"),
     ],
 )
 def test_what_cannot_be_pruned_rightly_is_refused(build, change, message):

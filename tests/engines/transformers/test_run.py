@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from otprune import NormPrune, OTPrune, RandomPrune, Reduction, Selector, UnsupportedError, prune
+from otprune import NormPrune, OTPrune, RandomPrune, Reduction, Selector, prune
 from tests.families.base import IMAGE, VIDEO
 from tests.families.tiny import FAMILIES
 
@@ -85,14 +85,18 @@ def test_a_generate_of_ones_own_is_put_back(build):
         del model.generate
 
 
-def test_two_on_one_model_are_refused(build):
-    model = build("llava")
+@torch.no_grad()
+def test_of_two_blocks_on_one_model_the_inner_one_holds(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs()
     before = state(model)
-    with prune(model, SELECTOR):
+    with prune(model, SELECTOR) as outer:
         inside = state(model)
-        with pytest.raises(UnsupportedError, match="being pruned already"), prune(model, SELECTOR):
-            pass
+        with prune(model, RandomPrune(3)) as inner:
+            model(**inputs)
+        assert (outer.last, {item.after for item in inner.last}) == (None, {3})
         assert state(model) == inside
+        model(**inputs)
+        assert {item.after for item in outer.last} == {6}
     assert state(model) == before
 
 

@@ -25,6 +25,19 @@ What was decided where there was a choice:
 
 from otprune.engines.transformers.families import FAMILIES, Family, support
 from otprune.engines.transformers.inputs import Pruned, prune_inputs
-from otprune.engines.transformers.prune import Run, prune
+from otprune.engines.transformers.prune import disable, enable, prune
+from otprune.engines.transformers.run import Run
+from otprune.engines.transformers.settings import Settings
 
-__all__ = ["FAMILIES", "Family", "Pruned", "Run", "prune", "prune_inputs", "support"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Pruned",
+    "Run",
+    "Settings",
+    "disable",
+    "enable",
+    "prune",
+    "prune_inputs",
+    "support",
+]

@@ -1,20 +1,22 @@
 """Attention mass inside a model: a bias on the keys of the language model's attention layers.
 
-The attention function that the user chose is wrapped under a name of our own, which the language
-model's configs carry for the length of a call with masses; it is called as ever, with the bias in
+Each layer asks transformers which attention function to call. For the length of a call with masses,
+and in that call's own thread and context alone, the answer is the same function with the bias in
 its mask (sdpa, eager), as a score modification (flex_attention) or in a few more features of the
-heads (flash attention). The vision tower, text-only calls and everything after the call go the way
-that they always went. What would lose the mass is refused.
+heads (flash attention). No config changes, so other calls of the same model, at the same time in
+other threads too, go the way that they always went. What would lose the mass is refused.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,31 +24,50 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_torch_npu_available
 
 from otprune.engines.transformers.bias import FEATURES, as_features, as_mask, of_keys
 from otprune.errors import UnsupportedError
 
-_PREFIX = "otprune_"
 # Elsewhere keys are not tokens (compressed or linear attention), or a layer chooses among them.
 _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
-@dataclass(eq=False)
-class Weights:
-    """The masses of one call.
+class Decoder:
+    """One model's language model, as far as its attention layers are to be told from others.
 
-    rows: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
-    total: tokens so far, those of this call included; 0 if no layer of the cache slides.
-    layers: the attention layers that have used them.
+    config: its config.
+    modules: identities of its modules: others in the same call have no masses.
+    configs: identities of the configs that its masks are chosen by.
     """
 
+    def __init__(self, module: Any) -> None:
+        held = [getattr(x, "config", None) for x in module.modules()]
+        self.config = module.config
+        self.modules = {id(x) for x in module.modules()}
+        self.configs = {id(config) for config in held if config is not None}
+
+
+@dataclass(eq=False)
+class Weights:
+    """The masses of one prompt, in the layers of one language model.
+
+    decoder: the language model.
+    rows: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
+    total: tokens so far, those of the current call included; 0 if no layer of the cache slides.
+    used: the attention layers that have used them in the current call.
+    """
+
+    decoder: Decoder
     rows: Tensor
     total: int = 0
-    layers: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
     _masks: dict[tuple[Any, ...], tuple[Any, Tensor]] = field(default_factory=dict)
+
+    def for_call(self, total: int) -> Weights:
+        """The same masses for one more call of the model; see `total`."""
+        return Weights(self.decoder, self.rows, total)
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor:
         """`(B, keys)` float32, where the layer is."""
@@ -62,120 +83,153 @@ class Weights:
             self._masks[known] = mask, as_mask(mask, self.bias(query, key), query, causal)
         return self._masks[known][1]
 
-
-_PLACES: WeakKeyDictionary[nn.Module, Attention] = WeakKeyDictionary()
-
-
-class Attention:
-    """The attention layers of one model's language model."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.now: Weights | None = None
-
-    @functools.cached_property
-    def _decoder(self) -> Any:
-        return self._model.get_decoder()
-
-    def check(self) -> None:
-        """Refuse models and attention functions in which mass would be lost or mean nothing.
-
-        Raises:
-            UnsupportedError: says which, why, and what to choose instead.
-        """
-        name = type(self._model).__name__
-        again = [getattr(m, "gradient_checkpointing", False) for m in self._decoder.modules()]
-        if self._decoder.training and any(again):
-            raise UnsupportedError(
-                "mass with gradient checkpointing: layers run again after the call, without their "
-                "masses: call model.gradient_checkpointing_disable() or use mass='none'"
-            )
-        for config in self._configs():
-            kinds = set(getattr(config, "layer_types", None) or ()) - _LAYERS
-            if kinds:
-                raise UnsupportedError(
-                    f"{name} has layers of {', '.join(sorted(kinds))}, in which a token's mass has "
-                    "no meaning: use mass='none'"
-                )
-            chosen = _inner(config)
-            way = _way(chosen, ALL_ATTENTION_FUNCTIONS.get(chosen))
-            if way is None or (chosen == "sdpa" and is_torch_npu_available()):
-                raise UnsupportedError(
-                    f"mass is not known to reach the attention implementation {chosen!r}: use "
-                    "model.set_attn_implementation('sdpa'), or mass='none'"
-                )
-        if any(hasattr(module, "indexer") for module in self._decoder.modules()):
-            raise UnsupportedError(
-                f"{name} has layers that choose the tokens they attend to, and copies would change "
-                "the choice: use mass='none'"
-            )
-
-    def enter(self, rows: Tensor, total: int = 0) -> None:
-        """Let the layers weigh the tokens of the prompt from here on.
-
-        Args:
-            rows: see `Weights`.
-            total: see `Weights`.
-        """
-        if self.now is None:
-            self.check()
-            for module in self._decoder.modules():
-                _PLACES[module] = self
-        for config in self._configs():
-            chosen = _inner(config)
-            _register(chosen)
-            config._attn_implementation_internal = _PREFIX + chosen
-        self.now = Weights(rows, total)
-
-    def leave(self) -> None:
-        """Put everything back."""
-        if self.now is None:
-            return
-        self.now = None
-        for config in self._configs():
-            config._attn_implementation_internal = _inner(config)
-        for module in self._decoder.modules():
-            _PLACES.pop(module, None)
-
     def check_used(self) -> None:
         """After a call: raise UnsupportedError unless all layers have weighed their tokens."""
-        layers = int(self._decoder.config.num_hidden_layers)
-        if self.now is not None and len(self.now.layers) < layers:
+        layers = int(self.decoder.config.num_hidden_layers)
+        if len(self.used) < layers:
             raise UnsupportedError(
-                f"{type(self._model).__name__} attends in only {len(self.now.layers)} of {layers} "
+                f"the model attends in only {len(self.used)} of {layers} "
                 "layers through transformers' attention interface, so the mass would be lost in "
                 "the others: use mass='none'"
             )
 
-    def _configs(self) -> list[Any]:
-        """All configs that the language model's layers and masks are chosen by."""
-        held = [getattr(module, "config", None) for module in self._decoder.modules()]
-        found = [self._model.config.get_text_config(), *held]
-        named = [config for config in found if hasattr(config, "_attn_implementation")]
-        return list({id(config): config for config in named}.values())
+
+_NOW: ContextVar[Weights | None] = ContextVar("otprune_weights", default=None)
 
 
-def _inner(config: Any) -> str:
-    """The implementation that the user chose."""
-    return str(config._attn_implementation).removeprefix(_PREFIX)
+def weights_of(model: Any, rows: Tensor | None) -> Weights | None:
+    """Masses `(B, n)` for a model's calls, after a look at whether they would reach its layers.
+
+    Raises:
+        UnsupportedError: as `check_attention`.
+    """
+    if rows is None:
+        return None
+    check_attention(model)
+    return Weights(Decoder(model.get_decoder()), rows)
 
 
-def _register(chosen: str) -> None:
-    name = _PREFIX + chosen
-    if name in ALL_ATTENTION_FUNCTIONS:
+@contextmanager
+def weighing(weights: Weights | None) -> Iterator[None]:
+    """Inside, in this thread and context alone, layers weigh a prompt's tokens; or none do."""
+    if weights is None and _NOW.get() is None:
+        yield
         return
-    make = ALL_MASK_ATTENTION_FUNCTIONS[chosen]
+    token = _NOW.set(weights)
+    if weights is not None:
+        _interfaces.enter()
+    try:
+        yield
+    finally:
+        if weights is not None:
+            _interfaces.leave()
+        _NOW.reset(token)
 
-    def mask(*args: Any, **kwargs: Any) -> Any:
-        # "Causal" alone says too little once there is a bias: always ask for the mask itself.
-        return make(*args, **kwargs | {"allow_is_causal_skip": False})
 
-    AttentionMaskInterface.register(name, mask)
-    AttentionInterface.register(name, functools.partial(_attend, chosen))
+def check_attention(model: Any) -> None:
+    """Refuse models and attention functions in which mass would be lost or mean nothing.
+
+    Raises:
+        UnsupportedError: says which, why, and what to choose instead.
+    """
+    name, decoder = type(model).__name__, model.get_decoder()
+    again = [getattr(module, "gradient_checkpointing", False) for module in decoder.modules()]
+    if decoder.training and any(again):
+        raise UnsupportedError(
+            "mass with gradient checkpointing: layers run again after the call, without their "
+            "masses: call model.gradient_checkpointing_disable() or use mass='none'"
+        )
+    for config in _configs(model, decoder):
+        kinds = set(getattr(config, "layer_types", None) or ()) - _LAYERS
+        if kinds:
+            raise UnsupportedError(
+                f"{name} has layers of {', '.join(sorted(kinds))}, in which a token's mass has "
+                "no meaning: use mass='none'"
+            )
+        chosen = str(config._attn_implementation)
+        way = _way(chosen, ALL_ATTENTION_FUNCTIONS.get(chosen), shared=True)
+        if way is None or (chosen == "sdpa" and is_torch_npu_available()):
+            raise UnsupportedError(
+                f"mass is not known to reach the attention implementation {chosen!r}: use "
+                "model.set_attn_implementation('sdpa'), or mass='none'"
+            )
+    if any(hasattr(module, "indexer") for module in decoder.modules()):
+        raise UnsupportedError(
+            f"{name} has layers that choose the tokens they attend to, and copies would change "
+            "the choice: use mass='none'"
+        )
+
+
+def _configs(model: Any, decoder: Any) -> list[Any]:
+    """All configs that the language model's layers and masks are chosen by."""
+    held = [getattr(module, "config", None) for module in decoder.modules()]
+    found = [model.config.get_text_config(), *held]
+    named = [config for config in found if hasattr(config, "_attn_implementation")]
+    return list({id(config): config for config in named}.values())
+
+
+class _Interfaces:
+    """What transformers answers when a layer asks for its attention function or its mask.
+
+    Changed while some call has masses, in whatever thread; a call without them gets the answer that
+    it would have got.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def enter(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            function: Callable[..., Any] = AttentionInterface.get_interface
+            mask: Callable[..., Any] = AttentionMaskInterface.__getitem__
+
+            def get_interface(interface: Any, chosen: str, default: Any) -> Any:
+                found, now = function(interface, chosen, default), _NOW.get()
+                if now is None or getattr(found, "func", None) is _attend:
+                    return found
+                shared = interface is ALL_ATTENTION_FUNCTIONS
+                return functools.partial(_attend, now, chosen, found, shared)
+
+            def getitem(interface: Any, chosen: str) -> Any:
+                found = mask(interface, chosen)
+                return found if _NOW.get() is None else functools.partial(_whole, found)
+
+            self._function, self._ours = function, (get_interface, getitem)
+            setattr(AttentionInterface, "get_interface", get_interface)  # noqa: B010
+            setattr(AttentionMaskInterface, "__getitem__", getitem)  # noqa: B010
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            # What somebody else has put in their place meanwhile stays.
+            if AttentionInterface.get_interface is self._ours[0]:
+                setattr(AttentionInterface, "get_interface", self._function)  # noqa: B010
+            if AttentionMaskInterface.__getitem__ is self._ours[1]:
+                delattr(AttentionMaskInterface, "__getitem__")
+
+
+_interfaces = _Interfaces()
+
+
+def _whole(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A mask, where "causal" alone would say too little: there is a bias to go into it."""
+    now, config = _NOW.get(), kwargs.get("config")
+    if now is not None and (config is None or id(config) in now.decoder.configs):
+        kwargs["allow_is_causal_skip"] = False
+    return make(*args, **kwargs)
 
 
 def _attend(
+    now: Weights,
     chosen: str,
+    function: Callable[..., Any],
+    shared: bool,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -184,31 +238,16 @@ def _attend(
     **kwargs: Any,
 ) -> Any:
     """An attention function of transformers: the chosen one, with the module's masses."""
-    function = _function(type(module), chosen)
-    place = _PLACES.get(module)
-    now = None if place is None else place.now
-    if now is None:
+    if id(module) not in now.decoder.modules:
         return function(module, query, key, value, attention_mask, **kwargs)
-    way = _way(chosen, function)
+    way = _way(chosen, function, shared)
     if way is None:
         raise UnsupportedError(
-            f"mass: {type(module).__name__} has a {chosen} attention of its own: use mass='none'"
-        )
-    now.layers.add(id(module))
-    return way(function, now, module, query, key, value, attention_mask, **kwargs)
-
-
-def _function(layer: type[nn.Module], chosen: str) -> Callable[..., Any]:
-    """What the layer itself would have called: its file may have its own of any name."""
-    names = inspect.unwrap(layer.forward).__globals__
-    table = names.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
-    function: Callable[..., Any] | None = table.get(chosen, names.get("eager_attention_forward"))
-    if function is None:
-        raise UnsupportedError(
-            f"mass: {layer.__name__} has no {chosen} attention of its own: use "
+            f"mass is not known to reach the {chosen} attention of {type(module).__name__}: use "
             "model.set_attn_implementation('sdpa'), or mass='none'"
         )
-    return function
+    now.used.add(id(module))
+    return way(function, now, module, query, key, value, attention_mask, **kwargs)
 
 
 def _by_mask(
@@ -267,13 +306,7 @@ def _by_features(
     scaling = kwargs.get("scaling") or d**-0.5
     query, key = as_features(query, key, now.bias(query, key), scaling)
     value = torch.nn.functional.pad(value, (0, d + FEATURES - width))
-    own = module.config._attn_implementation_internal
-    # The kernel is looked up by the config's name for it.
-    module.config._attn_implementation_internal = _inner(module.config)
-    try:
-        out, *rest = function(module, query, key, value, mask, **kwargs | {"scaling": scaling})
-    finally:
-        module.config._attn_implementation_internal = own
+    out, *rest = function(module, query, key, value, mask, **kwargs | {"scaling": scaling})
     return out[..., :width], *rest
 
 
@@ -284,8 +317,16 @@ _WAYS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def _way(chosen: str, function: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """How the bias reaches an attention function; None if it is not known to."""
+def _way(
+    chosen: str, function: Callable[..., Any] | None, shared: bool
+) -> Callable[..., Any] | None:
+    """How the bias reaches an attention function; None if it is not known to.
+
+    Other libraries wrap the functions that all models share (kvpress does when it is imported).
+    Under a name of transformers' own they still take what that function takes.
+    """
     if chosen == "eager":  # every model has its own
         return _by_mask
+    if function is not None and shared and function not in _WAYS:
+        function = type(ALL_ATTENTION_FUNCTIONS)._global_mapping.get(chosen)
     return None if function is None else _WAYS.get(function)

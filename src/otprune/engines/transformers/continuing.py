@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.inputs import take_columns
+from otprune.engines.transformers.inputs import PER_TOKEN, take_columns
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import takes_positions
 from otprune.errors import UnsupportedError
@@ -63,10 +63,22 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     memory = memory.repeated(rows)
     n = memory.layout.columns.shape[1]
     changed = dict(inputs)
+    for name in PER_TOKEN:
+        value = inputs.get(name)
+        if name != "attention_mask" and isinstance(value, Tensor) and value.shape[-1] != q:
+            raise UnsupportedError(
+                f"{name} has {value.shape[-1]} numbers a row for {q} new tokens on a pruned cache: "
+                "give those of the new tokens"
+            )
     mask = inputs.get("attention_mask")
     full = memory.layout.width + past - n + q
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == full:
         mask = memory.layout.extended(full).take(mask, 0)
+        changed["attention_mask"] = mask
+    elif mask is None and not bool(memory.layout.valid.all()):
+        # The prompt may have got padding that the caller's has not, and so knows nothing of.
+        more = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.layout.valid.device)
+        mask = torch.cat([memory.layout.valid.long(), more], dim=1)
         changed["attention_mask"] = mask
     if inputs.get("position_ids") is None and takes_positions(model):
         tail = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.positions.device)

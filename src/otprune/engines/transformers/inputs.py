@@ -20,9 +20,11 @@ from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Memory, cache_of, length_of
 from otprune.engines.transformers.positions import (
     Positions,
+    check_documents,
     check_gaps,
     check_positions,
     compact_positions,
+    documents_of,
     full_positions,
     rope_delta,
     takes_positions,
@@ -45,6 +47,8 @@ PER_TOKEN = {
     "moe_mm_token_type_ids": 0,
     "labels": -100,
 }
+# What flash attention and linear attention are told of documents that are packed into one row.
+_OF_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,28 @@ class Pruned:
 
 
 class PrunedOutputs(dict[str, Any]):
-    """The `mm_encoder_outputs` of a pruned call; its type says that it is pruned already."""
+    """The `mm_encoder_outputs` of a pruned call; its type says that it is pruned already.
+
+    number: of the generate() that they were made for, 0 for none.
+    """
+
+    number: int = 0
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A pruned call: new arguments, report, and how it was done; None if every token was kept."""
+    """A pruned call.
+
+    inputs: its new arguments.
+    items: what became of each image and video.
+    memory: how it was done; None if every token was kept.
+    columns: `(B, n)`, the caller's column of each column, see `Layout`.
+    """
 
     inputs: dict[str, Any]
     items: list[Pruned]
     memory: Memory | None
+    columns: Tensor
 
 
 def prune_inputs(
@@ -151,8 +167,9 @@ def shrink(
     mass: Mass = "none",
     alpha: float = 1.0,
 ) -> Shrunk:
-    """Prune a call that brings pictures. Arguments as in `prune_inputs`, checked before.
+    """Prune a call that brings images or videos. Arguments as in `prune_inputs`, checked before.
 
+    `padding_side` is also "aligned": every row ends where the caller's does, see `Layout.aligned`.
     Masses are only noted in the memory; attention has to be told of them.
     """
     given = {key: value for key, value in inputs.items() if value is not None}
@@ -193,22 +210,38 @@ def shrink(
 
     if bool(keep.all()):
         whole = {key: value for key, value in inputs.items() if key not in PIXELS}
-        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None)
+        every = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None, every)
 
-    layout = Layout.of(keep & mask.bool(), padding_side)
+    attended = mask.bool()
+    if padding_side == "aligned":
+        layout = Layout.aligned(keep, attended)
+    else:
+        layout = Layout.packed(keep & attended, padding_side)
     full = full_positions(model, given, mask)
     check_gaps(model, positions, full)
+    documents = documents_of(given, full)
+    check_documents(positions, documents, full, layout.columns < 0)
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
+    if documents is not None:
+        documents = layout.take(documents, 0)
+        del new["attention_mask"]  # its absence says that there are documents
     if positions == "compact":
-        placed = compact_positions(new["attention_mask"], full)
+        placed = compact_positions(layout.valid, full, documents)
     else:
-        placed = with_text_index(layout.take(full, 0), new["attention_mask"])
+        placed = with_text_index(layout.take(full, 0), layout.valid, documents)
     if takes_positions(model):
         new["position_ids"] = placed
     if hasattr(model.base_model, "rope_deltas"):
-        model.base_model.rope_deltas = rope_delta(placed, new["attention_mask"])
-    memory = Memory(ids, layout, placed, None if mass == "none" else layout.take(weights, 0))
-    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory)
+        model.base_model.rope_deltas = rope_delta(placed, layout.valid)
+    memory = Memory(
+        ids=ids,
+        layout=layout,
+        positions=placed,
+        weights=None if mass == "none" else layout.take(weights, 0),
+        counted=positions == "compact" and placed.ndim == 2,
+    )
+    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns)
 
 
 def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str, Any]:
@@ -225,16 +258,42 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
                 f"{name} has the prompt's shape {tuple(shape)}, and otprune does not know how to "
                 "shorten it: leave it out"
             )
-    logits = inputs.get("logits_to_keep")
-    if isinstance(logits, Tensor) and logits.ndim:
-        raise UnsupportedError(
-            "logits_to_keep lists columns of the full prompt: give a number of last columns instead"
-        )
     new = {key: value for key, value in inputs.items() if key != "position_ids"}
     for name, fill in {**PER_TOKEN, "input_ids": _padding_id(model)}.items():
-        if isinstance(new.get(name), Tensor) and new[name].shape[-1] == layout.width:
-            new[name] = layout.take(new[name], fill)
+        value = new.get(name)
+        if not isinstance(value, Tensor):
+            continue
+        if value.shape[-1] != layout.width:
+            raise UnsupportedError(
+                f"{name} has {value.shape[-1]} numbers a row for a prompt of {layout.width} "
+                "tokens, so which token each belongs to is not known: cut it as input_ids were cut"
+            )
+        new[name] = layout.take(value, fill)
+    if new.get("logits_to_keep") is not None:
+        new["logits_to_keep"] = last_columns(new["logits_to_keep"], layout)
     return new
+
+
+def last_columns(asked: Any, layout: Layout) -> Any:
+    """The caller's last columns, or columns by number, in the shortened prompt.
+
+    Raises:
+        UnsupportedError: some of them were dropped, or rows lost different numbers behind them.
+    """
+    if isinstance(asked, Tensor) and asked.ndim:
+        columns = torch.where(asked < 0, asked + layout.width, asked)
+        behind = layout.width - int(columns.min()) if columns.numel() else 0
+        shifted = columns - layout.dropped
+    elif int(asked) == 0:
+        return asked  # all of them
+    else:
+        behind, shifted = int(asked), asked
+    if not layout.keeps_last(behind):
+        raise UnsupportedError(
+            f"logits_to_keep asks for columns up to the {behind}th from the end, and dropped "
+            "visual tokens are among them: ask for fewer, or use logits='full'"
+        )
+    return shifted
 
 
 def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -253,6 +312,12 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
             "these inputs are pruned already: use prune or prune_inputs, not both, and call "
             "prune_inputs anew for every call"
         )
+    for name in _OF_PACKED:
+        if given.get(name) is not None:
+            raise UnsupportedError(
+                f"{name} says where packed documents end in the full prompt: leave it out, and "
+                "give position_ids that start anew in every document, with positions='compact'"
+            )
     ids = given["input_ids"]
     mask = given.get("attention_mask")
     if mask is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from otprune.engines.transformers.layout import Layout
@@ -13,6 +14,7 @@ from otprune.errors import UnsupportedError
 
 CACHE_NAMES = ("cache", "past_key_values")
 _ATTRIBUTE = "_otprune_memory"  # on the cache, so that it follows copies of it
+_MOVING_ROWS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Memory:
     layout: of what was kept.
     positions: `(..., B, n)` of what was kept.
     weights: `(B, n)` float32, what attention adds to the logits of each; None if nothing.
+    counted: the positions are those that the model counts by itself if it is told none.
     """
 
     ids: Tensor
     layout: Layout
     positions: Tensor
     weights: Tensor | None = None
+    counted: bool = False
 
     @property
     def last(self) -> Tensor:
@@ -36,6 +40,16 @@ class Memory:
         column = self.layout.valid.long().cumsum(dim=1).argmax(dim=1, keepdim=True)
         column = column.to(self.positions.device).expand(*self.positions.shape[:-1], 1)
         return self.positions.gather(-1, column)
+
+    def rows(self, indices: Tensor) -> Memory:
+        """The rows `(b,)`, some of them or several times."""
+        return Memory(
+            self.ids[indices.to(self.ids.device)],
+            self.layout.rows(indices),
+            self.positions.index_select(-2, indices.to(self.positions.device)),
+            None if self.weights is None else self.weights[indices.to(self.weights.device)],
+            self.counted,
+        )
 
     def repeated(self, rows: int) -> Memory:
         """For a batch of `rows` rows, as beams and return sequences multiply them."""
@@ -45,18 +59,58 @@ class Memory:
                 f"the cache holds a pruned prompt of {len(self.ids)} rows, this call has {rows}: "
                 "go on with the rows that it was made for"
             )
-        return Memory(
-            self.ids.repeat_interleave(times, dim=0),
-            self.layout.repeated(times),
-            self.positions.repeat_interleave(times, dim=-2),
-            self.weights,  # attention repeats them by itself, as often as it has rows
-        )
+        if times == 1:
+            return self
+        return self.rows(torch.arange(len(self.ids)).repeat_interleave(times))
 
 
 def remember(cache: Any, memory: Memory) -> None:
-    """Write on a cache how the prompt that it holds was pruned."""
-    if cache is not None:
-        setattr(cache, _ATTRIBUTE, memory)
+    """Write on a cache how the prompt that it holds was pruned.
+
+    From then on the memory's rows follow those of the cache when it repeats, selects or reorders
+    them.
+    """
+    if cache is None:
+        return
+    setattr(cache, _ATTRIBUTE, memory)
+    for name in _MOVING_ROWS:
+        if hasattr(type(cache), name):
+            setattr(cache, name, _Following(cache, name))
+
+
+class _Following:
+    """A method of a cache that moves its rows, and its memory's with them.
+
+    An object with the cache as attribute, so that a copy of the cache has one of its own.
+    """
+
+    def __init__(self, cache: Any, name: str) -> None:
+        self._cache = cache
+        self._name = name
+
+    def __call__(self, rows: Any) -> Any:
+        before, memory = _rows_of(self._cache), getattr(self._cache, _ATTRIBUTE, None)
+        if before is None and memory is not None and length_of(self._cache):
+            raise UnsupportedError(
+                f"{type(self._cache).__name__}.{self._name} on a pruned prompt: which row went "
+                "where is not known for this kind of cache; use a DynamicCache"
+            )
+        out = getattr(type(self._cache), self._name)(self._cache, rows)
+        if memory is not None and before is not None:
+            memory = memory.repeated(before)
+            if self._name == "batch_repeat_interleave":
+                rows = torch.arange(before).repeat_interleave(rows)
+            setattr(self._cache, _ATTRIBUTE, memory.rows(torch.as_tensor(rows)))
+        return out
+
+
+def _rows_of(cache: Any) -> int | None:
+    """Rows that a cache holds; None while it is empty."""
+    for layer in cache.layers:
+        keys = getattr(layer, "keys", None)
+        if isinstance(keys, Tensor) and keys.numel():
+            return len(keys)
+    return None
 
 
 def recall(cache: Any) -> Memory | None:
@@ -72,13 +126,18 @@ def recall(cache: Any) -> Memory | None:
         return None
     length = length_of(cache)
     if length == 0:
-        delattr(cache, _ATTRIBUTE)
+        _forget(cache)
         return None
     if length < memory.layout.columns.shape[1]:
         raise UnsupportedError(
             "the cache was cropped to less than its pruned prompt: start from a new cache"
         )
     return memory
+
+
+def _forget(cache: Any) -> None:
+    for name in (_ATTRIBUTE, *_MOVING_ROWS):
+        vars(cache).pop(name, None)
 
 
 def cache_of(holder: Mapping[str, Any] | Any) -> Any:
@@ -97,3 +156,15 @@ def cache_of(holder: Mapping[str, Any] | Any) -> Any:
 def length_of(cache: Any) -> int:
     """Tokens in a cache; 0 for None."""
     return 0 if cache is None else int(cache.get_seq_length())
+
+
+def capacity_of(cache: Any) -> int | None:
+    """Tokens that a cache can hold; None if it grows, or a window slides over them."""
+    sizes = [
+        int(layer.max_cache_len)
+        for layer in getattr(cache, "layers", ())
+        if getattr(layer, "is_compileable", False)
+        and hasattr(layer, "max_cache_len")
+        and not getattr(layer, "is_sliding", False)
+    ]
+    return min(sizes, default=None)

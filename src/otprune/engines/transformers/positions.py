@@ -11,6 +11,7 @@ index in the text in front of them when there are four.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -54,13 +55,66 @@ def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
     return given.expand(*given.shape[:-2], *ids.shape)
 
 
-def compact_positions(mask: Tensor, like: Tensor) -> Tensor:
-    """0 to n - 1 over the tokens of each row, 0 at padding; as many leading axes as `like`."""
+def compact_positions(mask: Tensor, like: Tensor, documents: Tensor | None = None) -> Tensor:
+    """0 to n - 1 over the tokens of each row, 0 at padding; as many leading axes as `like`.
+
+    Args:
+        mask: `(B, n)`, 1 at tokens.
+        like: positions of the full prompt.
+        documents: `(B, n)`, which of the documents packed into the row each token belongs to, each
+            counted by itself; None for one a row.
+    """
     counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    if documents is not None:
+        new = documents.diff(dim=-1, prepend=documents[:, :1] - 1) != 0
+        counted = counted - counted.where(new, 0).cummax(dim=-1).values
     return counted.expand(*like.shape[:-2], *counted.shape).clone()
 
 
-def with_text_index(gathered: Tensor, mask: Tensor) -> Tensor:
+def documents_of(inputs: Mapping[str, Any], full: Tensor) -> Tensor | None:
+    """`(B, S)`: which of several documents in its row each token belongs to; None if there is one.
+
+    transformers reads positions that do not go on by one as the border between two packed
+    documents, if it is given no mask. Of M-RoPE positions only those with an index in the text say
+    so.
+    """
+    if inputs.get("attention_mask") is not None or inputs.get("position_ids") is None:
+        return None
+    if full.ndim == 3 and full.shape[0] != 4:
+        return None
+    index = full if full.ndim == 2 else full[0]
+    borders = index.diff(dim=-1, prepend=index[:, :1] - 1) != 1
+    return borders.long().cumsum(-1) if bool(borders.any()) else None
+
+
+def check_documents(
+    positions: Positions, documents: Tensor | None, full: Tensor, new: Tensor
+) -> None:
+    """Refuse packed documents that would not be told apart any more.
+
+    Args:
+        positions: the scheme.
+        documents: as of `documents_of`.
+        full: positions of the full prompt.
+        new: `(B, n)` bool, columns of the shrunk prompt that are padding it did not have before.
+    """
+    if documents is None:
+        return
+    if bool(new.any()):
+        raise UnsupportedError(
+            "documents are packed into rows that lose different numbers of tokens: the shorter row "
+            "would need padding and with it a mask, and with a mask transformers does not tell "
+            "documents apart; give one row a call"
+        )
+    if positions == "preserved" and full.ndim == 2:
+        raise UnsupportedError(
+            "documents are packed into one row (position_ids start anew, and there is no mask), "
+            "and transformers would read the gaps of preserved positions as borders too: use "
+            "positions='compact'"
+        )
+
+
+def with_text_index(gathered: Tensor, mask: Tensor, documents: Tensor | None = None) -> Tensor:
     """Preserved M-RoPE positions with the text index in front counted anew.
 
     That first of four axes never reaches a rotary embedding; transformers reads its gaps as the
@@ -68,7 +122,7 @@ def with_text_index(gathered: Tensor, mask: Tensor) -> Tensor:
     """
     if gathered.ndim == 3 and gathered.shape[0] == 4:
         gathered = gathered.clone()
-        gathered[0] = compact_positions(mask, mask)
+        gathered[0] = compact_positions(mask, mask, documents)
     return gathered
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.errors import UnsupportedError
+from otprune.errors import OTPruneError, UnsupportedError
 
 # Arguments of generate() that would go wrong on a shortened prompt.
 _REFUSED = (
@@ -133,12 +133,26 @@ def with_mask(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | {"attention_mask": (ids != pad).long()}
 
 
-def padding_side(arguments: dict[str, Any]) -> str:
-    """The side on which a batch is padded: "right" if a row's last id is padding, or "left"."""
-    mask = arguments.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, -1] == 0).any()):
-        return "right"
-    return "left"
+def new_tokens(model: Any, arguments: dict[str, Any]) -> int:
+    """The most tokens that generate() may add, by the caller's own counting."""
+    new = setting(model, arguments, "max_new_tokens")
+    if new is not None:
+        return int(new)
+    length = setting(model, arguments, "max_length")
+    if length is None:
+        return 20  # transformers' own default
+    return int(length) - int(arguments["input_ids"].shape[1])
+
+
+def check_lengths(model: Any, arguments: dict[str, Any]) -> None:
+    """Raise OTPruneError where max_length leaves no room behind the caller's prompt."""
+    prompt = int(arguments["input_ids"].shape[1])
+    if new_tokens(model, arguments) <= 0:
+        raise OTPruneError(
+            f"max_length={setting(model, arguments, 'max_length')} leaves no room behind a prompt "
+            f"of {prompt} tokens, which it counts as they are before pruning: set max_new_tokens, "
+            "or a larger max_length"
+        )
 
 
 def setting(model: Any, arguments: dict[str, Any], name: str) -> Any:

@@ -1,0 +1,362 @@
+"""What happens to one call of a model: generate(), or forward(), with visual tokens pruned.
+
+The state of a call belongs to that call. It stands in context variables, so other threads have
+their own, and a call from inside another (a criterion that generates text, a draft model) has its
+own too and puts back what it found.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprune.engines.transformers.attention import Weights, weighing, weights_of
+from otprune.engines.transformers.continuing import next_step, next_turn
+from otprune.engines.transformers.inputs import PrunedOutputs, Shrunk, has_pictures, shrink
+from otprune.engines.transformers.layout import Layout
+from otprune.engines.transformers.memory import (
+    Memory,
+    cache_of,
+    capacity_of,
+    length_of,
+    recall,
+    remember,
+)
+from otprune.engines.transformers.prompt import (
+    Prompt,
+    check_lengths,
+    new_tokens,
+    refuse,
+    setting,
+    with_lengths,
+    with_mask,
+)
+from otprune.engines.transformers.run import Run
+from otprune.engines.transformers.settings import Settings
+from otprune.engines.transformers.versions import check_whole
+from otprune.errors import OTPruneError, UnsupportedError
+
+_NUMBERS = itertools.count(1)
+_INNERMOST: ContextVar[Generating | None] = ContextVar("otprune_generating", default=None)
+
+Function = Callable[..., Any]
+
+
+class Generating:
+    """One generate() of one model, and the model's calls that it makes about its prompt.
+
+    Others come from inside as well, such as those of a negative prompt.
+
+    model: whose generate() it is.
+    memory: how its prompt was pruned; None if it was not.
+    number: told by `PrunedOutputs.number`, which transformers hands through.
+    past: tokens in the cache that generate() was given.
+    """
+
+    def __init__(self, model: Any, memory: Memory | None, number: int = 0, past: int = 0) -> None:
+        self.model = model
+        self.memory = memory
+        self.number = number
+        self.past = past
+        self.weights = weights_of(model, memory.weights) if memory is not None else None
+        self.outer = _INNERMOST.get()
+        self._cache: Any = None
+        self._begun = False
+
+    def run(self, function: Function, arguments: dict[str, Any]) -> Any:
+        """generate() itself."""
+        token = _INNERMOST.set(self)
+        try:
+            # Masks of a static cache are made before the forward pass.
+            with weighing(self.weights):
+                return function(**arguments)
+        finally:
+            _INNERMOST.reset(token)
+
+    def is_about(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call is about the prompt: it is the first, has its cache, or its images."""
+        cache = cache_of(arguments)
+        if not self._begun:
+            self._begun, self._cache = True, cache
+            if self.memory is not None:
+                _check_handed_on(self, self.memory, arguments)
+            return True
+        if cache is not None:
+            return cache is self._cache
+        return bool(self.number) and _number(arguments) == self.number
+
+    def call(self, function: Function, arguments: dict[str, Any]) -> Any:
+        """forward() for a call that is about the prompt."""
+        if self.memory is None:
+            with weighing(None):
+                return function(**arguments)
+        if self.memory.positions.ndim == 2:
+            arguments = _fill_gaps(arguments)
+        return _weighed(function, arguments, self.weights)
+
+
+def _number(arguments: Mapping[str, Any]) -> int:
+    outputs = arguments.get("mm_encoder_outputs")
+    return outputs.number if isinstance(outputs, PrunedOutputs) else 0
+
+
+def _enclosing(number: int) -> Generating | None:
+    """The generate() around this call whose pruned images these are."""
+    call = _INNERMOST.get()
+    while call is not None and not (number and call.number == number):
+        call = call.outer
+    return call
+
+
+def _check_handed_on(call: Generating, memory: Memory, arguments: Mapping[str, Any]) -> None:
+    """The first call of a generate(): the prompt that was handed to it must be the one it reads.
+
+    Libraries that put virtual tokens in front (PEFT's prompt and prefix tuning) lengthen it and
+    leave its positions out, so masses and positions would be other tokens'.
+    """
+    name = type(call.model).__name__
+    if not memory.counted and arguments.get("position_ids") is None:
+        raise UnsupportedError(
+            f"generate() did not hand the positions of the pruned prompt on to {name} (PEFT's "
+            "prompt and prefix tuning leave them out): use positions='compact', or prune without "
+            "virtual tokens"
+        )
+    if arguments.get("input_ids") is None or length_of(cache_of(arguments)) != call.past:
+        raise UnsupportedError(
+            f"{name} was not called with the pruned prompt alone: something puts tokens in front "
+            "of it (PEFT's prompt and prefix tuning do), and what was pruned would be misplaced; "
+            "prune without virtual tokens"
+        )
+
+
+# -- generate ------------------------------------------------------------------------------------
+
+
+def plain_generate(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
+    """generate() that is not pruned, inside one that may be."""
+    if _INNERMOST.get() is None:
+        return function(**arguments)
+    return Generating(model, None).run(function, arguments)
+
+
+@torch.no_grad()
+def generate(
+    model: Any, function: Function, arguments: dict[str, Any], settings: Settings, run: Run
+) -> Any:
+    """generate() on the shortened prompt; what comes back stands behind the full one."""
+    main = arguments.pop("inputs", None)
+    if main is not None:
+        arguments.setdefault(model.main_input_name, main)
+    drafted = _enclosing(_number(arguments))
+    if drafted is not None:  # a draft model's: the prompt is pruned already
+        past = length_of(cache_of(arguments))
+        draft = Generating(model, drafted.memory, drafted.number, past)
+        return draft.run(function, arguments)
+    cache = cache_of(arguments)
+    memory = recall(cache)
+    nested = _INNERMOST.get() is not None
+    report = Run() if nested else run
+    report.begin()
+    if has_pictures(arguments):
+        refuse(model, arguments)
+        arguments = with_mask(model, arguments)
+        shrunk = shrink_by(model, settings, arguments, "left")
+        outputs = shrunk.inputs["mm_encoder_outputs"]
+        outputs.number = next(_NUMBERS)
+        check_whole(model, arguments, outputs, shrunk.items)
+        report.say(shrunk)
+        memory, shortened, number = shrunk.memory, shrunk.inputs, outputs.number
+        _warn_of_chunks(model, arguments)
+    elif memory is not None:
+        shortened, number = next_turn(model, arguments, memory), 0
+    else:
+        return Generating(model, None).run(function, arguments)
+    if memory is None:  # nothing was dropped
+        return Generating(model, None, number).run(function, shortened)
+
+    remember(cache, memory)
+    ids = shortened["input_ids"]
+    prompt = Prompt(arguments["input_ids"], ids.shape[1])
+    check_lengths(model, arguments)
+    _check_capacity(model, arguments, cache, ids.shape[1])
+    shortened = with_lengths(model, shortened, memory.layout.dropped)
+    call = Generating(model, memory, number, length_of(cache))
+    out = call.run(function, prompt.shown_to(shortened))
+    if isinstance(out, Tensor):
+        return prompt.restore(out)
+    remember(cache_of(out), memory)
+    out.sequences = prompt.restore(out.sequences)
+    return out
+
+
+def _check_capacity(model: Any, arguments: dict[str, Any], cache: Any, prompt: int) -> None:
+    """A static cache never grows, and transformers writes over its end."""
+    room = capacity_of(cache)
+    if room is None:
+        return
+    wanted = prompt + new_tokens(model, arguments) - 1
+    if wanted > room:
+        raise OTPruneError(
+            f"the static cache holds {room} tokens, and the pruned prompt of {prompt} with its "
+            f"answer may take {wanted}: make it larger, use a DynamicCache, or ask for fewer "
+            "tokens"
+        )
+
+
+def _warn_of_chunks(model: Any, arguments: dict[str, Any]) -> None:
+    if not setting(model, arguments, "prefill_chunk_size"):
+        return
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        warnings.warn(
+            f"prefill_chunk_size with {type(model).__name__}: its image tokens see each other in "
+            "both directions, and a chunk does not see the next; answers differ from those "
+            "without chunks, pruned or not",
+            stacklevel=2,
+        )
+
+
+# -- forward -------------------------------------------------------------------------------------
+
+
+def inside(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
+    """The innermost generate() if it is the model's, and the call is about its prompt."""
+    call = _INNERMOST.get()
+    return call if call is not None and call.model is model and call.is_about(arguments) else None
+
+
+def plain_forward(function: Function, arguments: dict[str, Any]) -> Any:
+    """forward() that is not pruned, inside a call that may be."""
+    with weighing(None):
+        return function(**arguments)
+
+
+def forward(
+    model: Any, function: Function, arguments: dict[str, Any], settings: Settings, run: Run
+) -> Any:
+    """forward() on the shortened prompt, or on what follows one."""
+    cache = cache_of(arguments)
+    memory = recall(cache)
+    report = Run() if _INNERMOST.get() is not None else run
+    if has_pictures(arguments):
+        asked = arguments.get("logits_to_keep")
+        full = settings.logits == "full" and asked is not None
+        kept = arguments | {"logits_to_keep": None} if full else arguments
+        shrunk = shrink_by(model, settings, kept, "aligned")
+        report.say(shrunk)
+        if shrunk.memory is None:
+            more = {"logits_to_keep": asked} if full else {}
+            return plain_forward(function, shrunk.inputs | more)
+        return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
+    if memory is not None:
+        shortened = next_step(model, arguments, memory, length_of(cache))
+        return _weighed(function, shortened, weights_of(model, memory.weights))
+    if length_of(cache) == 0:
+        report.begin()
+    return plain_forward(function, arguments)
+
+
+def _forward_shrunk(
+    model: Any,
+    function: Function,
+    given: dict[str, Any],
+    settings: Settings,
+    shrunk: Shrunk,
+    memory: Memory,
+) -> Any:
+    arguments, layout = shrunk.inputs, memory.layout
+    nearest = None
+    if settings.logits == "full":
+        asked = given.get("logits_to_keep")
+        arguments, nearest = _all_that_is_needed(arguments, layout, asked)
+    as_tuple = nearest is not None and not _returns_dict(model, given)
+    if as_tuple:
+        arguments = arguments | {"return_dict": True}
+    out = _weighed(function, arguments, weights_of(model, memory.weights))
+    for value in out if isinstance(out, tuple) else (cache_of(out),):
+        if hasattr(value, "get_seq_length"):
+            remember(value, memory)
+    if nearest is not None:
+        out["logits"] = _spread(out["logits"], nearest)
+    return out.to_tuple() if as_tuple else out
+
+
+def _all_that_is_needed(
+    arguments: dict[str, Any], layout: Layout, asked: Any
+) -> tuple[dict[str, Any], Tensor]:
+    """The call that makes the logits of the asked columns, and where each of them lies there."""
+    nearest = layout.nearest()
+    if asked is None or (not isinstance(asked, Tensor) and int(asked) == 0):
+        return arguments, nearest
+    columns = asked if isinstance(asked, Tensor) and asked.ndim else slice(-int(asked), None)
+    nearest = nearest[:, columns]
+    first = int(nearest.clamp(min=0).min())
+    number = layout.columns.shape[1] - first
+    nearest = torch.where(nearest < 0, nearest, nearest - first)
+    return arguments | {"logits_to_keep": number}, nearest
+
+
+def _spread(logits: Tensor, nearest: Tensor) -> Tensor:
+    """`(B, n, V)` to `(B, S, V)`: the logits of each column's nearest, 0 where there is none."""
+    nearest = nearest.to(logits.device)
+    place = nearest.clamp(min=0).unsqueeze(-1).expand(-1, -1, logits.shape[-1])
+    return logits.gather(1, place).masked_fill((nearest < 0).unsqueeze(-1), 0)
+
+
+def _returns_dict(model: Any, arguments: Mapping[str, Any]) -> bool:
+    given = arguments.get("return_dict")
+    return bool(model.config.return_dict if given is None else given)
+
+
+def _weighed(function: Function, arguments: dict[str, Any], weights: Weights | None) -> Any:
+    if weights is None:
+        with weighing(None):
+            return function(**arguments)
+    weights = weights.for_call(_sliding_total(arguments))
+    with weighing(weights):
+        out = function(**arguments)
+    weights.check_used()
+    return out
+
+
+def shrink_by(
+    model: Any, settings: Settings, arguments: Mapping[str, Any], padding_side: str
+) -> Shrunk:
+    """`shrink` as settings say."""
+    return shrink(
+        model,
+        arguments,
+        padding_side,
+        settings.selector,
+        settings.positions,
+        settings.merge,
+        settings.mass if settings.weighs else "none",
+        settings.alpha,
+    )
+
+
+def _sliding_total(arguments: Mapping[str, Any]) -> int:
+    """Tokens so far, those of a call included; 0 if its cache has no layer with a window.
+
+    Asked only where it matters, since a static cache has to wait for the device to know.
+    """
+    cache = cache_of(arguments)
+    if cache is None or not any(cache.is_sliding):
+        return 0
+    new = arguments.get("input_ids")
+    if new is None:
+        new = arguments["inputs_embeds"]
+    return length_of(cache) + int(new.shape[1])
+
+
+def _fill_gaps(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without mask and cache, transformers reads gaps in positions as packed sequences."""
+    if cache_of(arguments) is not None or arguments.get("attention_mask") is not None:
+        return arguments
+    return arguments | {"attention_mask": torch.ones_like(arguments["input_ids"])}

@@ -1,0 +1,210 @@
+"""The two doors of a model, generate() and forward(), and who stands behind them.
+
+While a model is pruned anywhere, it has `generate` and `forward` of its own: objects that look up
+what holds for the call at hand and pass it on. They hold the model as an attribute, so copies of a
+model have entries that mean the copy. A call for which nothing holds goes through untouched.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from otprune.engines.transformers import calls
+from otprune.engines.transformers.run import Run
+from otprune.engines.transformers.settings import Settings
+from otprune.errors import OTPruneError
+
+_NAMES = ("generate", "forward")
+_ENABLED = "_otprune_enabled"  # on the model, so that it follows copies and saved models
+_ARGUMENT = "otprune"
+
+
+@dataclass(eq=False)
+class Active:
+    """Settings that hold for calls of one model, and the report about those calls.
+
+    settings: None where only calls that bring their own are pruned.
+    """
+
+    settings: Settings | None
+    run: Run
+
+
+@dataclass(eq=False)
+class Block:
+    """A with block that is being executed: it holds in its own thread and context."""
+
+    model: Any
+    active: Active
+    open: bool = True
+
+
+_BLOCKS: ContextVar[tuple[Block, ...]] = ContextVar("otprune_blocks", default=())
+_lock = threading.RLock()
+_users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def begin(block: Block) -> None:
+    """Let a block hold from here on."""
+    _hold(block.model)
+    _BLOCKS.set((*_BLOCKS.get(), block))
+
+
+def end(block: Block) -> None:
+    """A block holds no more, in whatever context this is said."""
+    block.open = False
+    _BLOCKS.set(tuple(other for other in _BLOCKS.get() if other is not block))
+    _let_go(block.model)
+
+
+def enable(model: Any, active: Active) -> None:
+    """Settings for everybody's calls of a model, until `disable`."""
+    with _lock:
+        setattr(model, _ENABLED, active)
+        _install(model)
+
+
+def disable(model: Any) -> None:
+    """No settings for everybody's calls any more."""
+    with _lock:
+        vars(model).pop(_ENABLED, None)
+        _remove_if_unused(model)
+
+
+def enabled(model: Any) -> bool:
+    """Whether a model has been enabled."""
+    return _ENABLED in vars(model)
+
+
+@contextmanager
+def _held(model: Any) -> Iterator[None]:
+    """A call's own hold: whoever leaves or disables meanwhile does not take its doors away."""
+    _hold(model)
+    try:
+        yield
+    finally:
+        _let_go(model)
+
+
+def _hold(model: Any) -> None:
+    with _lock:
+        _users[model] = _users.get(model, 0) + 1
+        _install(model)
+
+
+def _let_go(model: Any) -> None:
+    with _lock:
+        _users[model] -= 1
+        if not _users[model]:
+            del _users[model]
+        _remove_if_unused(model)
+
+
+def _install(model: Any) -> None:
+    for name in _NAMES:
+        if not isinstance(vars(model).get(name), Entry):
+            setattr(model, name, Entry(model, name, vars(model).get(name)))
+
+
+def _remove_if_unused(model: Any) -> None:
+    if model in _users or enabled(model):
+        return
+    for name in _NAMES:
+        entry = vars(model).get(name)
+        if isinstance(entry, Entry):  # or somebody else's by now, with ours behind it, at rest
+            delattr(model, name)
+            if entry.own is not None:
+                setattr(model, name, entry.own)
+
+
+def _settings(model: Any) -> Active | None:
+    """What holds for a call here and now, if the call itself says nothing."""
+    for block in reversed(_BLOCKS.get()):
+        if block.model is model and block.open:
+            return block.active
+    active: Active | None = vars(model).get(_ENABLED)
+    return active
+
+
+def _of_call(model: Any, given: Any) -> Active:
+    """What a call says by itself: `otprune=settings`, the run of a block, or None for nothing."""
+    if given is None or isinstance(given, Settings):
+        return Active(given, Run())
+    if isinstance(given, Run) and given.settings is not None:
+        return Active(given.settings, given)
+    raise OTPruneError(
+        f"otprune={given!r}: expected otprune.Settings(...), the run of a with block, or None "
+        "for a call that is not pruned"
+    )
+
+
+class Entry:
+    """A model's `generate` or `forward`.
+
+    own: what the model had in that place of its own, such as accelerate's hook; None for the
+        method of its class.
+    """
+
+    def __init__(self, model: Any, name: str, own: Callable[..., Any] | None) -> None:
+        self.model = model
+        self.name = name
+        self.own = own
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        if self.own is not None:
+            return self.own
+        method: Callable[..., Any] = types.MethodType(
+            getattr(type(self.model), self.name), self.model
+        )
+        return method
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model, function = self.model, self.__wrapped__
+        said = _ARGUMENT in kwargs
+        active = _of_call(model, kwargs.pop(_ARGUMENT)) if said else _settings(model)
+        settings = active.settings if active is not None else None
+        arguments = _by_name(function, args, kwargs)
+        if self.name == "forward":
+            inside = calls.inside(model, arguments)
+            if inside is not None and not said:
+                return inside.call(function, arguments)
+            if active is None or settings is None:
+                return calls.plain_forward(function, arguments)
+            with _held(model):
+                return calls.forward(model, function, arguments, settings, active.run)
+        if active is None or settings is None:
+            return calls.plain_generate(model, function, arguments)
+        with _held(model):
+            return calls.generate(model, function, arguments, settings, active.run)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if enabled(self.model):
+            return Entry, (self.model, self.name, self.own)
+        # A copy or a saved model is in no block, and needs nothing of ours to be loaded.
+        if self.own is not None:
+            return operator.getitem, ((self.own,), 0)
+        return types.MethodType, (getattr(type(self.model), self.name), self.model)
+
+
+def _by_name(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by name, positional ones named as the signature does."""
+    if not args:
+        return kwargs
+    names = list(inspect.signature(function).parameters)
+    return dict(zip(names, args, strict=False)) | kwargs
