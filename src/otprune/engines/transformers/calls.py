@@ -231,7 +231,7 @@ def inside(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
     return call if call is not None and call.model is model and call.is_about(arguments) else None
 
 
-def plain_forward(function: Function, arguments: dict[str, Any]) -> Any:
+def plain_forward(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
     """forward() that is not pruned, inside a call that may be."""
     with weighing(None):
         return function(**arguments)
@@ -252,14 +252,14 @@ def forward(
         report.say(shrunk)
         if shrunk.memory is None:
             more = {"logits_to_keep": asked} if full else {}
-            return plain_forward(function, shrunk.inputs | more)
+            return plain_forward(model, function, shrunk.inputs | more)
         return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
     if memory is not None:
         shortened = next_step(model, arguments, memory, length_of(cache))
         return _weighed(function, shortened, weights_of(model, memory.weights))
     if length_of(cache) == 0:
         report.begin()
-    return plain_forward(function, arguments)
+    return plain_forward(model, function, arguments)
 
 
 def _forward_shrunk(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.inputs import PER_TOKEN, take_columns
+from otprune.engines.transformers.inputs import check_widths, take_columns
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import takes_positions
 from otprune.errors import UnsupportedError
@@ -42,6 +42,7 @@ def next_turn(model: Any, inputs: dict[str, Any], memory: Memory) -> dict[str, A
             f"attention_mask is {tuple(mask.shape)}: expected the shape of input_ids, "
             f"{tuple(ids.shape)}"
         )
+    check_widths(inputs, ids.shape[1])
     layout = memory.layout.extended(ids.shape[1])
     new = take_columns(model, inputs | {"attention_mask": mask}, layout)
     steps = mask[:, width:].long().cumsum(-1)
@@ -63,13 +64,7 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     memory = memory.repeated(rows)
     n = memory.layout.columns.shape[1]
     changed = dict(inputs)
-    for name in PER_TOKEN:
-        value = inputs.get(name)
-        if name != "attention_mask" and isinstance(value, Tensor) and value.shape[-1] != q:
-            raise UnsupportedError(
-                f"{name} has {value.shape[-1]} numbers a row for {q} new tokens on a pruned cache: "
-                "give those of the new tokens"
-            )
+    check_widths(inputs, q)
     mask = inputs.get("attention_mask")
     full = memory.layout.width + past - n + q
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == full:

@@ -173,23 +173,29 @@ class Entry:
         return self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _ARGUMENT not in kwargs:
+            return self._call(args, kwargs)
+        block = Block(self.model, _of_call(self.model, kwargs.pop(_ARGUMENT)))
+        begin(block)
+        try:
+            return self._call(args, kwargs, settled=True)
+        finally:
+            end(block)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], settled: bool = False) -> Any:
         model, function = self.model, self.__wrapped__
-        said = _ARGUMENT in kwargs
-        active = _of_call(model, kwargs.pop(_ARGUMENT)) if said else _settings(model)
-        settings = active.settings if active is not None else None
         arguments = _by_name(function, args, kwargs)
-        if self.name == "forward":
+        if self.name == "forward" and not settled:
             inside = calls.inside(model, arguments)
-            if inside is not None and not said:
+            if inside is not None:
                 return inside.call(function, arguments)
-            if active is None or settings is None:
-                return calls.plain_forward(function, arguments)
-            with _held(model):
-                return calls.forward(model, function, arguments, settings, active.run)
-        if active is None or settings is None:
-            return calls.plain_generate(model, function, arguments)
+        active = _settings(model)
+        if active is None or active.settings is None:
+            plain = calls.plain_forward if self.name == "forward" else calls.plain_generate
+            return plain(model, function, arguments)
+        pruned = calls.forward if self.name == "forward" else calls.generate
         with _held(model):
-            return calls.generate(model, function, arguments, settings, active.run)
+            return pruned(model, function, arguments, active.settings, active.run)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if enabled(self.model):

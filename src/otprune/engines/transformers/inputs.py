@@ -22,7 +22,6 @@ from otprune.engines.transformers.positions import (
     Positions,
     check_documents,
     check_gaps,
-    check_positions,
     compact_positions,
     documents_of,
     full_positions,
@@ -31,6 +30,7 @@ from otprune.engines.transformers.positions import (
     with_text_index,
 )
 from otprune.engines.transformers.selection import Choice, choose
+from otprune.engines.transformers.settings import Settings
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.objectives.mass import Mass
 from otprune.selectors.results import Lazy
@@ -140,8 +140,8 @@ def prune_inputs(
         UnsupportedError: the model or an argument cannot be pruned; says which and why.
         OTPruneError: placeholders and features differ in number, or an argument is wrong.
     """
+    Settings(selector, positions, merge)  # looks at what it is given
     check(model)
-    check_positions(positions)
     if padding_side not in ("left", "right"):
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
     if not has_pictures(inputs):
@@ -260,18 +260,25 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
             )
     new = {key: value for key, value in inputs.items() if key != "position_ids"}
     for name, fill in {**PER_TOKEN, "input_ids": _padding_id(model)}.items():
-        value = new.get(name)
-        if not isinstance(value, Tensor):
-            continue
-        if value.shape[-1] != layout.width:
-            raise UnsupportedError(
-                f"{name} has {value.shape[-1]} numbers a row for a prompt of {layout.width} "
-                "tokens, so which token each belongs to is not known: cut it as input_ids were cut"
-            )
-        new[name] = layout.take(value, fill)
+        if isinstance(new.get(name), Tensor):
+            new[name] = layout.take(new[name], fill)
     if new.get("logits_to_keep") is not None:
         new["logits_to_keep"] = last_columns(new["logits_to_keep"], layout)
     return new
+
+
+def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:
+    """Raise UnsupportedError for an argument that has one number a token, but not of these tokens.
+
+    transformers pads or cuts some of them by itself, and always at one end.
+    """
+    for name in (*PER_TOKEN, "position_ids"):
+        value = inputs.get(name)
+        if name != "attention_mask" and isinstance(value, Tensor) and value.shape[-1] != tokens:
+            raise UnsupportedError(
+                f"{name} has {value.shape[-1]} numbers a row for {tokens} tokens, so which token "
+                "each belongs to is not known: give one for every token of input_ids"
+            )
 
 
 def last_columns(asked: Any, layout: Layout) -> Any:
@@ -327,6 +334,7 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         raise UnsupportedError(
             f"attention_mask is {shape}: expected the shape of input_ids, {tuple(ids.shape)}"
         )
+    check_widths(given, ids.shape[1])
     return ids, mask
 
 
