@@ -225,10 +225,7 @@ def test_eight_threads_with_four_settings_and_none(name, calls, way):
     batches = [family.inputs((1, 2, 0)), family.inputs((2,)), family.inputs((1, 1))]
 
     def answer(i, s, generated):
-        if way == "calls":
-            more = {"otprune": MANY[s]}
-        else:
-            more = {}
+        more = {"otprune": MANY[s]} if way == "calls" else {}
         if way == "blocks" and MANY[s] is not None:
             with prune(model, MANY[s]):
                 return answer_of(batches[i], generated, more)
