@@ -13,7 +13,7 @@ ROOT = Path(otprune.__file__).parent
 
 # Lowest first; a module may import from its own layer and from those before it.
 LAYERS = [
-    {"errors", "flops"},
+    {"errors", "flops", "installed"},
     {"budget", "tokens"},
     {"search"},
     {"objectives"},
@@ -75,14 +75,50 @@ def test_selectors_need_torch_alone():
     assert not heavy & set(loaded)
 
 
-def test_without_transformers_prune_says_what_to_install():
+WITHOUT_TRANSFORMERS = "import sys; sys.modules['transformers'] = None\n"
+
+
+def test_without_transformers_every_name_is_there_and_says_what_to_install():
     said = run(
-        "import sys; sys.modules['transformers'] = None\n"
-        "import otprune\n"
-        "try: otprune.prune\n"
-        "except otprune.MissingDependencyError as e: print(e)"
+        WITHOUT_TRANSFORMERS + "import otprune\n"
+        "from otprune import *\n"
+        "for name in otprune.__all__: assert hasattr(otprune, name), name\n"
+        "assert prune.__name__ == 'prune' and 'otprune[transformers]' in prune.__doc__\n"
+        "assert OTPrune(2).count(9) == 2\n"
+        "for name in ('prune', 'prune_inputs'):\n"
+        "    try: getattr(otprune, name)(None, OTPrune(2))\n"
+        "    except MissingDependencyError as e: print(e)\n"
     )
-    assert "pip install 'otprune[transformers]'" in said
+    assert said.count("pip install 'otprune[transformers]'") == 2
+    assert said.startswith("otprune.prune needs transformers, which cannot be imported")
+
+
+def test_a_torchvision_that_does_not_fit_is_named(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    info = tmp_path / "torchvision-0.28.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
+    front = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    said = run(
+        front + "import otprune\n"
+        "try: otprune.prune(None, None)\n"
+        "except otprune.MissingDependencyError as e: print(e)\n"
+    )
+    assert "the torchvision that is installed does not fit torch" in said
+    assert "pip uninstall torchvision" in said
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            front + "from otprune.cli import main; sys.exit(main(['ask', 'x.jpg', 'Is it?']))",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_public_surface_is_whole():

@@ -1,7 +1,9 @@
 """Visual token pruning for multimodal language models by optimal transport.
 
 Names are imported when they are first used: `import otprune` itself takes milliseconds, and only
-`prune` and `prune_inputs` need transformers.
+what is under `otprune.engines.transformers` (`prune`, `prune_inputs`, ...) needs transformers. Where
+transformers cannot be imported those names are there all the same, so that `hasattr` and
+`from otprune import *` say what otprune has; calling one raises `MissingDependencyError`.
 """
 
 from __future__ import annotations
@@ -106,20 +108,44 @@ def __getattr__(name: str) -> Any:
         return version("otprune")
     if name not in __all__:
         raise AttributeError(f"module 'otprune' has no attribute {name!r}")
+    where = _HOMES.get(name, "selectors")
     try:
-        home = import_module(f"otprune.{_HOMES.get(name, 'selectors')}")
-    except ImportError as cause:
-        if _HOMES.get(name) != "engines.transformers":
+        home = import_module(f"otprune.{where}")
+    except Exception as cause:
+        if where != "engines.transformers" or (message := _missing(name, cause)) is None:
             raise
-        from otprune.errors import MissingDependencyError
-
-        raise MissingDependencyError(
-            f"otprune.{name} needs transformers, which cannot be imported ({cause}): "
-            "pip install 'otprune[transformers]'"
-        ) from cause
+        return _stand_in(name, message, cause)
     value = getattr(home, name)
     globals()[name] = value
     return value
+
+
+def _missing(name: str, cause: Exception) -> str | None:
+    """What to install so that transformers can be imported; None if the fault is elsewhere."""
+    from otprune.installed import broken_torchvision
+
+    told = broken_torchvision(cause)
+    if told is not None:
+        return f"otprune.{name} cannot be used: {told}"
+    if not isinstance(cause, ImportError):
+        return None
+    return (
+        f"otprune.{name} needs transformers, which cannot be imported ({cause}): "
+        "pip install 'otprune[transformers]'"
+    )
+
+
+def _stand_in(name: str, message: str, cause: Exception) -> Any:
+    """Stands in for what cannot be imported, and says so when it is called."""
+
+    def missing(*_: Any, **__: Any) -> Any:
+        from otprune.errors import MissingDependencyError
+
+        raise MissingDependencyError(message) from cause
+
+    missing.__name__ = missing.__qualname__ = name
+    missing.__doc__ = message
+    return missing
 
 
 def __dir__() -> list[str]:

@@ -21,13 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(argv)
     except KeyboardInterrupt:
         return 130
-    except ImportError as cause:
-        package = (cause.name or "").partition(".")[0]
-        if package not in _NEEDED:
+    except (ImportError, RuntimeError) as cause:
+        told = _what_to_install(cause)
+        if told is None:
             raise
-        print(
-            f"otprune: error: this command needs {package}, which is not installed: "
-            "pip install 'otprune[demo]'",
-            file=sys.stderr,
-        )
+        print(f"otprune: error: {told}", file=sys.stderr)
         return 2
+
+
+def _what_to_install(cause: Exception) -> str | None:
+    from otprune.installed import broken_torchvision
+
+    package = (getattr(cause, "name", None) or "").partition(".")[0]
+    if package in _NEEDED:
+        return f"this command needs {package}, which is not installed: pip install 'otprune[demo]'"
+    return broken_torchvision(cause)
