@@ -1,8 +1,8 @@
 """Visual token pruning for multimodal language models by optimal transport.
 
 Names are imported when they are first used: `import otprune` itself takes milliseconds, and only
-what is under `otprune.engines.transformers` (`prune`, `prune_inputs`, ...) needs transformers. Where
-transformers cannot be imported those names are there all the same, so that `hasattr` and
+what is under `otprune.engines.transformers` (`prune`, `prune_inputs`, ...) needs transformers.
+Where that cannot be imported those names are there all the same, so that `hasattr` and
 `from otprune import *` say what otprune has; calling one raises `MissingDependencyError`.
 """
 

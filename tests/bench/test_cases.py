@@ -81,5 +81,14 @@ def test_keys_are_unique(tmp_path):
 
 
 def test_what_json_cannot_hold_is_a_failure(tmp_path):
-    results = run_cases(tmp_path, [("a", lambda: {"x": object()})], "test")
+    cases = [("a", lambda: {"x": object()}), ("b", lambda: {"x": 1})]
+    results = run_cases(tmp_path, cases, "test")
     assert "which JSON cannot" in results["a"]["failed"]
+
+
+def test_where_every_case_fails_there_is_no_report(tmp_path):
+    cases = [counted([], "a", ValueError("no server")), counted([], "b", ValueError("nor here"))]
+    with pytest.raises(OTPruneError, match=r"all 2 cases failed.*the first: ValueError: no server"):
+        run_cases(tmp_path, cases, "test")
+    cases[1] = counted([], "b", {"x": 1})
+    assert "failed" in run_cases(tmp_path, cases, "test")["a"]  # the others are worth a report

@@ -2,8 +2,16 @@
 
 import pytest
 
+from otprune import MissingDependencyError
 from otprune.bench import serving, serving_report
 from otprune.bench.serving_server import Reply
+
+
+def test_without_vllm_nothing_is_measured_and_nothing_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match="vLLM is not installed here"):
+        serving.run(tmp_path / "out", 0, quick=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("scope", [serving.QUICK, serving.FULL], ids=["quick", "full"])

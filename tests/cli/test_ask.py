@@ -1,12 +1,21 @@
 """`otprune ask`: both answers, what they took, how far the kept tokens are from all."""
 
+import io
 import json
 
 import pytest
 import torch
 from PIL import Image
 
-from otprune import METHODS, OTPrune, prefill_flops, prune, recommended
+from otprune import (
+    METHODS,
+    OTPrune,
+    OTPruneError,
+    UnsupportedError,
+    prefill_flops,
+    prune,
+    recommended,
+)
 
 from .conftest import QUESTION, QUICK, scene
 
@@ -205,3 +214,132 @@ def test_auto_keeps_no_more_than_max_keep(run, photo):
     options = ("--keep", "auto", "--target", "0.0001", "--max-keep", "9")
     (picture,) = asked(run, photo, *options)["pictures"]
     assert len(picture["indices"]) == 9
+
+
+def test_a_bad_photo_is_told_before_any_work_and_by_its_name(run, photo, tmp_path, monkeypatch):
+    from otprune.cli import ask
+
+    checked = ask.prompt
+
+    def picky(loaded, image, question):
+        if image.width == 1:
+            raise OTPruneError("the processor failed: aspect ratio")
+        return checked(loaded, image, question)
+
+    thin = tmp_path / "thin.png"
+    scene(1, 200).save(thin)
+    monkeypatch.setattr(ask, "prompt", picky)
+    monkeypatch.setattr(ask, "_generate", lambda *_: pytest.fail("answered"))
+    result = run("ask", photo, thin, QUESTION, *QUICK)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == f"otprune: error: {thin}: the processor failed: aspect ratio\n"
+    monkeypatch.undo()
+
+
+def test_a_photo_that_fails_later_does_not_lose_the_answers_before_it(
+    run, photo, tmp_path, monkeypatch
+):
+    from otprune.cli import ask
+
+    bad, other = tmp_path / "bad.png", tmp_path / "other.png"
+    scene(50, 40, seed=1).save(bad)
+    scene(60, 40, seed=2).save(other)
+    whole = ask.ask
+
+    def fails(loaded, shown, *rest, **how):
+        if shown.name == str(bad):
+            raise UnsupportedError("cannot be pruned")
+        return whole(loaded, shown, *rest, **how)
+
+    monkeypatch.setattr(ask, "ask", fails)
+    words = ("ask", photo, bad, other, QUESTION, *QUICK)
+    result = run(*words)
+    assert result.status == 2
+    assert result.err == f"otprune: error: {bad}: cannot be pruned\n"
+    assert str(photo) in result.out
+    assert str(other) not in result.out
+    report = json.loads(run(*words, "--json", "--continue-on-error").out)
+    good, failed, last = report["pictures"]
+    assert failed == {"picture": str(bad), "error": f"{bad}: cannot be pruned"}
+    assert (good["picture"], last["picture"]) == (str(photo), str(other))
+
+
+def test_continue_on_error_goes_on_without_the_bad_ones(run, photo, tmp_path):
+    missing, text = tmp_path / "missing.png", tmp_path / "text.png"
+    text.write_text("no image")
+    result = run("ask", missing, photo, text, QUESTION, *QUICK, "--continue-on-error")
+    assert result.status == 2
+    assert f"no such image: {missing}" in result.err
+    assert f"{text} is not an image" in result.err
+    assert result.err.count("\n") == 2
+    assert "144" in result.out
+    result = run("ask", missing, text, QUESTION, "--continue-on-error")
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert str(missing) in result.err
+    assert str(text) in result.err
+
+
+def test_the_standard_input_is_a_photo(run, photo, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
+    result = run("ask", "-", QUESTION, *QUICK)
+    assert (result.status, result.err) == (0, "")
+    assert "standard input" in result.out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
+    piped = asked(run, "-")["pictures"][0]
+    assert piped["picture"] == "-"
+    assert piped["indices"] == asked(run, photo)["pictures"][0]["indices"]
+
+
+def test_of_several_pages_the_report_says_which(run, tmp_path):
+    pages = tmp_path / "pages.tif"
+    scene().save(pages, save_all=True, append_images=[scene(seed=1), scene(seed=2)])
+    assert "pages.tif (page 1 of 3)" in " ".join(run("ask", pages, QUESTION, *QUICK).out.split())
+    assert asked(run, pages)["pictures"][0]["note"] == "page 1 of 3"
+
+
+def test_what_no_font_has_is_told(run, tmp_path, monkeypatch):
+    from otprune.cli import lettering
+
+    monkeypatch.setattr(lettering, "_font_for", lambda char: "" if char.isascii() else None)
+    strange, target = tmp_path / "caf\u00e9.png", tmp_path / "o.png"
+    scene().save(strange)
+    result = run("ask", strange, QUESTION, *QUICK, "--overlay", target)
+    assert result.status == 0
+    assert result.err.startswith("otprune: note: no font here has \u00e9: written in ASCII")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "numbers"),
+    [
+        ((), "otprune keeps 14 of 144 (9.7%)", ""),
+        (("--merge",), "(9.7%), merged", "tokens merged into this one"),
+        (("--mass", "total"), "(9.7%), mass total", ""),
+        (("--mass", "token"), "(9.7%), mass token", "its weight in attention, in tokens"),
+        (
+            ("--mass", "token", "--alpha", "0.5"),
+            "(9.7%), mass token x 0.5",
+            "tokens that it stands for",
+        ),
+        (
+            ("--method", "recommended"),
+            "dpp keeps 14 of 144 (9.7%), merged, mass token",
+            "tokens merged into this one, and its weight",
+        ),
+    ],
+)
+def test_the_overlay_says_how_the_kept_tokens_are_used(
+    run, photo, tmp_path, monkeypatch, flags, said, numbers
+):
+    from otprune.cli import drawing
+
+    seen = []
+    monkeypatch.setattr(drawing, "save", lambda *words: seen.append(words) or set())
+    report = asked(run, photo, *flags, "--overlay", tmp_path / "o.png")
+    ((row,), _, meaning) = seen[0]
+    assert row.captions[1][0].endswith(said)
+    assert meaning == numbers
+    if numbers:
+        masses = report["pictures"][0]["masses"]
+        assert row.stands == pytest.approx([144 * mass for mass in masses])
+    else:
+        assert not row.stands

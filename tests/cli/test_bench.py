@@ -26,6 +26,21 @@ def test_a_bench_gets_its_options(run, tmp_path, monkeypatch, bench):
     ]
 
 
+@pytest.mark.parametrize("bench", ["quality", "serving", "speed"])
+def test_a_folder_that_cannot_be_is_refused_before_anything_runs(refused, tmp_path, bench):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "cannot make this folder" in refused("bench", bench, "--out", file)
+    assert "cannot make this folder" in refused("bench", bench, "--out", file / "below")
+    assert "--out" in refused("bench", bench, "--out", "/proc/below")
+    assert "cannot write in /proc" in refused("bench", bench, "--out", "/proc")
+
+
+@pytest.mark.parametrize("bench", ["quality", "mass", "tokens", "stream"])
+def test_photographs_that_would_not_be_looked_at_are_refused(refused, tmp_path, bench):
+    assert "no meaning with --quick" in refused("bench", bench, "--quick", "--photos", tmp_path)
+
+
 def test_compare_two_folders(run, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "QUICK", (synthetic.Size(6, 3, 2, sets=1, subsets=5),))
     for name, seed in (("a", 0), ("b", 1)):

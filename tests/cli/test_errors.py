@@ -1,6 +1,9 @@
 """Whatever a user gets wrong: one line on stderr, status 2, and what to do about it."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -24,7 +27,16 @@ from .conftest import QUESTION
         (("--max-keep", "16"), "--max-keep belongs to --keep auto"),
         (("--keep", "auto", "--max-keep", "half"), "--max-keep half: expected a ratio"),
         (("--keep", "auto", "--max-keep", "0"), "keep=0 would leave no token"),
-        (("--method", "recommended", "--merge"), "leave them out, or name a method"),
+        (("--method", "recommended", "--merge"), "leave --merge out, or name a method"),
+        (("--method", "recommended", "--mass", "none"), "leave --mass out, or name a method"),
+        (("--method", "recommended", "--alpha", "1"), "leave --alpha out, or name a method"),
+        (("--alpha", "1"), "add --mass total or --mass token"),
+        (("--alpha", "1", "--mass", "none"), "add --mass total or --mass token"),
+        (("--alpha", "nan", "--mass", "total"), "alpha"),
+        (("--gamma", "nan"), "gamma=nan is outside"),
+        (("--keep", "auto", "--target", "nan"), "give a number > 0"),
+        (("--trust-remote-code",), "--trust-remote-code belongs to --model"),
+        (("--overlay", "/proc/o.png"), "--overlay: cannot write in /proc"),
         (("--method", "recommended", "--gamma", "1"), "it belongs to otprune"),
         (("--target", "0.1"), "--target belongs to --keep auto, and --keep is 0.1"),
         (("--keep", "16", "--measure", "distance"), "--measure belongs to --keep auto"),
@@ -60,7 +72,12 @@ def test_overlay_never_overwrites_a_photo(refused, photo):
 
 
 def test_words_in_the_wrong_place(refused, photo):
-    assert "otprune ask --help" in refused("ask", photo)
+    assert "otprune ask --help" in refused("ask")
+    assert "nothing to ask" in refused("ask")
+    for missing in (photo, "none.jpg", "-", "https://example.org/a.png"):
+        assert f"the question is missing behind {missing}" in refused("ask", missing)
+    assert "the question is missing" in refused("ask", photo, photo)
+    assert "no photograph to ask about" in refused("ask", "Is there a star?")
     assert "the question comes last" in refused("ask", "Is there a star?", photo)
     assert "the question is empty" in refused("ask", photo, " ")
     assert "did you mean 'ask'" in refused("asq", photo).lower()
@@ -167,10 +184,53 @@ def test_our_own_mistakes_keep_their_traceback(run, photo, embedded, monkeypatch
         run("ask", photo, QUESTION)
 
 
-def test_overlay_that_cannot_be_written(refused, photo, embedded, tmp_path, monkeypatch):
+def test_overlay_that_cannot_be_written(run, photo, embedded, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
     target = tmp_path / "o.png"
-    assert "No space left" in refused("select", photo, "--overlay", target)
+    result = run("select", photo, "--overlay", target)
+    assert result.status == 2
+    assert "No space left" in result.err
+    assert "144 -> 14" in result.out  # the answer is not lost with the drawing
+    assert "overlay written" not in result.out
+    report = json.loads(run("select", photo, "--overlay", target, "--json").out)
+    assert report["overlay"] is None
+
+
+def test_urls_are_not_fetched_and_the_message_says_what_is_read(refused):
+    for url in ("https://example.org/a.jpg?b=c", "file:///tmp/a.jpg", "s3://bucket/a"):
+        said = refused("ask", url, QUESTION)
+        assert f"{url} is a URL, and otprune reads files" in said
+        assert f"curl -L '{url}' | otprune ask - \"QUESTION\"" in said
+    assert "is a URL" in refused("select", "http://example.org/a.jpg")
+
+
+@pytest.mark.parametrize("command", ["methods", "--version", "--help"])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_output_that_cannot_be_written(command):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "otprune", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("otprune: error: cannot write: No space left")
+
+
+def test_a_reader_who_has_seen_enough_sees_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "otprune", "methods"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

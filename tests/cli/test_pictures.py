@@ -1,15 +1,25 @@
 """Every kind of picture becomes RGB, the right way up; the others get one clear line."""
 
+import io
+import re
+import sys
+import types
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from otprune import OTPruneError
-from otprune.cli.pictures import open_picture
+from otprune.cli import pictures
+from otprune.cli.pictures import Photo
 
 from .conftest import scene
 
 RED = (255, 0, 0)
+
+
+def open_picture(path):
+    return Photo(str(path)).open().image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "PA", "1", "CMYK", "YCbCr", "LAB"])
@@ -60,6 +70,91 @@ def test_first_frame_of_an_animation(tmp_path):
     assert open_picture(path).getpixel((0, 0)) == RED
 
 
+@pytest.mark.parametrize(("kind", "word"), [("tif", "page"), ("gif", "frame"), ("webp", "frame")])
+def test_of_several_images_the_first_is_read_and_said_to_be(tmp_path, kind, word):
+    path, alone = tmp_path / f"many.{kind}", tmp_path / f"one.{kind}"
+    images = [Image.new("RGB", (4, 4), (60 * i, 0, 0)) for i in range(3)]
+    images[0].save(path, save_all=True, append_images=images[1:])
+    images[0].save(alone)
+    assert Photo(str(path)).open().note == f"{word} 1 of 3"
+    assert Photo(str(alone)).open().note == ""
+
+
+def test_a_damaged_rest_does_not_matter(tmp_path):
+    path = tmp_path / "moving.gif"
+    frames = [scene(seed=seed) for seed in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    path.write_bytes(path.read_bytes()[:-500])
+    assert open_picture(path).size == frames[0].size
+
+
+def test_the_standard_input(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4), RED).save(file, "png")
+
+    def piped(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    piped(file.getvalue())
+    one, path, other = pictures.named(["-", "a.png", "-"])
+    assert one == other  # read once
+    assert (one.label, one.short, one.path) == ("standard input", "standard input", None)
+    assert str(path.path) == "a.png"
+    assert one.open().image.getpixel((0, 0)) == RED
+    piped(b"")
+    with pytest.raises(OTPruneError, match="- is the standard input, and it is empty"):
+        pictures.named(["-"])
+    piped(b"no image")
+    with pytest.raises(OTPruneError, match="standard input is not an image that can be read"):
+        pictures.named(["-"])[0].open()
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "pip install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "pip install pillow-heif"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "pip install pillow-jxl-plugin"),
+        (b"%PDF-1.7\n", "is a PDF: turn the page into a PNG"),
+        (b'<?xml version="1.0"?><svg/>', "is a drawing"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "is a video"),
+        (b"\x1aE\xdf\xa3\0\0\0\0", "is a video"),
+    ],
+)
+def test_what_pillow_alone_cannot_read_is_told_what_helps(tmp_path, monkeypatch, head, said):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    path = tmp_path / "IMG_0001.jpg"  # the name does not matter
+    path.write_bytes(head + b"\0" * 64)
+    with pytest.raises(OTPruneError, match=f"IMG_0001.jpg .*{re.escape(said)}"):
+        open_picture(path)
+
+
+def test_a_plugin_that_is_installed_is_used(tmp_path, monkeypatch):
+    path = tmp_path / "photo.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 64)
+
+    class Plugin(ImageFile.ImageFile):
+        format = "FAKE"
+
+        def _open(self):
+            self._size, self._mode = (3, 2), "RGB"
+
+        def load(self):
+            self.im = Image.new("RGB", (3, 2), RED).im
+
+    def register():
+        Image.register_open("FAKE", Plugin, lambda head: head[4:12] == b"ftypheic")
+
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setitem(
+        sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register)
+    )
+    assert open_picture(path).size == (3, 2)
+
+
 def test_one_pixel(tmp_path):
     path = tmp_path / "one.png"
     Image.new("RGB", (1, 1), RED).save(path)
@@ -79,12 +174,12 @@ def test_damaged(tmp_path, kind, keep):
 def test_no_picture_at_all(tmp_path):
     text = tmp_path / "text.png"
     text.write_text("hello")
-    with pytest.raises(OTPruneError, match="not a picture that can be read"):
+    with pytest.raises(OTPruneError, match="not an image that can be read"):
         open_picture(text)
     with pytest.raises(OTPruneError, match="is a folder"):
         open_picture(tmp_path)
     for missing in (tmp_path / "missing.png", tmp_path / ("x" * 300)):
-        with pytest.raises(OTPruneError, match="no such picture"):
+        with pytest.raises(OTPruneError, match="no such image"):
             open_picture(missing)
 
 

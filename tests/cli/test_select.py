@@ -67,6 +67,20 @@ def test_encoder_that_was_not_fetched(refused, photo, tmp_path, monkeypatch):
 def test_choices_that_exclude_each_other(refused, photo):
     assert "give one of them" in refused("select", photo, "--encoder", "vit-s", "--model", "x")
     assert "--size belongs to --encoder" in refused("select", photo, "--size", "224")
+    assert "--size 100: expected one of 224" in refused(
+        "select", photo, "--encoder", "vit-s", "--size", "100"
+    )
+    assert "belongs to --model" in refused("select", photo, "--trust-remote-code")
+    for words in (("--device", "cuda"), ("--dtype", "bfloat16"), ("--trust-remote-code",)):
+        said = refused("select", photo, "--encoder", "vit-s", *words)
+        assert f"{' '.join(words)} belongs to a model" in said
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_preset_says_what_of_it_is_seen_here(run, photo):
+    out = " ".join(run("select", photo, "--method", "recommended").out.split())
+    assert "recommended also merges and weighs the kept tokens in a language model" in out
+    assert "recommended" not in run("select", photo).out
 
 
 @pytest.mark.usefixtures("embedded")

@@ -40,7 +40,8 @@ def run_cases(
             refused.
 
     Raises:
-        OTPruneError: two cases of one key, or the folder's cases belong to other settings.
+        OTPruneError: two cases of one key, the folder's cases belong to other settings, or every
+            case failed.
     """
     todo = list(cases)
     keys = [key for key, _ in todo]
@@ -72,7 +73,13 @@ def run_cases(
                 if "failed" in done[key]:
                     print(f"{key} failed: {done[key]['failed']}", file=sys.stderr)
             bar.advance(task)
-    return {key: done[key] for key in keys}
+    results = {key: done[key] for key in keys}
+    if keys and all("failed" in result for result in results.values()):
+        raise OTPruneError(
+            f"all {len(keys)} cases failed, so there is nothing to report; the first: "
+            f"{results[keys[0]]['failed']} (tracebacks in {file})"
+        )
+    return results
 
 
 def failures(results: Results) -> list[str]:

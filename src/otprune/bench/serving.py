@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import random
 import statistics
@@ -19,6 +20,7 @@ from otprune.bench.cases import Case, run_cases
 from otprune.bench.report import check_plots, write_report
 from otprune.bench.serving_model import PIXELS, Size, save
 from otprune.bench.serving_server import Reply, Request, Server, data_url, load, serve
+from otprune.errors import MissingDependencyError
 
 # A server of vLLM as it is, and one with otprune that is asked for these.
 STOCK = "stock"
@@ -89,11 +91,16 @@ def run(folder: Path, seed: int, quick: bool) -> None:
 
     Raises:
         OTPruneError: the folder has cases of other settings, or a server did not come up.
-        MissingDependencyError: matplotlib is not installed.
+        MissingDependencyError: vLLM or matplotlib is not installed.
     """
     from otprune.bench import serving_report
 
     check_plots()
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingDependencyError(
+            "vLLM is not installed here, and without it there is no server to measure: "
+            "`make test-vllm` makes .venv-vllm, which has it (docs/vllm.md)"
+        )
     scope = QUICK if quick else FULL
     settings = {"seed": seed, "quick": quick}
     with _Bench(scope, seed) as bench:

@@ -6,20 +6,25 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
 from rich.text import Text
 
 import otprune
 from otprune.cli import options
 from otprune.cli.bench import bench
-from otprune.cli.options import make_selector
+from otprune.cli.console import Words, show
+from otprune.cli.each import OUT_OF_MEMORY, Each
+from otprune.cli.options import make_selector, make_weighing
 from otprune.cli.progress import Steps
-from otprune.cli.question import check_question
+from otprune.cli.question import check_question, split
 from otprune.errors import OTPruneError
+
+if TYPE_CHECKING:
+    from otprune.cli.drawing import Row
 
 app = typer.Typer(
     name="otprune",
@@ -42,16 +47,21 @@ def run(argv: Sequence[str] | None) -> int:
         status = command.main(
             args=None if argv is None else list(argv), prog_name="otprune", standalone_mode=False
         )
+        sys.stdout.flush()  # here, where a full disk can still be told
     except OTPruneError as error:
         return _fail(str(error))
     except typer.Abort:
         return 130
+    except BrokenPipeError:  # the reader has seen enough, like head; click ends with 1 then, too
+        _silence()
+        return 1
+    except OSError as error:
+        _silence()
+        where = f"{error.filename}: " if error.filename else "cannot write: "
+        return _fail(f"{where}{error.strerror or error}")
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch here
-            return _fail(
-                "the GPU has not enough memory for this model and picture: try --dtype bfloat16, "
-                "--device cpu or a smaller model"
-            )
+            return _fail(OUT_OF_MEMORY)
         # Usage errors are of click, which typer imports or carries along, by version.
         if not hasattr(error, "format_message"):
             raise
@@ -64,6 +74,12 @@ def run(argv: Sequence[str] | None) -> int:
 def _fail(message: str) -> int:
     print("otprune: error:", " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+def _silence() -> None:
+    """Nothing more can be written, and Python would try once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:
@@ -98,9 +114,14 @@ def root(
 )
 def ask(
     photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO...", help="Each is asked on its own.")
-    ],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, at the end.")],
+        list[str] | None,
+        typer.Argument(
+            metavar="PHOTO...", help="Each is asked on its own; - is the standard input."
+        ),
+    ] = None,
+    question: Annotated[
+        str | None, typer.Argument(metavar='"QUESTION"', help="In quotes, at the end.")
+    ] = None,
     keep: options.Keep = "0.1",
     target: options.Target = None,
     measure: options.MeasureOption = None,
@@ -110,7 +131,7 @@ def ask(
     metric: options.MetricOption = None,
     seed: options.Seed = None,
     merge: options.Merge = False,
-    mass: options.MassOption = options.Mass.none,
+    mass: options.MassOption = None,
     alpha: options.Alpha = None,
     positions: options.Positions = options.PositionScheme.preserved,
     model: options.Model = None,
@@ -122,6 +143,7 @@ def ask(
         typer.Option(min=1, metavar="NUMBER", help="Longest answer.", rich_help_panel="Model"),
     ] = 32,
     overlay: options.Overlay = None,
+    continue_on_error: options.ContinueOnError = False,
     as_json: options.Json = False,
     repeats: options.Repeats = 3,
     demo_help: Annotated[
@@ -138,73 +160,75 @@ def ask(
 
     Both answers side by side, what pruning saved, and how far the kept tokens are from all.
     """
+    names, asked = split(photos or [], question)
     selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
-    if alpha is not None and mass is options.Mass.none:
-        raise OTPruneError("--alpha is the strength of --mass: add --mass total or --mass token")
-    strength = 1.0 if alpha is None else alpha
-    if method == options.PRESET:
-        if merge or mass is not options.Mass.none:
-            raise OTPruneError(
-                "--method recommended settles --merge and --mass: leave them out, or name a method"
-            )
-        merge, mass, strength = options.preset()
-    if os.path.isfile(question):
-        raise OTPruneError('the question comes last: otprune ask PHOTO... "QUESTION"')
-    check_question(question, embedded=model is None)
-    with Steps(len(photos)) as steps:
-        _check_files(photos, overlay)
+    merge, weight, strength = make_weighing(method, merge, mass, alpha)
+    options.check_model(model, trust_remote_code)
+    check_question(asked, embedded=model is None)
+    with Steps(len(names)) as steps:
+        from otprune.cli import pictures
+
+        each = Each(pictures.named(names), continue_on_error)
+        each.check(lambda photo: photo.open())
+        _check_overlay(overlay, each)
         steps.doing("loading the model")
         from otprune.cli import ask as asking
-        from otprune.cli import drawing, models, pictures, report
+        from otprune.cli import drawing, models, report
 
         loaded = models.load(model, device, dtype.value, trust_remote_code)
-        asked: list[asking.Asked] = []
+        with_grid = overlay is not None
+        each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
+        how = report.Weighing(merge, weight, strength)
         rows: list[drawing.Row] = []
-        for path in photos:
-            picture = pictures.open_picture(path)
+
+        def answer(photo: pictures.Photo) -> asking.Asked:
+            image, note = photo.open()
             one = asking.ask(
                 loaded,
-                path,
-                picture,
-                question,
+                photo,
+                image,
+                note,
+                asked,
                 selector,
                 positions=positions.value,
                 merge=merge,
-                mass=mass.value,
+                mass=weight,
                 alpha=strength,
                 repeats=repeats,
                 max_new_tokens=max_new_tokens,
-                with_grid=overlay is not None,
+                with_grid=with_grid,
                 steps=steps,
             )
-            asked.append(one)
             if one.grid is not None:
-                title = "" if rows else question
-                rows.append(report.asked_row(one, one.grid, picture, title, selector))
+                title = "" if rows else asked
+                rows.append(report.asked_row(one, one.grid, image, title, selector, how))
             steps.done()
-        if overlay is not None:
-            steps.doing("drawing")
-            drawing.save(rows, overlay)
+            return one
+
+        done = each.work(answer)
+        drawn = _draw(rows, overlay, each, steps, how.meaning())
     if as_json:
-        head = report.head_json(loaded.name, selector, overlay)
-        head |= {"question": question, "positions": positions.value, "merge": merge}
-        head |= {"mass": mass.value, "alpha": strength}
-        _print_json(head | {"pictures": [report.asked_json(one) for one in asked]})
-        return
-    extra = ["merge"] * merge + [positions.value] * (positions.value != "preserved")
-    if mass is not options.Mass.none:
-        extra.append(f"mass {mass.value}" + f" x {strength:g}" * (strength != 1))
-    _print(
-        report.headline(loaded.name, selector, *extra),
-        *(report.asked_table(one, question, selector) for one in asked),
-        report.notes(timed=True, merge=merge),
-        overlay=overlay,
-    )
+        head = report.head_json(loaded.name, selector, drawn)
+        head |= {"question": asked, "positions": positions.value, "merge": merge}
+        head |= {"mass": weight, "alpha": strength}
+        _print_json(head | {"pictures": each.entries(done, report.asked_json)})
+    elif done:
+        extra = how.words() + [positions.value] * (positions.value != "preserved")
+        show(
+            report.headline(loaded.name, selector, *extra),
+            *(report.asked_table(one, asked, selector) for one in done.values()),
+            report.notes(timed=True, merge=merge),
+            *_written(drawn),
+        )
+    _finish(each)
 
 
 @app.command()
 def select(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Each on its own.")],
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO...", help="Each on its own; - is the standard input."),
+    ],
     keep: options.Keep = "0.1",
     target: options.Target = None,
     measure: options.MeasureOption = None,
@@ -220,6 +244,7 @@ def select(
     dtype: options.DtypeOption = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
     overlay: options.Overlay = None,
+    continue_on_error: options.ContinueOnError = False,
     as_json: options.Json = False,
     repeats: options.Repeats = 3,
 ) -> None:
@@ -229,50 +254,55 @@ def select(
     pretrained encoder (--encoder vit-s).
     """
     selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
-    if encoder is not None and model is not None:
-        raise OTPruneError("--encoder and --model: give one of them")
-    if size is not None and encoder is None:
-        raise OTPruneError("--size belongs to --encoder vit-s: a model has its own size")
+    options.check_encoder(encoder, model, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
-        _check_files(photos, overlay)
+        from otprune.cli import pictures
+
+        each = Each(pictures.named(photos), continue_on_error)
+        each.check(lambda photo: photo.open())
+        _check_overlay(overlay, each)
         steps.doing("loading the encoder")
-        from otprune.cli import drawing, pictures, report
+        from otprune.cli import drawing, report
         from otprune.cli import select as selecting
 
         if encoder is not None:
-            name, encode = encoder.value, selecting.by_vit_s(size or 224)
+            tool = selecting.by_vit_s(size or 224)
         else:
-            name, encode = selecting.by_model(model, device, dtype.value, trust_remote_code)
-        selected: list[selecting.Selected] = []
+            tool = selecting.by_model(model, device, dtype.value, trust_remote_code)
+        with_grid = overlay is not None
+        each.check(lambda photo: tool.check(photo.open().image, with_grid))
         rows: list[drawing.Row] = []
-        for path in photos:
-            picture = pictures.open_picture(path)
+
+        def choose(photo: pictures.Photo) -> selecting.Selected:
+            image, note = photo.open()
             one = selecting.select(
-                encode,
-                path,
-                picture,
+                tool,
+                photo,
+                image,
+                note,
                 selector,
                 repeats=repeats,
-                with_grid=overlay is not None,
+                with_grid=with_grid,
                 steps=steps,
             )
-            selected.append(one)
             if one.grid is not None:
-                rows.append(report.selected_row(one, one.grid, picture, selector))
+                rows.append(report.selected_row(one, one.grid, image, selector))
             steps.done()
-        if overlay is not None:
-            steps.doing("drawing")
-            drawing.save(rows, overlay)
+            return one
+
+        done = each.work(choose)
+        drawn = _draw(rows, overlay, each, steps)
     if as_json:
-        head = report.head_json(name, selector, overlay)
-        _print_json(head | {"pictures": [report.selected_json(one) for one in selected]})
-        return
-    _print(
-        report.headline(name, selector),
-        *(report.selected_table(one, selector) for one in selected),
-        report.notes(timed=False, merge=False),
-        overlay=overlay,
-    )
+        head = report.head_json(tool.name, selector, drawn)
+        _print_json(head | {"pictures": each.entries(done, report.selected_json)})
+    elif done:
+        show(
+            report.headline(tool.name, selector),
+            *(report.selected_table(one, selector) for one in done.values()),
+            report.notes(timed=False, merge=False, preset=method == options.PRESET),
+            *_written(drawn),
+        )
+    _finish(each)
 
 
 @app.command()
@@ -280,7 +310,7 @@ def methods() -> None:
     """List the methods, one line each."""
     from otprune.cli.methods import table
 
-    Console().print(table())
+    show(table())
 
 
 @app.command()
@@ -308,22 +338,48 @@ def fetch(
     print(f"{encoder.value} is ready in {place}")
 
 
-def _check_files(photos: list[Path], overlay: Path | None) -> None:
-    """Everything that can be wrong with files, before minutes go into models."""
-    from otprune.cli import drawing, pictures
-
-    for path in photos:
-        pictures.open_picture(path)
+def _check_overlay(overlay: Path | None, each: Each) -> None:
+    """Before minutes go into models."""
     if overlay is not None:
-        drawing.check_target(overlay, photos)
+        from otprune.cli import drawing
+
+        paths = [photo.path for photo in each.photos]
+        drawing.check_target(overlay, [path for path in paths if path is not None])
 
 
-def _print(*parts: RenderableType, overlay: Path | None) -> None:
-    console = Console()
-    for part in parts:
-        console.print(part)
-    if overlay is not None:
-        console.print(Text(f"overlay written to {overlay}"))
+def _draw(
+    rows: Sequence[Row], overlay: Path | None, each: Each, steps: Steps, meaning: str = ""
+) -> Path | None:
+    """Write the overlay; if that fails, the answers are printed all the same."""
+    if overlay is None or not rows:
+        return None
+    from otprune.cli import drawing
+
+    steps.doing("drawing")
+    try:
+        lost = drawing.save(rows, overlay, meaning)
+    except OTPruneError as error:
+        each.errors.append(error)
+        return None
+    if lost:
+        each.notes.append(
+            f"no font here has {' '.join(sorted(lost))}: written in ASCII on the overlay; install "
+            "a font that has them, for instance DejaVu or Noto (Noto CJK)"
+        )
+    return overlay
+
+
+def _written(overlay: Path | None) -> list[Words]:
+    return [] if overlay is None else [Words(Text(f"overlay written to {overlay}"))]
+
+
+def _finish(each: Each) -> None:
+    for note in each.notes:
+        print("otprune: note:", note, file=sys.stderr)
+    for error in each.errors:
+        _fail(str(error))
+    if each.errors:
+        raise typer.Exit(2)
 
 
 def _print_json(report: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from otprune.bench.memory import cache_bytes
 from otprune.cli.drawing import Grid
 from otprune.cli.grid import grid_of
 from otprune.cli.models import Loaded, answer_of, prompt
+from otprune.cli.pictures import Photo
 from otprune.cli.progress import Steps
 from otprune.engines.transformers import Pruned, prune
 from otprune.engines.transformers.memory import cache_of
@@ -52,11 +52,13 @@ class Asked:
     """One photograph's answers.
 
     Attributes:
+        note: which of several images in the file it is; empty where there is one.
         selector_seconds: median time of the selection, a part of `pruned.first_token_seconds`.
         grid: where the tokens lie; None if it was not wanted.
     """
 
-    path: Path
+    photo: Photo
+    note: str
     full: Side
     pruned: Side
     selector_seconds: float
@@ -64,10 +66,23 @@ class Asked:
     grid: Grid | None
 
 
+def check(loaded: Loaded, picture: Image, question: str, with_grid: bool) -> None:
+    """What can be told of a photograph before it is asked about.
+
+    Raises:
+        OTPruneError: the processor refuses it.
+        UnsupportedError: its tokens cannot be drawn, and `with_grid`.
+    """
+    inputs = prompt(loaded, picture, question)
+    if with_grid:
+        grid_of(loaded.name, loaded.model, loaded.processor, inputs, picture.size)
+
+
 def ask(
     loaded: Loaded,
-    path: Path,
+    photo: Photo,
     picture: Image,
+    note: str,
     question: str,
     selector: Selector,
     *,
@@ -92,16 +107,16 @@ def ask(
         grid = grid_of(loaded.name, model, loaded.processor, inputs, picture.size)
     length = inputs["input_ids"].shape[1]
 
-    steps.doing(f"{path.name}: answering with every token")
+    steps.doing(f"{photo.short}: answering with every token")
     words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
-    steps.doing(f"{path.name}: answering with the kept tokens")
+    steps.doing(f"{photo.short}: answering with the kept tokens")
     how: dict[str, Any] = {"positions": positions, "merge": merge, "mass": mass, "alpha": alpha}
     with prune(model, selector, **how) as run:
         out = _generate(model, inputs, max_new_tokens)
         item = only(loaded, run.last)
     pruned_words = answer_of(loaded, out.sequences, length)
 
-    steps.doing(f"{path.name}: timing")
+    steps.doing(f"{photo.short}: timing")
     whole, cut, selecting = [], [], []
     for _ in range(repeats):
         seconds, whole_cache = _first_token(model, inputs)
@@ -111,7 +126,7 @@ def ask(
         cut.append(seconds)
         selecting.append(only(loaded, run.last).seconds)
 
-    steps.doing(f"{path.name}: measuring distances")
+    steps.doing(f"{photo.short}: measuring distances")
     dropped = item.before - item.after
     sides = [
         Side(text, tokens, n, _flops(model, n), statistics.median(times), cache)
@@ -121,7 +136,8 @@ def ask(
         )
     ]
     return Asked(
-        path=path,
+        photo=photo,
+        note=note,
         full=sides[0],
         pruned=sides[1],
         selector_seconds=statistics.median(selecting),

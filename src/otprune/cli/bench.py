@@ -28,21 +28,46 @@ Out = Annotated[
 Seed = Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of everything random.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to see that everything works.")]
 
-Photos = Annotated[
-    Path,
-    typer.Option(
-        metavar="FOLDER",
-        help="Photographs below the stickers; collected from packages if not there. "
-        "--quick has none: smooth noise.",
-    ),
-]
 PHOTOS = Path("runs/demo/photos")  # of the embedded model, for questions to it
 MORE_PHOTOS = Path("runs/tokens/photos")
+_HELP = (
+    "Photographs below the stickers; collected from packages if not there. "
+    "--quick has none: smooth noise."
+)
+Photos = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help=_HELP, show_default=str(PHOTOS))
+]
+MorePhotos = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help=_HELP, show_default=str(MORE_PHOTOS))
+]
 
 
 def folder(out: Path | None, name: str, quick: bool) -> Path:
-    """Where a bench writes: quick runs apart from full ones."""
-    return out or Path("out") / "bench" / (f"{name}-quick" if quick else name)
+    """Where a bench writes: quick runs apart from full ones; made now, before anything is measured.
+
+    Raises:
+        OTPruneError: nothing can be written there.
+    """
+    from otprune.cli.drawing import check_folder
+
+    place = out or Path("out") / "bench" / (f"{name}-quick" if quick else name)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise OTPruneError(f"--out {place}: cannot make this folder: {cause.strerror}") from cause
+    check_folder("--out", place)
+    return place
+
+
+def photographs(given: Path | None, usual: Path, quick: bool) -> Path:
+    """The folder of photographs.
+
+    Raises:
+        OTPruneError: one was given to a bench that uses none.
+    """
+    if quick and given is not None:
+        raise OTPruneError("--photos has no meaning with --quick, which uses smooth noise")
+    return given or usual
 
 
 def wrote(place: Path) -> None:
@@ -55,7 +80,7 @@ def quality(
     out: Out = None,
     seed: Seed = 0,
     quick: Quick = False,
-    photos: Photos = PHOTOS,
+    photos: Photos = None,
 ) -> None:
     """Accuracy kept: the embedded model's answers with every method, ratio and setting.
 
@@ -67,8 +92,9 @@ def quality(
     from otprune.bench import quality_report
     from otprune.bench.quality import QUICK, Plan
 
+    below = photographs(photos, PHOTOS, quick)
     place = folder(out, "quality", quick)
-    quality_report.run(place, replace(QUICK if quick else Plan(), seed=seed), photos)
+    quality_report.run(place, replace(QUICK if quick else Plan(), seed=seed), below)
     wrote(place)
 
 
@@ -77,7 +103,7 @@ def mass(
     out: Out = None,
     seed: Seed = 0,
     quick: Quick = False,
-    photos: Photos = PHOTOS,
+    photos: Photos = None,
     split: Annotated[
         str, typer.Option(help="validation, to choose by, or test, to look at once.")
     ] = "validation",
@@ -98,9 +124,10 @@ def mass(
     from otprune.bench import mass_report
     from otprune.bench.mass import QUICK, Plan
 
+    below = photographs(photos, PHOTOS, quick)
     place = folder(out, "mass", quick)
     plan = replace(QUICK if quick else Plan(), seed=seed, split=split, models=_named(model or []))
-    mass_report.run(place, plan, photos)
+    mass_report.run(place, plan, below)
     wrote(place)
 
 
@@ -119,7 +146,7 @@ def tokens(
     out: Out = None,
     seed: Seed = 0,
     quick: Quick = False,
-    photos: Photos = MORE_PHOTOS,
+    photos: MorePhotos = None,
 ) -> None:
     """Distances, certificates and objects kept on a second encoder, a pretrained ViT-S/14.
 
@@ -129,9 +156,10 @@ def tokens(
 
     from otprune.bench import tokens as bench_tokens
 
+    below = photographs(photos, MORE_PHOTOS, quick)
     place = folder(out, "tokens", quick)
     plan = bench_tokens.QUICK if quick else bench_tokens.Plan()
-    bench_tokens.run(place, replace(plan, seed=seed), photos)
+    bench_tokens.run(place, replace(plan, seed=seed), below)
     wrote(place)
 
 
@@ -173,7 +201,7 @@ def speed(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
 
 
 @bench.command()
-def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = PHOTOS) -> None:
+def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = None) -> None:
     """Streams and videos: 10,000 frames at constant time and memory; beside all frames at hand.
 
     Some five minutes.
@@ -182,9 +210,10 @@ def stream(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos
 
     from otprune.bench import stream as bench_stream
 
+    below = photographs(photos, PHOTOS, quick)
     place = folder(out, "stream", quick)
     plan = bench_stream.QUICK if quick else bench_stream.Plan()
-    bench_stream.run(place, replace(plan, seed=seed), photos)
+    bench_stream.run(place, replace(plan, seed=seed), below)
     wrote(place)
 
 

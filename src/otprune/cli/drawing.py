@@ -1,25 +1,34 @@
 """The picture of what was kept: each photograph beside itself, dropped patches dimmed.
 
 Pillow only. What it draws is exact: a kept patch has the pixels of the photograph (at the panel's
-size), a dropped one is darkened and nearly grey, and what the model never saw is faded to paper.
+size) but for a number, a dropped one is darkened and nearly grey, and what the model never saw is
+faded to paper.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from otprune.cli import lettering
 from otprune.errors import OTPruneError
 
-PANEL = 720  # longer side of a panel, pixels
+PANEL = 720  # width of a panel of a landscape, height of one of a portrait, pixels
+TALLEST = 2 * PANEL  # a taller panel is folded
+FOLD, FOLDS = 10, 16  # pixels between the parts of a folded panel, and at most so many parts
+TITLE, SMALL = 24, 17  # sizes of letters
+NUMBER = 24  # patches smaller than this, in pixels, get no number
 MARGIN, GAP = 28, 20
 PAPER, INK, SOFT, LINE = (250, 249, 246), (28, 30, 34), (112, 116, 122), (255, 255, 255)
 DIM, COLOUR = 0.36, 0.25  # of a dropped patch's brightness and colour, what stays
 FINEST = 8  # patches smaller than this, in pixels, get no line
+LABEL = (20, 22, 26)  # behind a number
+SAMPLE = 26  # height of a legend's samples
 FADE = 0.85  # of what was cropped away, how much becomes paper
 
 Box = tuple[int, int, int, int]
@@ -48,6 +57,7 @@ class Row:
         kept: indices of the kept tokens, row by row in `grid`.
         title: above both panels; may be empty.
         captions: under the left and the right panel, a soft line and a strong one each.
+        stands: how many tokens each kept one stands for, drawn on it; empty for none.
     """
 
     picture: Image.Image
@@ -55,6 +65,13 @@ class Row:
     kept: Sequence[int]
     title: str
     captions: tuple[tuple[str, str], tuple[str, str]]
+    stands: Sequence[float] = ()
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the model did not see all of it."""
+        left, top, right, bottom = self.grid.region
+        return max(left, top, 1 - right, 1 - bottom) > 0.002
 
 
 def check_target(target: Path, photos: Sequence[Path]) -> None:
@@ -69,38 +86,98 @@ def check_target(target: Path, photos: Sequence[Path]) -> None:
         raise OTPruneError(f"--overlay {target}: there is no folder {target.parent}")
     format_ = Image.registered_extensions().get(target.suffix.lower())
     if format_ not in Image.SAVE:
-        raise OTPruneError(f"--overlay {target}: pictures are written as .png, .jpg or .webp")
-    if target.exists() and any(target.samefile(photo) for photo in photos):
+        raise OTPruneError(f"--overlay {target}: images are written as .png, .jpg or .webp")
+    if target.exists() and any(photo.exists() and target.samefile(photo) for photo in photos):
         raise OTPruneError(f"--overlay {target} would overwrite the photograph: give another name")
+    check_folder("--overlay", target.parent)
 
 
-def save(rows: Sequence[Row], target: Path) -> None:
-    """Draw and write."""
+def check_folder(option: str, folder: Path) -> None:
+    """Refuse a folder in which nothing can be written.
+
+    Raises:
+        OTPruneError: says why.
+    """
     try:
-        draw(rows).save(target)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as cause:
-        raise OTPruneError(f"cannot write {target}: {cause.strerror or cause}") from cause
+        raise OTPruneError(
+            f"{option}: cannot write in {folder}: {cause.strerror or cause}"
+        ) from cause
 
 
-def draw(rows: Sequence[Row]) -> Image.Image:
-    """One picture, RGB, a row for each photograph; both columns begin at the same place in all."""
-    # However narrow the photographs, captions need room.
-    column = max([PANEL // 2, *(panel(row.picture).width for row in rows)])
-    drawn = [_row(row, column) for row in rows]
-    height = sum(part.height for part in drawn) + MARGIN
-    page = Image.new("RGB", (drawn[0].width, height), PAPER)
+def save(rows: Sequence[Row], target: Path, meaning: str = "") -> set[str]:
+    """Draw and write; gives the characters that no font has, and that were written in ASCII.
+
+    Args:
+        meaning: of the numbers on kept patches, for the legend.
+
+    Raises:
+        OTPruneError: it cannot be written.
+    """
+    page, lost = draw(rows, meaning)
+    try:
+        page.save(target)
+    except (OSError, ValueError) as cause:  # a full disk, or more pixels than the format holds
+        size = f"{page.width} x {page.height} pixels"
+        why = getattr(cause, "strerror", None) or cause
+        raise OTPruneError(f"cannot write {target} ({size}): {why}") from cause
+    return lost
+
+
+def draw(rows: Sequence[Row], meaning: str = "") -> tuple[Image.Image, set[str]]:
+    """One RGB image, a row for each photograph and a legend; characters that no font has."""
+    column = _column(rows)
+    lost: set[str] = set()
+    drawn = [_row(row, column, lost) for row in rows]
+    drawn.append(_legend(rows, 2 * column + GAP, meaning))
+    page = Image.new("RGB", (drawn[0].width, sum(part.height for part in drawn)), PAPER)
     top = 0
     for part in drawn:
         page.paste(part, (0, top))
         top += part.height
-    return page
+    return page, lost
 
 
-def panel(picture: Image.Image) -> Image.Image:
-    """The photograph at the size of a panel."""
-    scale = PANEL / max(picture.size)
+def _column(rows: Sequence[Row]) -> int:
+    """Width of both columns: a landscape's, or if all images are upright that of the widest."""
+    sizes = [row.picture.size for row in rows]
+    if any(width >= height for width, height in sizes):
+        return PANEL
+    # However narrow they are, captions need room.
+    return max(PANEL // 2, *(round(PANEL * width / height) for width, height in sizes))
+
+
+def panel(picture: Image.Image, column: int = PANEL) -> Image.Image:
+    """The photograph as wide as its column, or as the part of it that `_parts` leaves."""
+    parts = _parts(picture.size, column)
+    width = (column - FOLD * (parts - 1)) // parts
+    scale = min(width / picture.width, parts * TALLEST / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _parts(size: tuple[int, int], column: int) -> int:
+    """Into how many parts a tall image is folded so that it fills its column: 1 for most."""
+    ratio = size[1] / size[0]
+    for parts in range(1, FOLDS):
+        if ratio * (column - FOLD * (parts - 1)) / parts <= parts * TALLEST:
+            return parts
+    return FOLDS
+
+
+def _folded(shown: Image.Image, parts: int) -> Image.Image:
+    """A panel's parts side by side, its top at the left."""
+    if parts == 1:
+        return shown
+    height = -(-shown.height // parts)
+    page = Image.new("RGB", (parts * (shown.width + FOLD) - FOLD, height), PAPER)
+    for part in range(parts):
+        top = part * height
+        cut = shown.crop((0, top, shown.width, min(top + height, shown.height)))
+        page.paste(cut, (part * (shown.width + FOLD), 0))
+    return page
 
 
 def shade(photo: Image.Image, grid: Grid, kept: Sequence[int]) -> Image.Image:
@@ -149,53 +226,127 @@ def _outline(out: Image.Image, grid: Grid, cells: list[Box], kept: set[int]) -> 
             pen.line((x0, y1 - 1, x1 - 1, y1 - 1), LINE)
 
 
-def _row(row: Row, column: int) -> Image.Image:
-    photo = panel(row.picture)
+def number(shown: Image.Image, grid: Grid, kept: Sequence[int], stands: Sequence[float]) -> None:
+    """Write on each kept patch how many tokens it stands for, if the patches are large enough."""
+    cells = _cells(grid, shown.size)
+    pen = ImageDraw.Draw(shown)
+    for index, value in zip(kept, stands, strict=True):
+        x0, y0, x1, y1 = cells[index]
+        side = _side(cells[index])
+        if side < NUMBER:
+            continue
+        size, text = min(max(side // 3, 12), 20), f"{value:.0f}"
+        width = round(lettering.length(text, size)) + 6
+        pen.rectangle((x0, y0, min(x0 + width, x1 - 1), min(y0 + size + 2, y1 - 1)), LABEL)
+        lettering.write(pen, (x0 + 3, y0), text, PAPER, size)
+
+
+def numbered(row: Row, column: int) -> bool:
+    """Whether `number` writes anything."""
+    if not row.stands:
+        return False
+    cells = _cells(row.grid, panel(row.picture, column).size)
+    return any(_side(cells[index]) >= NUMBER for index in row.kept)
+
+
+def _side(cell: Box) -> int:
+    return min(cell[2] - cell[0], cell[3] - cell[1])
+
+
+def _row(row: Row, column: int, lost: set[str]) -> Image.Image:
+    def lines(text: str, size: int, width: int) -> list[str]:
+        drawn, missing = lettering.readable(text)
+        lost.update(missing)
+        return _wrap(drawn, size, width)
+
+    photo = panel(row.picture, column)
     shown = shade(photo, row.grid, row.kept)
-    blocks = [_wrap(soft, _font(17), column) for soft, _ in row.captions]
-    strong = [_wrap(text, _font(24), column) for _, text in row.captions]
-    title = _wrap(row.title, _font(24), 2 * column + GAP) if row.title else []
+    if row.stands:
+        number(shown, row.grid, row.kept, row.stands)
+    parts = _parts(row.picture.size, column)
+    photo, shown = _folded(photo, parts), _folded(shown, parts)
+    folded = f" (in {parts} parts, from left to right)" if parts > 1 else ""
+    texts = [
+        (lines(soft + folded, SMALL, column), lines(strong, TITLE, column))
+        for soft, strong in row.captions
+    ]
+    title = lines(row.title, TITLE, 2 * column + GAP)
 
     top = MARGIN + 34 * len(title) + (8 if title else 0)
-    under = max(24 * len(a) + 32 * len(b) for a, b in zip(blocks, strong, strict=True))
+    under = max(24 * len(soft) + 32 * len(strong) for soft, strong in texts)
     page = Image.new("RGB", (2 * MARGIN + 2 * column + GAP, top + photo.height + 14 + under), PAPER)
     pen = ImageDraw.Draw(page)
     for i, line in enumerate(title):
-        pen.text((MARGIN, MARGIN + 34 * i - 4), line, INK, _font(24))
-    for i, image in enumerate((photo, shown)):
+        lettering.write(pen, (MARGIN, MARGIN + 34 * i - 4), line, INK, TITLE)
+    for i, (image, (soft, strong)) in enumerate(zip((photo, shown), texts, strict=True)):
         x = MARGIN + i * (column + GAP)
         page.paste(image, (x, top))
         y = top + photo.height + 14
-        for line in blocks[i]:
-            pen.text((x, y), line, SOFT, _font(17))
+        for line in soft:
+            lettering.write(pen, (x, y), line, SOFT, SMALL)
             y += 24
-        for line in strong[i]:
-            pen.text((x, y), line, INK, _font(24))
+        for line in strong:
+            lettering.write(pen, (x, y), line, INK, TITLE)
             y += 32
     return page
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _legend(rows: Sequence[Row], width: int, meaning: str) -> Image.Image:
+    """What the shades are, each beside a sample of it, and what the numbers mean."""
+    sample = Image.linear_gradient("L").rotate(90).resize((SAMPLE * 2, SAMPLE)).convert("RGB")
+    sample = Image.blend(sample, Image.new("RGB", sample.size, (60, 130, 190)), 0.5)
+    entries = [(sample, "kept"), (shade(sample, Grid(1, 1), []), "dropped")]
+    if any(row.cropped for row in rows):
+        unseen = Image.blend(sample, Image.new("RGB", sample.size, PAPER), FADE)
+        entries.append((unseen, "cut away by the model's processor"))
+    if meaning and any(numbered(row, (width - GAP) // 2) for row in rows):
+        box = sample.copy()
+        number(box, Grid(1, 1), [0], [9])
+        entries.append((box, meaning))
+    placed: list[tuple[int, int, Image.Image, str]] = []
+    x = y = 0
+    for image, text in entries:
+        line = _fit(text, SMALL, width - image.width - 8)
+        room = image.width + 8 + round(lettering.length(line, SMALL))
+        if x and x + room > width:
+            x, y = 0, y + 32
+        placed.append((x, y, image, line))
+        x += room + 28
+    page = Image.new("RGB", (2 * MARGIN + width, GAP + y + SAMPLE + MARGIN), PAPER)
+    pen = ImageDraw.Draw(page)
+    for x, y, image, line in placed:
+        page.paste(image, (MARGIN + x, GAP + y))
+        lettering.write(pen, (MARGIN + x + image.width + 8, GAP + y + 2), line, SOFT, SMALL)
+    return page
 
 
-def _wrap(
-    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 4
-) -> list[str]:
+def _wrap(text: str, size: int, width: int, most: int = 4) -> list[str]:
     """Lines of at most `width` pixels; what does not fit `most` of them ends in dots."""
     lines: list[str] = []
     for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
+        # Some scripts have no spaces: such a word goes on in the next line.
+        first, *rest = _broken(word, size, width)
+        longer = f"{lines[-1]} {first}" if lines else first
+        if lines and lettering.length(longer, size) <= width:
             lines[-1] = longer
         else:
-            lines.append(word)
+            lines.append(first)
+        lines += rest
     if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1] + " ..."]
-    return [_fit(line, font, width) for line in lines]
+        lines = [*lines[: most - 1], _fit(lines[most - 1] + " ...", size, width)]
+    return lines
 
 
-def _fit(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    while len(line) > 4 and font.getlength(line) > width:
+def _broken(word: str, size: int, width: int) -> list[str]:
+    parts = [""]
+    for char in word:
+        if parts[-1] and lettering.length(parts[-1] + char, size) > width:
+            parts.append("")
+        parts[-1] += char
+    return parts
+
+
+def _fit(line: str, size: int, width: int) -> str:
+    while len(line) > 4 and lettering.length(line, size) > width:
         line = line.removesuffix("...")[:-1] + "..."
     return line

@@ -14,6 +14,7 @@ from otprune.budget import Auto
 from otprune.errors import KeepError, OTPruneError
 
 if TYPE_CHECKING:
+    from otprune.objectives import mass as attention
     from otprune.selectors import Selector
 
 PRESET = "recommended"  # a value of --method that is more than a method
@@ -144,10 +145,11 @@ Merge = Annotated[
     ),
 ]
 MassOption = Annotated[
-    Mass,
+    Mass | None,
     typer.Option(
         help="What kept tokens weigh in attention: one each, together as much as all tokens, or "
         "each as much as those that it stands for.",
+        show_default="none",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -225,6 +227,14 @@ Overlay = Annotated[
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=_OUT)
+]
+ContinueOnError = Annotated[
+    bool,
+    typer.Option(
+        "--continue-on-error",
+        help="Go on with the other photographs where one fails; the exit status is 2 all the same.",
+        rich_help_panel=_OUT,
+    ),
 ]
 Repeats = Annotated[
     int,
@@ -306,12 +316,72 @@ def make_selector(
     return recommended(wanted)["selector"] if method == PRESET else METHODS[method](wanted, **given)
 
 
-def preset() -> tuple[bool, Mass, float]:
-    """Merge, mass and alpha of `--method recommended`."""
+def make_weighing(
+    method: str, merge: bool, mass: Mass | None, alpha: float | None
+) -> tuple[bool, attention.Mass, float]:
+    """Merge, mass and alpha, as the options or the preset have them.
+
+    Raises:
+        OTPruneError: an option that would have no effect.
+    """
     from otprune.selectors import recommended
 
-    chosen = recommended()
-    return chosen["merge"], Mass(chosen["mass"]), chosen["alpha"]
+    if method == PRESET:
+        given = {"--merge": merge, "--mass": mass is not None, "--alpha": alpha is not None}
+        for name, there in given.items():
+            if there:
+                raise OTPruneError(
+                    f"--method recommended settles merging and mass: leave {name} out, or name a "
+                    "method"
+                )
+        chosen = recommended()
+        return chosen["merge"], chosen["mass"], chosen["alpha"]
+    if alpha is not None and mass in (None, Mass.none):
+        raise OTPruneError("--alpha is the strength of --mass: add --mass total or --mass token")
+    weight: attention.Mass = "none" if mass is None else mass.value
+    return merge, weight, 1.0 if alpha is None else alpha
+
+
+def check_model(model: str | None, trust_remote_code: bool) -> None:
+    """Refuse what would say something of a model that is not there.
+
+    Raises:
+        OTPruneError: the embedded model brings no code along.
+    """
+    if trust_remote_code and model is None:
+        raise OTPruneError("--trust-remote-code belongs to --model: otherwise no code is brought")
+
+
+def check_encoder(
+    encoder: Encoder | None,
+    model: str | None,
+    size: int | None,
+    device: str,
+    dtype: Dtype,
+    trust_remote_code: bool,
+) -> None:
+    """Refuse what has no meaning with, or without, a pretrained encoder.
+
+    Raises:
+        OTPruneError: says which option.
+    """
+    if encoder is None:
+        if size is not None:
+            raise OTPruneError("--size belongs to --encoder vit-s: a model has its own size")
+        check_model(model, trust_remote_code)
+        return
+    if model is not None:
+        raise OTPruneError("--encoder and --model: give one of them")
+    given = {
+        f"--device {device}": device not in ("auto", "cpu"),
+        f"--dtype {dtype.value}": dtype not in (Dtype.auto, Dtype.float32),
+        "--trust-remote-code": trust_remote_code,
+    }
+    for name, there in given.items():
+        if there:
+            raise OTPruneError(
+                f"{name} belongs to a model: --encoder {encoder.value} runs on the CPU in float32"
+            )
 
 
 def _parse_gamma(text: str) -> float | str:

@@ -1,49 +1,204 @@
-"""Reading photographs: whatever they are, an RGB picture the right way up, or one clear line."""
+"""Reading photographs: whatever they are, an RGB image the right way up, or one clear line."""
 
 from __future__ import annotations
 
+import importlib
+import io
 import os
 import re
+import sys
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from otprune.errors import OTPruneError
 
+STDIN = "-"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters at least: C:/ is a drive
+_ANIMATED = {"TIFF": "page", "GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame"}
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture in RGB, turned as its EXIF says, transparency on white, of an animation the first.
 
-    Raises:
-        OTPruneError: there is no such file, or it cannot be read as a picture, or it has more
-            pixels than Pillow's limit against decompression bombs.
+class _Kind(NamedTuple):
+    """What a file is that Pillow alone cannot read, and what helps."""
+
+    starts: re.Pattern[bytes]
+    advice: str
+    plugin: str = ""  # a module that teaches Pillow the format once it is imported
+
+
+_KINDS = (
+    _Kind(
+        re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1)", re.S),
+        "is a HEIC image, which needs pillow-heif: pip install pillow-heif",
+        "pillow_heif",
+    ),
+    _Kind(re.compile(rb".{4}ftypavi", re.S), "is an AVIF image, which needs Pillow 11.3 or newer"),
+    _Kind(
+        re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ", re.S),
+        "is a JPEG XL image, which needs a plugin: pip install pillow-jxl-plugin",
+        "pillow_jxl",
+    ),
+    _Kind(re.compile(rb"%PDF"), "is a PDF: turn the page into a PNG first"),
+    _Kind(re.compile(rb"\s*<(?:\?xml|svg)"), "is a drawing (SVG): turn it into a PNG first"),
+    _Kind(re.compile(rb"\s*<(?:!doctype html|html)", re.I), "is a web page, not an image"),
+    _Kind(
+        re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.S),
+        "is a video: give a frame of it, or all frames to otprune.prune",
+    ),
+)
+
+
+class Opened(NamedTuple):
+    """A photograph. `note` says which of several images in the file it is, or is empty."""
+
+    image: Image.Image
+    note: str
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph that a user named.
+
+    Attributes:
+        name: as it was written; "-" for the standard input.
+        content: what the standard input held; None for a file.
     """
-    if os.path.isdir(path):
-        raise OTPruneError(f"{path} is a folder: name the pictures in it, for instance {path}/*")
-    if not os.path.exists(path):
-        raise OTPruneError(f"no such picture: {path}")
-    try:
+
+    name: str
+    content: bytes | None = None
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return "standard input" if self.content is not None else self.name
+
+    @property
+    def short(self) -> str:
+        """Its label without folders."""
+        return os.path.basename(self.label) or self.label
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies, if it is a file."""
+        return None if self.content is not None else Path(self.name)
+
+    def open(self) -> Opened:
+        """In RGB, turned as its EXIF says, transparency on white, of several images the first.
+
+        Raises:
+            OTPruneError: there is no such file, or it cannot be read as an image, or it has more
+                pixels than Pillow's limit against decompression bombs.
+        """
+        if self.content is None and os.path.isdir(self.name):
+            raise OTPruneError(
+                f"{self.name} is a folder: name the images in it, for instance {self.name}/*"
+            )
+        if self.content is None and not os.path.exists(self.name):
+            raise OTPruneError(f"no such image: {self.name}")
+        try:
+            try:
+                return self._read()
+            except UnidentifiedImageError:
+                if not self._plugged():
+                    raise
+                return self._read()
+        except Image.DecompressionBombError as cause:
+            found = re.search(r"\d+", str(cause))
+            size = f"{int(found[0]):,} pixels" if found else "too many pixels"
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise OTPruneError(
+                f"{self.label} has {size}, more than the {limit:,} that are read: shrink it first"
+            ) from cause
+        except UnidentifiedImageError as cause:
+            raise OTPruneError(f"{self.label} {self._advice()}") from cause
+        except Exception as cause:  # decoders raise whatever they like at broken data
+            why = " ".join(str(cause).split()) or type(cause).__name__
+            raise OTPruneError(f"cannot read {self.label}, it may be damaged: {why}") from cause
+
+    def _read(self) -> Opened:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # twice the warning's size is an error, and is refused
-            with Image.open(path) as opened:
+            with Image.open(self._source()) as opened:
                 opened.load()
-                return _rgb(ImageOps.exif_transpose(opened))
-    except Image.DecompressionBombError as cause:
-        found = re.search(r"\d+", str(cause))
-        size = f"{int(found[0]):,} pixels" if found else "too many pixels"
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise OTPruneError(
-            f"{path} has {size}, more than the {limit:,} that are read: shrink it first"
-        ) from cause
-    except UnidentifiedImageError as cause:
-        raise OTPruneError(
-            f"{path} is not a picture that can be read: give a PNG, JPEG, WebP or the like"
-        ) from cause
-    except Exception as cause:  # decoders raise whatever they like at broken data
-        why = " ".join(str(cause).split()) or type(cause).__name__
-        raise OTPruneError(f"cannot read {path}, it may be damaged: {why}") from cause
+                image = _rgb(ImageOps.exif_transpose(opened))
+                return Opened(image, _note(opened))
+
+    def _source(self) -> str | io.BytesIO:
+        return self.name if self.content is None else io.BytesIO(self.content)
+
+    def _kind(self) -> _Kind | None:
+        if self.content is not None:
+            head = self.content[:64]
+        else:
+            with open(self.name, "rb") as file:
+                head = file.read(64)
+        return next((kind for kind in _KINDS if kind.starts.match(head)), None)
+
+    def _plugged(self) -> bool:
+        """Whether a plugin for this kind of file is installed; Pillow knows it from now on."""
+        kind = self._kind()
+        if kind is None or not kind.plugin:
+            return False
+        try:
+            module = importlib.import_module(kind.plugin)
+        except ImportError:
+            return False
+        getattr(module, "register_heif_opener", lambda: None)()
+        return True
+
+    def _advice(self) -> str:
+        kind = self._kind()
+        if kind is not None:
+            return kind.advice
+        return "is not an image that can be read: give a PNG, JPEG, WebP or the like"
+
+
+def named(words: Iterable[str]) -> list[Photo]:
+    """The photographs that a command line names; what stands for the standard input is read now.
+
+    Raises:
+        OTPruneError: one is a URL, or the standard input is a terminal or empty.
+    """
+    photos: list[Photo] = []
+    content: bytes | None = None
+    for word in words:
+        if word == STDIN:
+            content = _standard_input() if content is None else content
+            photos.append(Photo(word, content))
+        elif _URL.match(word) and not os.path.exists(word):
+            raise OTPruneError(
+                f"{word} is a URL, and otprune reads files: fetch it first, or pipe it in "
+                f"(curl -L '{word}' | otprune ask - \"QUESTION\")"
+            )
+        else:
+            photos.append(Photo(word))
+    return photos
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise OTPruneError("- is the standard input, and nothing is piped into it")
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise OTPruneError("- is the standard input, and it is empty")
+    return content
+
+
+def _note(opened: Image.Image) -> str:
+    """Which of several images was read; of a damaged rest nothing is said."""
+    word = _ANIMATED.get(opened.format or "")
+    if word is None:
+        return ""
+    try:
+        count = int(getattr(opened, "n_frames", 1))
+    except Exception:  # the first image is whole, what follows need not be
+        return ""
+    return f"{word} 1 of {count}" if count > 1 else ""
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

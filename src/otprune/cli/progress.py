@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+from otprune.cli.console import console
 
 
 class Steps:
@@ -26,13 +27,13 @@ class Steps:
         columns: list[ProgressColumn] = [SpinnerColumn(), TimeElapsedColumn()]
         if pictures > 1:
             columns += [BarColumn(bar_width=24), MofNCompleteColumn()]
-        console = Console(stderr=True)
+        terminal = console(stderr=True)
         self._bar = Progress(
             *columns,
-            TextColumn("{task.description}"),
-            console=console,
+            TextColumn("{task.description}", markup=False),
+            console=terminal,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not terminal.is_terminal,
         )
         self._task = self._bar.add_task("looking at the pictures", total=pictures)
 

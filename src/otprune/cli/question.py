@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from otprune import demo
 from otprune.errors import OTPruneError
 
 REAL_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"
+
+
+USAGE = 'otprune ask PHOTO... "QUESTION" (see otprune ask --help)'
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+
+
+def split(photos: Sequence[str], question: str | None) -> tuple[list[str], str]:
+    """The photographs and the question behind them.
+
+    Raises:
+        OTPruneError: one of them is missing, or they stand the other way round.
+    """
+    if question is None:
+        raise OTPruneError(f"nothing to ask: {USAGE}")
+    if _is_photo(question):
+        others = [word for word in photos if not _is_photo(word)]
+        if others:
+            raise OTPruneError(f"the question comes last, and {question} is a photograph: {USAGE}")
+        raise OTPruneError(f"the question is missing behind {question}: {USAGE}")
+    if not photos:
+        raise OTPruneError(f"no photograph to ask about: {USAGE}")
+    return list(photos), question
+
+
+def _is_photo(word: str) -> bool:
+    return word == "-" or word.lower().endswith(IMAGES) or os.path.isfile(word)
 
 
 def check_question(question: str, embedded: bool) -> None:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from otprune import __version__
 from otprune.budget import Auto
 from otprune.cli.ask import Asked, Side
+from otprune.cli.console import Cell, Figures, Words
 from otprune.cli.drawing import Grid, Row
+from otprune.cli.pictures import Photo
 from otprune.cli.select import Selected
 from otprune.selectors import Selection, Selector
 
 FORMULA = "layers * (4 n d^2 + 2 n^2 d + 2 n d f)"
-LABEL = 24  # columns
+LABEL, ANSWER = 24, 14  # columns
 DISTANCES = {
     "gaussian_w2": "W2^2 Gaussian",
     "exact_w2": "W2^2 exact, uniform mass",
@@ -28,18 +29,48 @@ DISTANCES = {
 }
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """What becomes of the kept tokens in the model."""
+
+    merge: bool
+    mass: str
+    alpha: float
+
+    def words(self) -> list[str]:
+        """For headings and captions; empty for what the published method does."""
+        words = ["merged"] if self.merge else []
+        if self.mass != "none":
+            words.append(f"mass {self.mass}" + f" x {self.alpha:g}" * (self.alpha != 1))
+        return words
+
+    def meaning(self) -> str:
+        """Of the numbers on the overlay's kept patches; empty where there are none."""
+        weighs = self.mass == "token" and self.alpha > 0
+        if self.merge:
+            more = ", and its weight" if weighs and self.alpha == 1 else ""
+            return "tokens merged into this one" + more
+        if weighs:
+            return (
+                "its weight in attention, in tokens"
+                if self.alpha == 1
+                else "tokens that it stands for"
+            )
+        return ""
+
+
 def settings(selector: Selector) -> dict[str, Any]:
     """A selector's own parameters, `keep` left out."""
     return {f.name: getattr(selector, f.name) for f in fields(selector) if f.name != "keep"}
 
 
-def headline(model: str, selector: Selector, *extra: str) -> Text:
+def headline(model: str, selector: Selector, *extra: str) -> Words:
     """One line over everything: model, method and how it was set."""
     own = [f"{name}={value}" for name, value in settings(selector).items() if value is not None]
     keep = selector.keep
     rule = f"auto, {_goal(keep)}" if isinstance(keep, Auto) else f"{keep}"
     method = ", ".join([f"keep={rule}", *own, *extra])
-    return Text.assemble((model, "bold"), "  ", (selector.name, "bold"), f" ({method})")
+    return Words(Text.assemble((model, "bold"), "  ", (selector.name, "bold"), f" ({method})"))
 
 
 def _goal(rule: Auto) -> str:
@@ -49,67 +80,83 @@ def _goal(rule: Auto) -> str:
 def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableType:
     """One photograph's two answers, side by side."""
     full, cut = asked.full, asked.pruned
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("", min_width=LABEL, no_wrap=True)
-    table.add_column("all tokens", overflow="fold", min_width=14)
-    table.add_column(Text(selector.name), overflow="fold", min_width=14)
-    table.add_column("left", style="dim", no_wrap=True)
-    table.add_row("answer", Text(full.answer, "bold"), Text(cut.answer, "bold"))
-    table.add_row("visual tokens", str(full.tokens), str(cut.tokens), _left(cut, full, "tokens"))
-    table.add_row("prompt tokens", str(full.prompt_tokens), str(cut.prompt_tokens))
-    table.add_row(
-        "prefill FLOPs (formula)",
-        _flops(full.prefill_flops),
-        _flops(cut.prefill_flops),
-        _left(cut, full, "prefill_flops"),
+    rows: list[Sequence[Cell]] = [
+        ("answer", Text(full.answer, "bold"), Text(cut.answer, "bold"), ""),
+        ("visual tokens", str(full.tokens), str(cut.tokens), _left(cut, full, "tokens")),
+        ("prompt tokens", str(full.prompt_tokens), str(cut.prompt_tokens), ""),
+        (
+            "prefill FLOPs (formula)",
+            _flops(full.prefill_flops),
+            _flops(cut.prefill_flops),
+            _left(cut, full, "prefill_flops"),
+        ),
+        (
+            "KV cache of the prompt",
+            _bytes(full.cache_bytes),
+            _bytes(cut.cache_bytes),
+            _left(cut, full, "cache_bytes"),
+        ),
+        (
+            "time to first token",
+            _seconds(full.first_token_seconds),
+            _seconds(cut.first_token_seconds),
+            _left(cut, full, "first_token_seconds"),
+        ),
+        ("  of it the selector", "-", _seconds(asked.selector_seconds), ""),
+    ]
+    table = Figures(
+        ("", "all tokens", selector.name, "left"),
+        rows,
+        wraps=(1, 2),
+        styles=("", "", "", "dim"),
+        least=(LABEL, ANSWER, ANSWER),
     )
-    table.add_row(
-        "KV cache of the prompt",
-        _bytes(full.cache_bytes),
-        _bytes(cut.cache_bytes),
-        _left(cut, full, "cache_bytes"),
-    )
-    table.add_row(
-        "time to first token",
-        _seconds(full.first_token_seconds),
-        _seconds(cut.first_token_seconds),
-        _left(cut, full, "first_token_seconds"),
-    )
-    table.add_row("  of it the selector", "-", _seconds(asked.selector_seconds))
-    title = Text.assemble((str(asked.path), "bold cyan"), f'  "{question}"')
-    return Group(title, table, _selection(asked.selection, selector))
+    title = _title(asked.photo, asked.note)
+    title.append(f'  "{question}"')
+    return Group(Words(title), table, _selection(asked.selection, selector))
 
 
 def selected_table(selected: Selected, selector: Selector) -> RenderableType:
     """What was kept of one photograph."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("", min_width=LABEL + 1)
-    table.add_column("")
     kept = selected.selection.indices.numel()
     share = f"  {kept / selected.before:.1%}"
-    table.add_row("visual tokens", Text.assemble(f"{selected.before} -> {kept}", (share, "dim")))
-    table.add_row("selecting", _seconds(selected.selector_seconds))
-    table.add_row("encoding, once", _seconds(selected.encoder_seconds))
     shares = (selected.selection.masses.cpu() * selected.before).sort().values
-    table.add_row(
-        "a kept token stands for",
-        f"{shares[0]:.0f} to {shares[-1]:.0f} tokens, median {shares[len(shares) // 2]:.0f}",
-    )
-    figures = _selection(selected.selection, selector)
-    return Group(Text(str(selected.path), "bold cyan"), Text(), table, figures)
+    rows: list[Sequence[Cell]] = [
+        ("visual tokens", Text.assemble(f"{selected.before} -> {kept}", (share, "dim"))),
+        ("selecting", _seconds(selected.selector_seconds)),
+        ("encoding, once", _seconds(selected.encoder_seconds)),
+        (
+            "a kept token stands for",
+            f"{shares[0]:.0f} to {shares[-1]:.0f} tokens, median {shares[len(shares) // 2]:.0f}",
+        ),
+    ]
+    title = _title(selected.photo, selected.note)
+    return Group(Words(title), Text(), _facts(rows), _selection(selected.selection, selector))
 
 
-def asked_row(asked: Asked, grid: Grid, picture: Image, title: str, selector: Selector) -> Row:
+def _title(photo: Photo, note: str) -> Text:
+    return Text.assemble((photo.label, "bold cyan"), (f" ({note})" if note else "", "cyan"))
+
+
+def _facts(rows: Sequence[Sequence[Cell]]) -> Figures:
+    return Figures(("", ""), rows, wraps=(1,), least=(LABEL + 1,))
+
+
+def asked_row(
+    asked: Asked, grid: Grid, picture: Image, title: str, selector: Selector, how: Weighing
+) -> Row:
     """One photograph's row in the overlay, its answers below."""
+    full, cut = asked.full, asked.pruned
     return Row(
         picture=picture,
         grid=grid,
         kept=asked.selection.indices.tolist(),
         title=title,
         captions=(
-            (f"{asked.path.name}: all {asked.full.tokens} tokens", asked.full.answer),
-            (_kept(selector, asked.pruned.tokens, asked.full.tokens), asked.pruned.answer),
+            (f"{_named(asked.photo, asked.note)}: all {full.tokens} tokens", full.answer),
+            (_kept(selector, cut.tokens, full.tokens, *how.words()), cut.answer),
         ),
+        stands=_stands(asked.selection, full.tokens) if how.meaning() else (),
     )
 
 
@@ -122,48 +169,58 @@ def selected_row(selected: Selected, grid: Grid, picture: Image, selector: Selec
         kept=kept,
         title="",
         captions=(
-            (f"{selected.path.name}: all {selected.before} tokens", ""),
+            (f"{_named(selected.photo, selected.note)}: all {selected.before} tokens", ""),
             (_kept(selector, len(kept), selected.before), ""),
         ),
     )
 
 
-def _kept(selector: Selector, after: int, before: int) -> str:
-    return f"{selector.name} keeps {after} of {before} ({after / before:.1%})"
+def _named(photo: Photo, note: str) -> str:
+    return f"{photo.short} ({note})" if note else photo.short
 
 
-def notes(timed: bool, merge: bool) -> Text:
+def _kept(selector: Selector, after: int, before: int, *how: str) -> str:
+    share = f"{selector.name} keeps {after} of {before} ({after / before:.1%})"
+    return ", ".join([share, *how])
+
+
+def _stands(selection: Selection, before: int) -> list[float]:
+    return [float(mass) * before for mass in selection.masses]
+
+
+def notes(timed: bool, merge: bool, preset: bool = False) -> Words:
     """What the figures of the tables are."""
     lines = [
         "W2^2: squared 2-Wasserstein distance between all tokens and the kept ones, divided by "
         "the mean squared token norm" + (", before merging." if merge else ".")
     ]
+    if preset:
+        lines.append(
+            "recommended also merges and weighs the kept tokens in a language model, which does "
+            "not run here; which tokens are kept is the same."
+        )
     if timed:
         lines.append(
             f"FLOPs: {FORMULA}, n prompt tokens. Times: median after a warm-up, from pixels to the "
             "first token (encoder, selector, prefill)."
         )
-    return Text("\n".join(lines), "dim")
+    return Words(Text("\n".join(lines), "dim"))
 
 
 def _selection(selection: Selection, selector: Selector) -> RenderableType:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("", min_width=LABEL + 1)
-    table.add_column("")
+    rows: list[Sequence[Cell]] = []
     if isinstance(selector.keep, Auto):
-        table.add_row("auto", f"{selection.reached:.4f}, target {_goal(selector.keep)}")
+        rows.append(("auto", f"{selection.reached:.4f}, target {_goal(selector.keep)}"))
     for name, label in DISTANCES.items():
         value = getattr(selection, f"{name}_relative")
         shown = "needs POT: pip install 'otprune[exact]'" if value is None else f"{value:.4f}"
-        table.add_row(label, shown)
+        rows.append((label, shown))
     if selection.certificate is None:
-        table.add_row("certificate", Text("none for this method", "dim"))
+        rows.append(("certificate", Text("none for this method", "dim")))
     else:
-        table.add_row(
-            "certificate",
-            f"{selection.certificate:.3f} of the best possible objective, at least",
-        )
-    return Group(table, Text())
+        proved = f"{selection.certificate:.3f} of the best possible objective, at least"
+        rows.append(("certificate", proved))
+    return Group(_facts(rows), Text())
 
 
 def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str, Any]:
@@ -181,7 +238,8 @@ def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str,
 def asked_json(asked: Asked) -> dict[str, Any]:
     """One entry of `pictures` in `otprune ask --json`."""
     return {
-        "picture": str(asked.path),
+        "picture": asked.photo.name,
+        "note": asked.note,
         "unpruned": _side_json(asked.full),
         "pruned": {**_side_json(asked.pruned), "selector_seconds": asked.selector_seconds},
         **_selection_json(asked.selection),
@@ -191,7 +249,8 @@ def asked_json(asked: Asked) -> dict[str, Any]:
 def selected_json(selected: Selected) -> dict[str, Any]:
     """One entry of `pictures` in `otprune select --json`."""
     return {
-        "picture": str(selected.path),
+        "picture": selected.photo.name,
+        "note": selected.note,
         "tokens_before": selected.before,
         "tokens_after": selected.selection.indices.numel(),
         "encoder_seconds": selected.encoder_seconds,

@@ -6,20 +6,21 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from otprune.cli.ask import only
+from otprune.cli.ask import check, only
 from otprune.cli.drawing import Grid
 from otprune.cli.grid import grid_of
 from otprune.cli.models import load, prompt, quiet
+from otprune.cli.pictures import Photo
 from otprune.cli.progress import Steps
 from otprune.encoders import vit_s
 from otprune.engines.transformers.inputs import shrink
+from otprune.errors import OTPruneError
 from otprune.selectors import GridPrune, Selection, Selector
 
 
@@ -30,8 +31,17 @@ class Encoded(NamedTuple):
     grid: Grid | None
 
 
-# Encodes a picture; the flag tells whether the grid is wanted.
-Encode = Callable[[Image, bool], Encoded]
+class Encoder(NamedTuple):
+    """What makes tokens of a photograph.
+
+    Attributes:
+        check: raises what is known to go wrong before anything is encoded.
+        encode: the tokens. The flag of both tells whether the grid is wanted.
+    """
+
+    name: str
+    check: Callable[[Image, bool], None]
+    encode: Callable[[Image, bool], Encoded]
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,14 @@ class Selected:
     """What was kept of one photograph.
 
     Attributes:
+        note: which of several images in the file it is; empty where there is one.
         before: its visual tokens.
         encoder_seconds: time to encode it, once.
         selector_seconds: median time to select.
     """
 
-    path: Path
+    photo: Photo
+    note: str
     before: int
     encoder_seconds: float
     selector_seconds: float
@@ -53,9 +65,10 @@ class Selected:
 
 
 def select(
-    encode: Encode,
-    path: Path,
+    encoder: Encoder,
+    photo: Photo,
     picture: Image,
+    note: str,
     selector: Selector,
     *,
     repeats: int,
@@ -63,15 +76,16 @@ def select(
     steps: Steps,
 ) -> Selected:
     """Encode and select."""
-    steps.doing(f"{path.name}: encoding")
+    steps.doing(f"{photo.short}: encoding")
     start = time.perf_counter()
-    tokens, grid = encode(picture, with_grid)
+    tokens, grid = encoder.encode(picture, with_grid)
     encoding = time.perf_counter() - start
-    steps.doing(f"{path.name}: selecting")
+    steps.doing(f"{photo.short}: selecting")
     times = [_timed(selector, tokens) for _ in range(repeats + 1)][1:]
-    steps.doing(f"{path.name}: measuring distances")
+    steps.doing(f"{photo.short}: measuring distances")
     return Selected(
-        path=path,
+        photo=photo,
+        note=note,
         before=tokens.shape[0],
         encoder_seconds=encoding,
         selector_seconds=statistics.median(times),
@@ -80,10 +94,8 @@ def select(
     )
 
 
-def by_model(
-    name: str | None, device: str, dtype: str, trust_remote_code: bool
-) -> tuple[str, Encode]:
-    """A model's name, and its own encoder and projector; its language model is not run."""
+def by_model(name: str | None, device: str, dtype: str, trust_remote_code: bool) -> Encoder:
+    """A model's own encoder and projector; its language model is not run."""
     loaded = load(name, device, dtype, trust_remote_code)
 
     @torch.no_grad()
@@ -97,19 +109,25 @@ def by_model(
         tokens: Any = only(loaded, shrunk.items).features
         return Encoded(tokens, grid)
 
-    return loaded.name, encode
+    return Encoder(loaded.name, lambda image, grid: check(loaded, image, "?", grid), encode)
 
 
-def by_vit_s(size: int) -> Encode:
-    """Encode with the pretrained ViT-S/14 (`otprune fetch vit-s` gets it)."""
+def by_vit_s(size: int) -> Encoder:
+    """The pretrained ViT-S/14 (`otprune fetch vit-s` gets it), on the CPU.
+
+    Raises:
+        OTPruneError: no such size.
+    """
     quiet()
+    if size not in vit_s.SIZES:
+        raise OTPruneError(f"--size {size}: expected one of {', '.join(map(str, vit_s.SIZES))}")
     encoder = vit_s.load()
     side = size // vit_s.PATCH
 
     def encode(picture: Image, with_grid: bool) -> Encoded:
         return Encoded(encoder.tokens(picture, size), Grid(side, side) if with_grid else None)
 
-    return encode
+    return Encoder("vit-s", lambda *_: None, encode)
 
 
 def _timed(selector: Selector, tokens: Tensor) -> float:

@@ -1,0 +1,91 @@
+"""One thing after another done with every photograph, and no good one lost for a bad one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from otprune.errors import OTPruneError
+
+if TYPE_CHECKING:
+    from otprune.cli.pictures import Photo
+
+T = TypeVar("T")
+OUT_OF_MEMORY = (
+    "the GPU has not enough memory for this model and image: try --dtype bfloat16, --device cpu or "
+    "a smaller model"
+)
+
+
+class Each:
+    """The photographs of one command.
+
+    Attributes:
+        errors: what went wrong, each naming its photograph; told at the end.
+        notes: what else is to be told at the end.
+    """
+
+    def __init__(self, photos: Sequence[Photo], continue_on_error: bool) -> None:
+        self.photos = photos
+        self.errors: list[OTPruneError] = []
+        self.notes: list[str] = []
+        self._continue = continue_on_error
+        self._failed: dict[int, OTPruneError] = {}
+
+    def check(self, look: Callable[[Photo], object]) -> None:
+        """Look at every photograph before any work goes into one of them.
+
+        Raises:
+            OTPruneError: one will not do; if work goes on without those, none will.
+        """
+        for number in self._left():
+            self._do(number, look)
+            if self.errors and not self._continue:
+                raise self.errors[0]
+        if not self._left():
+            raise OTPruneError("; ".join(map(str, self.errors)))
+
+    def work(self, do: Callable[[Photo], T]) -> dict[int, T]:
+        """What came of each, by its number; after an error that of those before it."""
+        done: dict[int, T] = {}
+        for number in self._left():
+            made = self._do(number, do)
+            if made is not None:
+                done[number] = made
+            elif not self._continue:
+                break
+        return done
+
+    def entries(
+        self, done: Mapping[int, T], entry: Callable[[T], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """For JSON, in the order of the photographs: what came of each, or its error."""
+        out = []
+        for number, photo in enumerate(self.photos):
+            if number in done:
+                out.append(entry(done[number]))
+            elif number in self._failed:
+                out.append({"picture": photo.name, "error": str(self._failed[number])})
+        return out
+
+    def _left(self) -> list[int]:
+        return [number for number in range(len(self.photos)) if number not in self._failed]
+
+    def _do(self, number: int, do: Callable[[Photo], T]) -> T | None:
+        photo = self.photos[number]
+        try:
+            return do(photo)
+        except OTPruneError as error:
+            said = str(error)
+            cause: Exception = error
+        except Exception as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch here
+                raise
+            said, cause = OUT_OF_MEMORY, error
+        is_named = re.search(rf"(?<!\S){re.escape(photo.label)}(?![^\s:,])", said)
+        named = OTPruneError(said if is_named else f"{photo.label}: {said}")
+        named.__cause__ = cause
+        self._failed[number] = named
+        self.errors.append(named)
+        return None
