@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest test-lmms test-vllm bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
+.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -33,11 +33,20 @@ test-slow: ## what takes minutes
 	$(call install,dev)
 	$(PY) -m pytest -m slow
 
-test-oldest: ## engine and families with the oldest transformers that pyproject.toml allows
-	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/pip install -q --disable-pip-version-check \
-	  $(TORCH) transformers==5.18.0 -e ".[dev]"
-	$(VENV)-oldest/bin/python -m pytest tests/engines tests/families tests/demo
+# The oldest transformers that pyproject.toml allows, and the last before 5.24 renamed the cache;
+# `make test` runs with the newest.
+define test-transformers
+	@test -x $(VENV)-$(1)/bin/python || $(PYTHON) -m venv $(VENV)-$(1)
+	$(VENV)-$(1)/bin/pip install -q --disable-pip-version-check \
+	  $(TORCH) transformers==$(2) -e ".[dev]"
+	$(VENV)-$(1)/bin/python -m pytest tests/engines tests/families tests/demo
+endef
+
+test-oldest: ## engine and families with the oldest transformers that is allowed
+	$(call test-transformers,oldest,5.18.0)
+
+test-middle: ## and with one in the middle
+	$(call test-transformers,middle,5.23.0)
 
 # lmms-eval brings a hundred packages along, torchvision among them: an environment of its own.
 define install-lmms
@@ -110,4 +119,4 @@ bench-mass: demo-models ## what attention mass adds, in three models
 	  --model questions=runs/models/questions --model seed1=runs/models/seed1
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms $(VENV)-vllm runs out
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-middle $(VENV)-lmms $(VENV)-vllm runs out

@@ -146,6 +146,13 @@ def test_masses_follow_their_beams(name: str) -> None:
 
 
 @families
+@pytest.mark.parametrize("images", [(1,), (2,)], ids=["one", "two"])
+def test_a_single_row_without_padding(name: str, images: tuple[int, ...]) -> None:
+    """transformers makes no mask for it but for the bias, and each step still has the mass."""
+    check(tiny(name), FAMILIES[name].inputs(images), "token", 1.0, "preserved")
+
+
+@families
 def test_padding_may_be_on_either_side(name: str) -> None:
     model, left = tiny(name), FAMILIES[name].inputs(BATCH)
     right = right_padded(left)

@@ -120,6 +120,23 @@ def test_pruned_is_the_prompt_without_the_dropped_tokens(
     )
 
 
+@families
+@schemes
+@pytest.mark.parametrize("images", [(1,), (2,)], ids=["one", "two"])
+def test_a_single_row_without_padding(name: str, positions: str, images: tuple[int, ...]) -> None:
+    """transformers drops a mask that hides nothing: step by step against teacher forcing."""
+    model, inputs = tiny(name), FAMILIES[name].inputs(images)
+    assert bool(inputs["attention_mask"].all())
+    check_against_reference(model, inputs, DivPrune(keep=0.5), positions)
+    del inputs["attention_mask"]
+    with torch.no_grad(), prune(model, DivPrune(keep=0.5), positions):  # type: ignore[arg-type]
+        unmasked = answer(model, inputs)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with torch.no_grad(), prune(model, DivPrune(keep=0.5), positions):  # type: ignore[arg-type]
+        masked = answer(model, inputs)
+    assert torch.equal(unmasked[0], masked[0])
+
+
 @with_video
 @attentions
 @schemes

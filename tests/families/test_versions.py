@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otprune import DivPrune, UnsupportedError, prune
+from otprune import (
+    DivPrune,
+    OTPruneError,
+    Settings,
+    UnsupportedError,
+    enable,
+    prune,
+    prune_inputs,
+)
 from otprune.engines.transformers import support, versions
 from otprune.engines.transformers.versions import installed
 
@@ -41,6 +49,31 @@ def test_a_release_before_the_oldest_is_not_supported(monkeypatch: pytest.Monkey
     assert "5.17.0" in why
     with pytest.raises(UnsupportedError, match=r"transformers 5\.17\.0 is too old"):
         prune(model, DivPrune(keep=0.5)).__enter__()
+
+
+@torch.no_grad()
+def test_a_release_that_was_not_tested_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs((1,))
+    made = Settings(DivPrune(keep=0.5))
+    with prune(model, made):
+        expected = model(**inputs).logits
+    monkeypatch.setattr(versions.transformers, "__version__", "5.25.0")
+    why = r"5\.25\.0 is newer .*5\.18 to 5\.24.*untested_transformers='prune'"
+    for way in (
+        lambda: prune(model, DivPrune(keep=0.5)),
+        lambda: enable(model, DivPrune(keep=0.5)),
+        lambda: prune_inputs(model, inputs, DivPrune(keep=0.5)),
+        lambda: prune(model, made).__enter__() and model(**inputs),
+    ):
+        with pytest.raises(UnsupportedError, match=why):
+            way()
+    with prune(model, DivPrune(keep=0.5), untested_transformers="prune"):
+        assert torch.equal(model(**inputs).logits, expected)
+    short = prune_inputs(model, inputs, DivPrune(keep=0.5), untested_transformers="prune")
+    torch.testing.assert_close(model(**short).logits[:, -1], expected[:, -1])
+    with pytest.raises(OTPruneError, match="untested_transformers='yes'"):
+        Settings(DivPrune(keep=0.5), untested_transformers="yes")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("old")

@@ -40,7 +40,7 @@ from otprune.engines.transformers.prompt import (
 )
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Settings
-from otprune.engines.transformers.versions import check_whole
+from otprune.engines.transformers.versions import check_tested, check_whole
 from otprune.errors import OTPruneError, UnsupportedError
 
 _NUMBERS = itertools.count(1)
@@ -329,6 +329,7 @@ def shrink_by(
     model: Any, settings: Settings, arguments: Mapping[str, Any], padding_side: str
 ) -> Shrunk:
     """`shrink` as settings say."""
+    check_tested(settings.untested_transformers)  # settings may come from a file
     return shrink(
         model,
         arguments,

@@ -184,6 +184,9 @@ class Entry:
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], settled: bool = False) -> Any:
         model, function = self.model, self.__wrapped__
+        door = vars(model).get(self.name)
+        if isinstance(door, Entry) and door is not self:
+            return function(*args, **kwargs)  # somebody wrapped us once, and is wrapped by now
         arguments = _by_name(function, args, kwargs)
         if self.name == "forward" and not settled:
             inside = calls.inside(model, arguments)
@@ -203,7 +206,7 @@ class Entry:
         # A copy or a saved model is in no block, and needs nothing of ours to be loaded.
         if self.own is not None:
             return operator.getitem, ((self.own,), 0)
-        return types.MethodType, (getattr(type(self.model), self.name), self.model)
+        return getattr, (self.model, self.name)
 
 
 def _by_name(

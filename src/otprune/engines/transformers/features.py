@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +37,29 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         for modality, output in (given.get("mm_encoder_outputs") or {}).items()
         if output is not None
     }
-    rest = model._prepare_multimodal_encoder_kwargs_for_generation(
-        given | {"mm_encoder_outputs": before}
-    )
+    with _weights_there(model.base_model):
+        rest = model._prepare_multimodal_encoder_kwargs_for_generation(
+            given | {"mm_encoder_outputs": before}
+        )
     made = rest.pop("mm_encoder_outputs")
     return {modality: output for modality, output in made.items() if output is not None}, rest
+
+
+@contextmanager
+def _weights_there(module: Any) -> Iterator[None]:
+    """Weights that accelerate keeps elsewhere come when forward() is called: here it is not.
+
+    Those of the modules inside come by themselves, since they are called.
+    """
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
 
 
 def find_pictures(model: Any, output: Any, ids: Tensor, at: Tensor, modality: str) -> Pictures:

@@ -31,6 +31,7 @@ from otprune.engines.transformers.positions import (
 )
 from otprune.engines.transformers.selection import Choice, choose
 from otprune.engines.transformers.settings import Settings
+from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.objectives.mass import Mass
 from otprune.selectors.results import Lazy
@@ -112,6 +113,7 @@ def prune_inputs(
     positions: Positions = "preserved",
     merge: bool = False,
     padding_side: str = "left",
+    untested_transformers: Untested = "refuse",
 ) -> dict[str, Any]:
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
@@ -128,6 +130,7 @@ def prune_inputs(
         positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.
         merge: kept tokens become the mean of the tokens that they stand for.
         padding_side: where shorter rows are padded, "left" (generate) or "right".
+        untested_transformers: see `Settings`.
 
     Returns:
         New arguments for one call: `mm_encoder_outputs` instead of pixels, shorter `input_ids`,
@@ -140,7 +143,8 @@ def prune_inputs(
         UnsupportedError: the model or an argument cannot be pruned; says which and why.
         OTPruneError: placeholders and features differ in number, or an argument is wrong.
     """
-    Settings(selector, positions, merge)  # looks at what it is given
+    # Looks at what it is given.
+    Settings(selector, positions, merge, untested_transformers=untested_transformers)
     check(model)
     if padding_side not in ("left", "right"):
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")

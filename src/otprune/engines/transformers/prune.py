@@ -13,6 +13,7 @@ from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Logits, Settings
+from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError
 from otprune.objectives.mass import Mass
 from otprune.selectors import Selector
@@ -40,7 +41,7 @@ class prune:  # noqa: N801 - used as a function is
     Args:
         model: a model that `support` accepts.
         selector: any selector of `otprune.selectors`, or `Settings`, with no more arguments then.
-        positions, merge, mass, alpha, logits: as of `Settings`.
+        positions, merge, mass, alpha, logits, untested_transformers: as of `Settings`.
 
     Raises:
         UnsupportedError: the model cannot be pruned, or a call asks for what would go wrong; says
@@ -58,8 +59,9 @@ class prune:  # noqa: N801 - used as a function is
         mass: Mass = "none",
         alpha: float = 1.0,
         logits: Logits = "short",
+        untested_transformers: Untested = "refuse",
     ) -> None:
-        made = _settings(selector, positions, merge, mass, alpha, logits)
+        made = _settings(selector, positions, merge, mass, alpha, logits, untested_transformers)
         _check(model, made)
         self._block = entry.Block(model, entry.Active(made, Run(made)))
         self._entered = False
@@ -96,6 +98,7 @@ def enable(
     mass: Mass = "none",
     alpha: float = 1.0,
     logits: Logits = "short",
+    untested_transformers: Untested = "refuse",
 ) -> Run:
     """Prune a model's calls for everybody, in all threads, until `disable(model)`.
 
@@ -109,7 +112,7 @@ def enable(
     copy is enabled too, on its own. Enabling again changes the settings.
 
     Args:
-        model, selector, positions, merge, mass, alpha, logits: as of `prune`.
+        model, selector, and the others: as of `prune`.
 
     Returns:
         A look at the last call, from whatever thread it came.
@@ -119,7 +122,7 @@ def enable(
     """
     made = None
     if selector is not None:
-        made = _settings(selector, positions, merge, mass, alpha, logits)
+        made = _settings(selector, positions, merge, mass, alpha, logits, untested_transformers)
     _check(model, made)
     run = Run(made)
     entry.enable(model, entry.Active(made, run))
@@ -137,7 +140,7 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("preserved", False, "none", 1.0, "short"):
+    if rest != ("preserved", False, "none", 1.0, "short", "refuse"):
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"

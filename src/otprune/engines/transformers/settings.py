@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from otprune.engines.transformers.positions import Positions, check_positions
+from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError
 from otprune.objectives.mass import Mass, check_alpha, check_mass
 from otprune.selectors import Selector, check_selector
@@ -34,8 +35,11 @@ class Settings:
             front of it, from which the next text token is predicted; so losses and metrics whose
             labels leave placeholders out (-100) are what unpruned code expects. Columns of padding
             in front are 0.
+        untested_transformers: what to do with a transformers newer than those that were tested,
+            "refuse" or "prune" all the same.
 
     Raises:
+        UnsupportedError: transformers is newer, and that is refused.
         OTPruneError: an argument is wrong; says which, and what was expected.
     """
 
@@ -45,6 +49,7 @@ class Settings:
     mass: Mass = "none"
     alpha: float = 1.0
     logits: Logits = "short"
+    untested_transformers: Untested = "refuse"
 
     def __post_init__(self) -> None:
         # Any object that reduces as a selector does will do.
@@ -57,6 +62,7 @@ class Settings:
             raise OTPruneError(f"merge={self.merge!r}: expected True or False")
         if self.logits not in get_args(Logits):
             raise OTPruneError(f"logits={self.logits!r}: expected 'short' or 'full'")
+        check_tested(self.untested_transformers)
 
     @property
     def weighs(self) -> bool:

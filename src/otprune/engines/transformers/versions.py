@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import transformers
 
 from otprune.engines.transformers.prompt import setting
-from otprune.errors import UnsupportedError
+from otprune.errors import OTPruneError, UnsupportedError
 
 if TYPE_CHECKING:
     from otprune.engines.transformers.inputs import Pruned
 
 OLDEST = (5, 18)  # hands encoder outputs over as `mm_encoder_outputs`
+NEWEST = (5, 24)  # that was tested
 WHOLE = (5, 23)  # repeats them row by row for beams, and cuts them for chunked prefill
 
 
@@ -21,6 +22,31 @@ def installed() -> tuple[int, int]:
     """Major and minor number of the installed transformers."""
     found = re.match(r"(\d+)\.(\d+)", transformers.__version__)
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+Untested = Literal["refuse", "prune"]
+
+
+def check_tested(untested: object) -> None:
+    """Refuse a transformers that is newer than those that were tested, unless told to prune.
+
+    A minor release has renamed what pruning depends on before, and answers were wrong without an
+    error.
+
+    Raises:
+        UnsupportedError: transformers is too new.
+        OTPruneError: `untested` is neither "refuse" nor "prune".
+    """
+    if untested not in get_args(Untested):
+        raise OTPruneError(f"untested_transformers={untested!r}: expected 'refuse' or 'prune'")
+    if installed() > NEWEST and untested == "refuse":
+        oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} is newer than what otprune was tested with "
+            f"({oldest} to {newest}), and a wrong answer would show no error: install "
+            f"'transformers<{NEWEST[0]}.{NEWEST[1] + 1}', or insist with "
+            "untested_transformers='prune'"
+        )
 
 
 def check_whole(
