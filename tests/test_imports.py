@@ -13,7 +13,7 @@ ROOT = Path(otprune.__file__).parent
 
 # Lowest first; a module may import from its own layer and from those before it.
 LAYERS = [
-    {"errors", "flops", "installed"},
+    {"errors", "flops", "installed", "threads"},
     {"budget", "tokens"},
     {"search"},
     {"objectives"},

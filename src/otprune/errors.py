@@ -23,3 +23,7 @@ class UnsupportedError(OTPruneError):
 
 class MissingDependencyError(OTPruneError):
     """An optional dependency is needed for what was asked, and is not installed."""
+
+
+class SelectorError(OTPruneError):
+    """A method picked something else than k distinct tokens of its set."""

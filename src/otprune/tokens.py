@@ -2,19 +2,29 @@
 
 All functions but the checks take `(B, m, d)` floating tensors. Every normalisation divides by the
 largest magnitude first, so that squares of 1e-30 or 1e30 neither vanish nor overflow in float32;
-columns do so on a CPU only where squares would.
+columns do so on a CPU only where squares would. There tokens are worked on a few at a time, which
+stay in a processor's cache and are what threads share out (`otprune.threads`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from otprune import threads
 from otprune.errors import TokenError, WeightError
+
+A = TypeVar("A")
+
+# Numbers that are worked on at once on a CPU.
+_CACHED = 2**17
+# MKL's sums may depend on where in such a line an array begins.
+_LINE = 64
 
 
 def check_tokens(tokens: Any) -> Tensor:
@@ -71,7 +81,14 @@ def check_finite(tokens: Tensor) -> None:
     if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     # The extremes first: one look at memory where counting takes several.
-    if not bool(torch.stack(torch.aminmax(tokens.detach())).float().isfinite().all()):
+    given = tokens.detach().flatten(0, -2)
+    if at_hand(given):
+        with threads.single():
+            parts = by_tokens(lambda some: torch.stack(torch.aminmax(given[some])), given)
+        extremes = torch.stack(parts)
+    else:
+        extremes = torch.stack(torch.aminmax(given))
+    if not bool(extremes.float().isfinite().all()):
         broken = int((~torch.isfinite(tokens.detach().float()).all(dim=-1)).sum())
         raise TokenError(
             f"{broken} of {tokens.shape[:-1].numel()} tokens hold NaN or Inf (in float32): "
@@ -89,6 +106,22 @@ def as_array(x: Tensor) -> NDArray[Any]:
     array = np.empty(tuple(x.shape), str(x.dtype).removeprefix("torch."))
     torch.from_numpy(array).copy_(x)
     return array
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An empty array that begins where torch has its tensors begin, at a line of the cache."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    room = np.empty(size + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def by_tokens(task: Callable[[slice], A], x: Tensor) -> list[A]:
+    """What a task makes of the tokens of `(m, d)` or `(B, m, d)` on a CPU, a few at a time."""
+    m, d = x.shape[-2:]
+    some = threads.parts(m, max(1, _CACHED // d))
+    # Handing out takes as long as two parts.
+    return threads.spread(task, some) if len(some) > 3 else [task(part) for part in some]
 
 
 def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
@@ -119,7 +152,9 @@ def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
     if bool((heaviest == 0).any()):
         raise WeightError("weights are all zero: at least one token must count")
     w = w / heaviest
-    return w * (w.shape[-1] / w.sum(dim=-1, keepdim=True))
+    # numpy adds up a row in one order, be it alone or not.
+    total = torch.from_numpy(as_array(w).sum(axis=-1, keepdims=True))
+    return w * (w.shape[-1] / total)
 
 
 def scale_down(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +176,21 @@ def unit_rows_norms(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit_rows(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    room = tokens.abs()
+    if not at_hand(tokens):
+        return _rows_into(tokens, tokens.abs())
+    room = torch.empty_like(tokens)
+
+    def some(part: slice) -> tuple[Tensor, Tensor]:
+        x, here = tokens[..., part, :], room[..., part, :]
+        _, size, norm = _rows_into(x, torch.abs(x, out=here))
+        return size, norm
+
+    size, norm = (torch.cat(x, dim=-2) for x in zip(*by_tokens(some, tokens), strict=True))
+    return room, size, norm
+
+
+def _rows_into(tokens: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`room` holds magnitudes, and then the tokens at length one."""
     size = room.amax(dim=-1, keepdim=True)
     torch.div(tokens, torch.where(size > 0, size, 1.0), out=room)
     norm = torch.linalg.vector_norm(room, dim=-1, keepdim=True)
@@ -172,79 +221,87 @@ def unit_columns_norms(
     `out` if given, since a system that hands out fresh memory takes more.
     """
     room = torch.empty_like(tokens) if out is None else out
-    by, square, _ = column_lengths(tokens, room, weights, length)
-    return torch.div(tokens, by, out=room), square.sqrt_()
+    by, square, _ = column_lengths(tokens, weights, length, room)
+    if at_hand(tokens):
+        by_tokens(lambda some: torch.div(tokens[:, some], by, out=room[:, some]), tokens)
+    else:
+        torch.div(tokens, by, out=room)
+    return room, square.sqrt_()
 
 
 def column_lengths(
-    tokens: Tensor, room: Tensor, weights: Tensor | None = None, length: float | Tensor = 1.0
+    tokens: Tensor,
+    weights: Tensor | None = None,
+    length: float | Tensor = 1.0,
+    room: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `unit_columns_norms` divides by, `(B, 1, d)`, and what `norms` are made of.
 
     Returns also the squared lengths of tokens, `(B, m)`, relative to a magnitude of their set, and
-    that, `(B, 1, 1)`. `room` is like `tokens` and written over.
+    that, `(B, 1, 1)`. `room` is like `tokens` and written over, but not on a CPU.
     """
     if at_hand(tokens):
-        columns, squares, fine = _sums_of_squares(tokens, room, weights)
-        if fine.all():
-            return columns.sqrt_().div_(length), squares, tokens.new_ones(len(tokens), 1, 1)
-        if fine.any():  # what is done to a set is not to depend on others
-            given = tokens, room, weights, length
-            each = [column_lengths(*(_alone(x, b) for x in given)) for b in range(len(tokens))]
-            by, squares, largest = map(torch.cat, zip(*each, strict=True))
-            return by, squares, largest
-    least = torch.finfo(room.dtype).tiny
+        each = [
+            _lengths_of_one(x, None if weights is None else weights[b])
+            for b, x in enumerate(tokens)
+        ]
+        by, rows, sizes = (torch.stack(x) for x in zip(*each, strict=True))
+        return by.unsqueeze(1).div_(length), rows, sizes.view(-1, 1, 1)
+    least = torch.finfo(tokens.dtype).tiny
+    room = torch.empty_like(tokens) if room is None else room
     size = torch.abs(tokens, out=room).amax(dim=-2, keepdim=True)
     largest = size.amax(dim=-1, keepdim=True)
     share = (size / largest.clamp(min=least)).square_()
     torch.div(tokens, size.clamp_(min=least), out=room).square_()
-    columns = _over_tokens(room, weights)
-    # Dividing by infinity makes a column zero.
-    by = (columns.sqrt() / length).mul_(size).masked_fill_(columns == 0, torch.inf)
+    w = tokens.new_ones(tokens.shape[:2]) if weights is None else weights
+    columns = torch.bmm(w.unsqueeze(1), room)
+    by = _or_nothing(columns.sqrt() / length * size, columns)
     return by, torch.bmm(room, share.mT).squeeze(-1), largest
 
 
-def _alone(x: Any, b: int) -> Any:
-    """What belongs to set b, or to all."""
-    return x[b : b + 1] if isinstance(x, Tensor) else x
+def _lengths_of_one(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`column_lengths` of one set, `(m, d)`, on a CPU: `(d,)`, `(m,)` and a number."""
+    m, _ = x.shape
+    w = x.new_ones(m) if weights is None else weights
+
+    def plain(some: slice) -> tuple[Tensor, Tensor]:
+        squares = x[some].square()
+        return torch.mv(squares.mT, w[some]), squares.sum(dim=-1)
+
+    columns, rows = _totals(by_tokens(plain, x))
+    if _fine(columns, None if weights is None else rows):
+        return columns.sqrt_(), rows, x.new_ones(())
+    # In twice the passes over memory, with nothing that is above one.
+    least = torch.finfo(x.dtype).tiny
+    size = torch.stack(by_tokens(lambda some: x[some].abs().amax(dim=0), x)).amax(dim=0)
+    largest = size.amax()
+    share = (size / largest.clamp(min=least)).square_()
+    size.clamp_(min=least)
+
+    def scaled(some: slice) -> tuple[Tensor, Tensor]:
+        squares = (x[some] / size).square_()
+        return torch.mv(squares.mT, w[some]), torch.mv(squares, share)
+
+    columns, rows = _totals(by_tokens(scaled, x))
+    return _or_nothing(columns.sqrt() * size, columns), rows, largest
 
 
-def _sums_of_squares(
-    tokens: Tensor, room: Tensor, weights: Tensor | None
-) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
-    """Over the tokens, weighted, `(B, 1, d)`, and over features, `(B, m)`; on a CPU.
-
-    In half the passes over memory that it takes to divide by the largest first. Whether a set may
-    do so, `(B,)`, is known afterwards: its sums must be in the range of the dtype, and not so near
-    to its ends that rounding shows, or that sums of sums leave it.
-    """
-    torch.mul(tokens, tokens, out=room)
-    columns, rows = _over_tokens(room, weights), room.sum(dim=-1)
-    limits, sums = torch.finfo(rows.dtype), as_array(columns)
-    least, most = sums.min(axis=(1, 2)), sums.max(axis=(1, 2))
-    if weights is not None:  # without, no row is longer than all columns
-        most = np.maximum(most, as_array(rows).max(axis=1))
-    # Not so if any is NaN.
-    fine: NDArray[np.bool_] = (least > limits.tiny / limits.eps) & (most < limits.max * limits.eps)
-    return columns, rows, fine
+def _totals(each: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    columns, rows = zip(*each, strict=True)
+    return torch.stack(columns).sum(dim=0), torch.cat(rows)
 
 
-def _over_tokens(x: Tensor, weights: Tensor | None) -> Tensor:
-    """The sum over tokens, weighted, `(B, 1, d)`, as a product, which takes least time.
+def _or_nothing(by: Tensor, columns: Tensor) -> Tensor:
+    """Dividing by infinity makes a column zero."""
+    return by.masked_fill_(columns == 0, torch.inf)
 
-    Of one set on a CPU each thread adds up the tokens that it has just written, since processors
-    may have no cache in common. Of several it has sets of its own anyway.
-    """
-    batch, m, d = x.shape
-    w = x.new_ones(batch, 1, m) if weights is None else weights.unsqueeze(1)
-    threads = torch.get_num_threads() if batch == 1 and at_hand(x) else 1
-    share = m // threads
-    if threads == 1 or share == 0:
-        return torch.bmm(w, x)
-    even = threads * share
-    parts = w[..., :even].reshape(threads, 1, share), x[:, :even].reshape(threads, share, d)
-    sums = torch.bmm(*parts).sum(dim=0, keepdim=True)
-    return sums if even == m else sums.baddbmm_(w[..., even:], x[:, even:])
+
+def _fine(columns: Tensor, rows: Tensor | None) -> bool:
+    """Whether sums of squares are in the range of the dtype, and not so near to its ends that
+    rounding shows, or that sums of sums leave it. Not so if any is NaN."""
+    limits, sums = torch.finfo(columns.dtype), as_array(columns)
+    most = sums.max() if rows is None else max(sums.max(), as_array(rows).max())
+    return bool(sums.min() > limits.tiny / limits.eps and most < limits.max * limits.eps)
 
 
 def norms(tokens: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from otprune import OTPrune, OTPruneError
 from otprune.objectives.logdet import Kernel, kernel_norms
-from otprune.search import cholesky, rounds, ties
+from otprune.search import cholesky, ties
 from tests.random_tokens import random_tokens
 from tests.search.operations import Operations
 
@@ -39,7 +39,7 @@ def test_the_same_picks(shape, k, common):
     got, wanted = both(tokens, k)
     assert got.equal(wanted)
     K, norms = kernel_norms(tokens, 1.0)
-    assert got.equal(rounds.greedy(K, k, ties.preference(norms), 1.0))
+    assert got.equal(cholesky.greedy(K, k, ties.preference(norms), 1.0))
 
 
 @pytest.mark.parametrize("m", [1, 2, 32, 33])

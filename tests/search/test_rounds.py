@@ -16,14 +16,13 @@ from tests.random_tokens import random_tokens
 @pytest.fixture(params=[8, 1000])
 def path(request, monkeypatch):
     """Rounds of picks among few candidates, or one round among all."""
-    for name in ("_LEAST", "_ALONE"):
-        monkeypatch.setattr(rounds, name, request.param)
+    monkeypatch.setattr(rounds, "_LEAST", request.param)
 
 
 def same(tokens, k, gamma=1.0, shift=1.0):
     K = logdet.kernel(tokens.double(), gamma)
     rank = ties.preference(norms(tokens))
-    got = rounds.greedy(K, k, rank, shift)
+    got = cholesky.greedy(K, k, rank, shift)
     assert got.equal(cholesky.steps(K, k, rank, shift))
     return got
 
@@ -49,61 +48,43 @@ def test_sets_that_need_different_rounds():
         assert same(row[None], 50)[0].equal(got[b])
 
 
-def test_the_last_ones_go_on_alone(monkeypatch):
-    """Of nine sets the two that need most rounds; each keeps what it would without the others."""
-    sets, of = [], logdet.Kernel.of
-    monkeypatch.setattr(logdet.Kernel, "of", lambda K, some: sets.append(len(some)) or of(K, some))
-    monkeypatch.setattr(rounds, "_LEAST", 8)
-    monkeypatch.setattr(rounds, "_ALONE", 8)
-    easy = torch.diag(torch.linspace(9, 1, 60)) + 1e-3 * random_tokens(7, 60, 60)
-    hard = torch.stack([random_tokens(6, 60).repeat(10, 1), random_tokens(60, 60, seed=4)])
-    batch = torch.cat([easy[:3], hard[:1], easy[3:], hard[1:]])
-    got = same(batch, 40)
-    assert sets
-    assert max(sets) <= 2
-    for b, row in enumerate(batch):
-        assert same(row[None], 40)[0].equal(got[b])
-
-
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 1e-7, 1e-6, 1e-5, 1.0]))
 def test_a_pick_stands_if_it_is_the_best(seed, spread):
     """Ties of all kinds, gains that are nothing or below it, tokens that are taken."""
     rng = np.random.default_rng(seed)
-    gains = rng.choice([3.0, 1.0, 0.0, -1e-9], (2, 4, 1)) * (1 + spread * rng.random((2, 4, 6)))
+    gains = rng.choice([3.0, 1.0, 0.0, -1e-9], (8, 1)) * (1 + spread * rng.random((8, 6)))
     gains[rng.random(gains.shape) < 0.2] = -np.inf
-    gains[..., 5] = np.maximum(gains[..., 5], -1.0)
-    preference = np.stack([rng.permutation(6) for _ in range(2)])
+    gains[:, 5] = np.maximum(gains[:, 5], -1.0)
+    preference = rng.permutation(6)
 
-    def best(row, rank):
+    def best(row):
         top = max(row)
         tied = row >= top * (1 - ties.TOLERANCE) if top > 0 else row > -np.inf
-        return min(tied.nonzero()[0], key=lambda i: rank[i])
+        return min(tied.nonzero()[0], key=lambda i: preference[i])
 
-    wanted = np.array([[best(row, preference[b]) for row in gains[b]] for b in range(2)])
+    wanted = np.array([best(row) for row in gains])
     for pick in range(6):
         before = gains.copy()
-        stands = rounds._stand(gains, np.full((2, 4), pick), preference)
+        stands = rounds._stand(gains, np.full(8, pick), preference)
         assert (stands == (wanted == pick)).all()
         assert (gains == before).all()
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_bad_guesses_only_take_longer(batch, monkeypatch):
+def test_bad_guesses_only_take_longer(monkeypatch):
     """All picks of a guess but the first in the wrong order, and one that is none of greedy's."""
     guess, rounds_taken = rounds._guess, []
 
     def wrong(gains, block, shift, outside, most):
-        places = guess(gains, block, shift, outside, most)[0]
-        places[:, 1:] = places[:, :0:-1].copy()
-        places[:, 2:3] = gains.argmin(axis=1)[:, None]
-        each = np.arange(len(gains))[:, None, None]
-        picked = block[each, places[:, :, None], places[:, None, :]]
-        rounds_taken.append(places.shape[1])
-        return places, np.linalg.cholesky(picked + shift * np.eye(places.shape[1]))
+        places, _ = guess(gains, block, shift, outside, most)
+        places[1:] = places[:0:-1].copy()
+        places[2:3] = gains.argmin()
+        picked = block[places[:, None], places]
+        rounds_taken.append(len(places))
+        return places, np.linalg.cholesky(picked + shift * np.eye(len(places)))
 
     monkeypatch.setattr(rounds, "_guess", wrong)
-    same(random_tokens(batch, 150, 40), 30)
+    same(random_tokens(1, 150, 40), 30)
     assert len(rounds_taken) > 10
 
 
@@ -118,7 +99,7 @@ def test_bad_guesses_only_take_longer(batch, monkeypatch):
 def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma):
     tokens = random_tokens(m, d, seed=seed).repeat(copies, 1)[None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "_ALONE", 4)
+        patch.setattr(rounds, "_LEAST", 4)
         same(tokens, min(m * copies, d), gamma)
 
 
@@ -128,7 +109,7 @@ def test_float32_survives_exhaustion(shift):
     """Many more picks than rank, hardly any noise: distinct tokens, and nothing overflows."""
     x = random_tokens(300, 7)[None]
     with np.errstate(over="raise", invalid="raise"):
-        order = rounds.greedy(logdet.Kernel(x, x), 200, torch.arange(300)[None], shift)[0]
+        order = cholesky.greedy(logdet.Kernel(x, x), 200, torch.arange(300)[None], shift)[0]
     assert len(order.unique()) == 200
     assert logdet.certify(logdet.Kernel(x.double(), x.double()), order[:7]).ratio > 0.6
 
@@ -137,6 +118,6 @@ def test_large_sets_keep_what_rows_keep():
     """Big enough for the real thresholds, in float32."""
     tokens = random_tokens(1500, 600)
     K, size = logdet.kernel_norms(tokens[None], 0.1)
-    assert len(tokens) > 4 * rounds._ALONE
+    assert len(tokens) > 2 * max(rounds._LEAST, rounds._PART)
     wanted = cholesky.steps(K, 90, ties.preference(size), 1.0)[0]
     assert OTPrune(90, gamma=0.1).select(tokens).equal(wanted.sort().values)

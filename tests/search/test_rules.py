@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from otprune.objectives.logdet import Kernel
-from otprune.search import cholesky, rounds
+from otprune.search import cholesky
 from tests.random_tokens import random_tokens
 
 ulp = torch.finfo(torch.float32).eps
@@ -22,7 +22,7 @@ def picks(request):
 
         search = fused.greedy
     else:
-        search = {"rounds": rounds.greedy, "steps": cholesky.steps}[request.param]
+        search = {"rounds": cholesky.greedy, "steps": cholesky.steps}[request.param]
 
     def pick(x, k, rank, shift):
         with np.errstate(over="raise", invalid="raise"):

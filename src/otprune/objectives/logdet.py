@@ -9,16 +9,16 @@ With weights `w` (mean 1), `Sigma = V^T diag(w) V` and the columns have unit *we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from otprune import threads
 from otprune.objectives import sketch
 from otprune.objectives.certificate import Certificate, certificate, largest
-from otprune.objectives.products import at_once, gram
+from otprune.objectives.products import gram
 from otprune.search.cholesky import Elimination
-from otprune.tokens import unit_columns_norms
+from otprune.tokens import at_hand, unit_columns_norms
 
 
 def scaled_gamma(m: int, d: int) -> float:
@@ -48,39 +48,10 @@ class Kernel:
             squares = torch.linalg.vecdot(self.left, self.right)
         return squares
 
-    def of(self, sets: Tensor) -> Kernel:
-        """Of some of the sets, `(b,)`."""
-        left = self.left[sets]
-        return Kernel(left, left if self.left is self.right else self.right[sets])
-
-    def rows(self, places: Tensor, mix: Tensor | None = None) -> Tensor:
-        """Its rows at `places`, `(B, n)`: `(B, n, m)`; multiplied by `mix`, `(B, n, n)`, if given.
-
-        Row i of set b has place `b m + i`.
-        """
-        left = torch.embedding(self._flat, places)
-        return torch.bmm(left if mix is None else torch.bmm(mix, left), self._across)
-
-    @cached_property
-    def _flat(self) -> Tensor:
-        """`left` as the rows of all sets, `(B m, r)`."""
-        return self.left.reshape(-1, self.left.shape[-1])
-
-    @cached_property
-    def _across(self) -> Tensor:
-        return self.right.mT
-
     def row(self, j: Tensor) -> Tensor:
         """The row at place `j`, `(B, 1)`: `(B, m)`."""
-        return self.rows(j).squeeze(1)
-
-    def block(self, places: Tensor) -> Tensor:
-        """Its rows and columns at `places`, `(B, p)`: `(B, p, p)`."""
-        left = torch.embedding(self._flat, places)
-        if self.left is self.right:
-            return torch.bmm(left, left.mT)
-        flat = self.right.reshape(-1, self.right.shape[-1])
-        return torch.bmm(left, torch.embedding(flat, places).mT)
+        left = self.left.gather(1, j.unsqueeze(-1).expand(-1, -1, self.left.shape[-1]))
+        return torch.bmm(left, self.right.mT).squeeze(1)
 
 
 def kernel(tokens: Tensor, gamma: float, weights: Tensor | None = None) -> Kernel:
@@ -112,27 +83,30 @@ def kernel_norms(
     r = d if rank is None else min(rank, d)
     square = m <= r
     left, norms = tokens.new_empty(batch, m, m if square else r), tokens.new_empty(batch, m)
-    right, length, size = [], gamma**0.25, at_once(tokens)
-    # The same memory for all parts, unless they are to stay.
-    room = torch.empty_like(tokens[:size]) if square and r == d else None
-    parts = zip(tokens.split(size), left.split(size), norms.split(size), strict=True)
-    for i, (x, product, norm) in enumerate(parts):
-        part = slice(i * size, (i + 1) * size)
+    right, length = [], gamma**0.25
+    # On a CPU one set after the other, in the same memory unless it is to stay.
+    size = 1 if at_hand(tokens) else batch
+    room = tokens.new_empty(size, m, d) if square and r == d else None
+    for i in range(0, batch, size):
+        part = slice(i, i + size)
+        x, product = tokens[part], left[part]
         w = None if weights is None else weights[part]
         own = length[part, None, None] if isinstance(length, Tensor) else length
         if r < d:
-            V, sizes = sketch.unit_columns_norms(x, r, w, own)
+            V, norms[part] = sketch.unit_columns_norms(x, r, w, own)
         else:
-            here = room if room is None or len(x) == size else room[: len(x)]
-            V, sizes = unit_columns_norms(x, w, own, here)
-        norm.copy_(sizes)
+            V, norms[part] = unit_columns_norms(x, w, own, room)
         if square:
             S = gram(V, out=product)
             if w is not None:
                 S *= w.sqrt().unsqueeze(-2)
         else:
             weighted = V if w is None else V * w.sqrt().unsqueeze(-1)
-            torch.bmm(V, gram(weighted.mT), out=product)
+            within = gram(weighted.mT)
+            if at_hand(V):
+                threads.times(V[0], within[0], out=product[0])
+            else:
+                torch.bmm(V, within, out=product)
             right.append(V)
     if square:
         return Kernel(left, left), norms

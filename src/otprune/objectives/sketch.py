@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otprune.tokens import column_lengths
+from otprune.tokens import at_hand, by_tokens, column_lengths
 
-# Numbers a set that are worked on at once: what is made of them stays in a processor's cache.
-_CACHED = 1_200_000
+# Columns that are worked on at once, where not all of a set's are.
+_WIDTH = 2048
 
 
 def unit_columns_norms(
@@ -25,26 +25,34 @@ def unit_columns_norms(
 ) -> tuple[Tensor, Tensor]:
     """`tokens.unit_columns_norms`, with the columns projected to `rank`, at most d of them.
 
-    `(B, m, rank)` and `(B, m)` in O(m d) time. Memory beside the result is that of some columns,
-    `rank` at least: they are read from the tokens, made unit and added up a few at a time.
+    `(B, m, rank)` and `(B, m)` in O(m d) time. Memory beside the result is that of some tokens, or
+    of some columns where all are worked on together: they are read from the tokens, made unit and
+    added up a few at a time.
     """
-    batch, m, d = tokens.shape
-    width = rank * max(1, _CACHED // (m * rank))
-    signs = random_signs(d, seed, tokens.device).to(tokens.dtype)
-    room = tokens.new_empty(batch, m, min(width, d))
-    sums, squares, largest = tokens.new_zeros(batch, m, rank), [], []
-    for part, sign in zip(tokens.split(width, dim=-1), signs.split(width), strict=True):
-        n = len(sign)
-        here = room if n == room.shape[-1] else room[..., :n]
-        by, square, size = column_lengths(part, here, weights, length)
-        squares.append(square)
-        largest.append(size.squeeze(-1))
-        for columns, signed in zip(part.split(rank, -1), (by * sign).split(rank, -1), strict=True):
-            n = columns.shape[-1]
-            (sums if n == rank else sums[..., :n]).addcdiv_(columns, signed)
-    sizes = torch.stack(largest)
-    share = (sizes / sizes.amax(dim=0).clamp_(min=torch.finfo(sizes.dtype).tiny)).square_()
-    return sums, torch.stack(squares).mul_(share).sum(dim=0).sqrt_()
+    signs = random_signs(tokens.shape[-1], seed, tokens.device).to(tokens.dtype)
+    sums = tokens.new_zeros(*tokens.shape[:2], rank)
+    if at_hand(tokens):
+        by, squares, _ = column_lengths(tokens, weights, length)
+        by.mul_(signs)
+        by_tokens(lambda some: _add_up(sums[:, some], tokens[:, some], by), tokens)
+        return sums, squares.sqrt_()
+    parts = []
+    for part, sign in zip(tokens.split(_WIDTH, dim=-1), signs.split(_WIDTH), strict=True):
+        by, *sizes = column_lengths(part, weights, length)
+        parts.append(sizes)
+        _add_up(sums, part, by * sign)
+    squares, largest = (torch.stack(x) for x in zip(*parts, strict=True))
+    size = largest.squeeze(-1)
+    share = (size / size.amax(dim=0).clamp_(min=torch.finfo(size.dtype).tiny)).square_()
+    return sums, squares.mul_(share).sum(dim=0).sqrt_()
+
+
+def _add_up(sums: Tensor, tokens: Tensor, by: Tensor) -> None:
+    """Adds all columns, divided, to some few."""
+    rank = sums.shape[-1]
+    for columns, signed in zip(tokens.split(rank, -1), by.split(rank, -1), strict=True):
+        n = columns.shape[-1]
+        (sums if n == rank else sums[..., :n]).addcdiv_(columns, signed)
 
 
 def random_signs(n: int, seed: int, device: torch.device) -> Tensor:

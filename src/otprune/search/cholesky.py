@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from otprune.search import rounds
-from otprune.search.rounds import Factored
 from otprune.search.ties import TOLERANCE
 from otprune.tokens import at_hand
 
@@ -58,8 +57,8 @@ class Elimination:
         self.excess = (self.excess - fresh.square()).clamp(min=0)
 
 
-class Thin(Factored, Protocol):
-    """`M = left right^T`, two matrices `(B, m, r)`."""
+class Thin(Protocol):
+    """A positive semi-definite `M = left right^T` that is not formed; both are `(B, m, r)`."""
 
     @property
     def left(self) -> Tensor: ...
@@ -67,11 +66,15 @@ class Thin(Factored, Protocol):
     @property
     def right(self) -> Tensor: ...
 
+    def diagonal(self) -> Tensor:
+        """`(B, m)`."""
+
 
 def greedy(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
-    On a CPU in rounds (`search.rounds`), elsewhere pick by pick (`steps`): the same picks.
+    On a CPU in rounds (`search.rounds`) and set by set, elsewhere pick by pick (`steps`): the same
+    picks.
 
     Args:
         M: what is chosen from, `(B, m, m)`.
@@ -80,7 +83,8 @@ def greedy(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
         shift: positive.
     """
     if at_hand(rank):
-        return rounds.greedy(M, k, rank, shift)
+        sets = zip(M.left, M.right, M.diagonal(), rank, strict=True)
+        return torch.stack([rounds.greedy(*one, k, shift) for one in sets])
     return steps(M, k, rank, shift)
 
 

@@ -14,127 +14,112 @@ beyond that one of those may well come before.
 
 How many picks a round yields depends on the data, so the host must look. On a CPU it looks at its
 own memory: the small arrays are numpy's, and torch writes into them. Nothing waits for anything.
+Each set goes its own way, which is the same whatever other sets there are.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from otprune import threads
 from otprune.search.ties import TOLERANCE
-from otprune.tokens import as_array
+from otprune.tokens import aligned, as_array
 
 Array = NDArray[Any]
 
-# Candidates of a round: a share of the tokens, within limits. More of them make fewer rounds, which
-# is worth most where there is little to do in each: for a single set.
-_SHARE, _LEAST, _ALONE, _MOST = 16, 96, 128, 512
+# Candidates of a round: a share of the tokens, within limits.
+_SHARE, _LEAST, _MOST = 16, 128, 512
 # What not much less is, in terms of the best token outside.
 _REACH = 0.7
 # No guess is longer, in percent of the candidates.
 _PICKED = 40
 # A guess ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
-# Those that are left are copied and go on alone when sets were so many times as many.
-_FEW = 4
+# Tokens that are looked at together: a task.
+_PART = 512
 # Behind every rank.
 _NOBODY = np.iinfo(np.int64).max
 
 
-class Factored(Protocol):
-    """A positive semi-definite `M`, `(B, m, m)`, that is not formed.
+def greedy(
+    left: Tensor, right: Tensor, diagonal: Tensor, rank: Tensor, k: int, shift: float
+) -> Tensor:
+    """Tokens of one set in the order they were picked, `(k,)` int64; see `cholesky.greedy`.
 
-    Row i of set b has place `b m + i`.
+    Args:
+        left: `(m, r)`.
+        right: `(m, r)`, with `M = left right^T`; may be `left` itself.
+        diagonal: of M, `(m,)`.
+        rank: `(m,)`.
+        k: as ever.
+        shift: as ever.
     """
-
-    def diagonal(self) -> Tensor:
-        """`(B, m)`."""
-
-    def rows(self, places: Tensor, mix: Tensor | None = None) -> Tensor:
-        """`mix @ M[places]`: `(B, n)` to `(B, n, m)`, with `mix` `(B, n, n)` or the identity."""
-
-    def block(self, places: Tensor) -> Tensor:
-        """`M[places, places]`: `(B, p)` to `(B, p, p)`."""
-
-    def of(self, sets: Tensor) -> Factored:
-        """Some of the sets, `(b,)`."""
-
-
-def greedy(M: Factored, k: int, rank: Tensor, shift: float) -> Tensor:
-    """Tokens in the order they were picked, `(B, k)` int64; arguments as of `cholesky.greedy`.
-
-    All sets go through the same rounds; one that cannot go on in a round waits for the others. When
-    few are left that are not done, they go on alone.
-    """
-    gains, preference = as_array(M.diagonal().clamp_(min=0)), as_array(rank)
-    batch, m = gains.shape
-    p = min(m, max(_ALONE if batch == 1 else _LEAST, min(_MOST, m // _SHARE)))
-    # Sets have rows of zeros where they wait for others.
-    factor, width = np.empty((batch, k if batch == 1 else k + p // 2, m), gains.dtype), 0
-    order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
-    least, among = np.zeros_like(gains), np.arange(batch)  # -inf for what is picked
+    gains, preference = as_array(diagonal.clamp(min=0)), as_array(rank)
+    (m,) = gains.shape
+    p = min(m, max(_LEAST, min(_MOST, m // _SHARE)))
+    factor, block = aligned((k, m), gains.dtype), aligned((p, p), gains.dtype)
+    order, done, least = np.zeros(k, np.int64), 0, np.zeros_like(gains)  # -inf for what is picked
     while True:
-        sets = np.arange(len(done))
-        each, start = sets[:, None], sets[:, None] * m
-        chosen, outside = candidates(gains, preference, p)
-        known = torch.from_numpy(factor[:, :width])
-        own = torch.from_numpy(_columns(factor[:, :width], chosen))
-        block = np.empty((len(done), p, p), gains.dtype)
-        whole = M.block(torch.from_numpy(start + chosen))
-        torch.baddbmm(whole, own.mT, own, alpha=-1, out=torch.from_numpy(block))
-        places, root = _guess(gains[each, chosen], block, shift, outside, k - done)
-        picks = chosen[each, places]
-        n = picks.shape[1]
-        if width + n > factor.shape[1]:
-            factor = np.concatenate([factor, np.empty_like(factor)], axis=1)
+        known = factor[:done]
+        (chosen,), (outside,) = candidates(gains[None], preference[None], p)
+        among = torch.from_numpy(chosen)
+        ours = left.index_select(0, among)
+        theirs = ours if left is right else right.index_select(0, among)
+        own = torch.from_numpy(_columns(known, chosen))
+        whole = threads.times(ours, theirs.mT, out=torch.from_numpy(block))
+        whole.addmm_(own.mT, own, alpha=-1)
+        places, root = _guess(gains[chosen], block, shift, outside, k - done)
+        picks = chosen[places]
+        n = len(picks)
         # Small matrices first, before they become as wide as there are tokens.
         mix = _inverse(torch.from_numpy(root))
-        own = torch.bmm(mix, torch.from_numpy(_columns(factor[:, :width], picks)).mT)
-        whole = M.rows(torch.from_numpy(start + picks), mix).baddbmm_(own, known, alpha=-1)
+        own = torch.mm(mix, torch.from_numpy(_columns(known, picks)).mT)
+        mixed = threads.times(mix, ours.index_select(0, torch.from_numpy(places)))
+        rows = factor[done : done + n]
+        _eliminate(torch.from_numpy(rows), mixed, right.mT, own, torch.from_numpy(known))
         # The two facts that rounding breaks, see `cholesky.Elimination`; the other one is below.
-        limit, rows = np.sqrt(np.maximum(gains, 0))[:, None], factor[:, width : width + n]
-        torch.from_numpy(rows).copy_(whole)
+        limit = np.sqrt(np.maximum(gains, 0))
         np.minimum(rows, limit, out=rows)
         np.maximum(rows, -limit, out=rows)
         after = _falling(gains, rows, picks)
-        stands = _stand(after[:, :n], picks, preference) & (np.arange(n) < (k - done)[:, None])
-        stands = np.logical_and.accumulate(stands, axis=1)
-        b, t = stands.nonzero()
-        order[among[b], done[b] + t] = picks[b, t]
-        least[b, picks[b, t]] = -np.inf
-        counts = stands.sum(axis=1)
-        done += counts
-        if done.min() == k:
+        stands = _stand(after[:n], picks, preference)
+        count = n if stands.all() else int(stands.argmin())
+        order[done : done + count] = picks[:count]
+        least[picks[:count]] = -np.inf
+        done += count
+        if done == k:
             return torch.from_numpy(order)
-        if not stands.all():
-            rows *= stands[..., None]
-        width += int(counts.max())
-        gains = np.maximum(after[sets, counts], least)
-        left = (done < k).nonzero()[0]
-        if _FEW * len(left) <= len(done):
-            M = M.of(torch.from_numpy(left))
-            gains, preference, least, factor, done, among = (
-                x[left] for x in (gains, preference, least, factor, done, among)
-            )
+        gains = np.maximum(after[count], least)
+
+
+def _eliminate(rows: Tensor, mixed: Tensor, across: Tensor, own: Tensor, known: Tensor) -> None:
+    """`rows = mixed across - own known`, `(n, m)`."""
+
+    def some(part: slice) -> None:
+        here = torch.mm(mixed, across[:, part], out=rows[:, part])
+        here.addmm_(own, known[:, part], alpha=-1)
+
+    m = rows.shape[1]
+    threads.spread(some, threads.parts(m, _PART if m >= 2 * _PART else m))
 
 
 def _inverse(root: Tensor) -> Tensor:
     """Of lower triangles. numpy has BLAS threads of its own, in the way of torch's."""
-    one = torch.eye(root.shape[-1], dtype=root.dtype)
-    inverse: Tensor = torch.linalg.solve_triangular(root, one, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(
+        root, torch.eye(len(root), dtype=root.dtype, device=root.device), upper=False
+    )
     return inverse
 
 
 def _columns(factor: Array, indices: Array) -> Array:
-    """`(B, t, m)` and `(B, n)` to `(B, t, n)`."""
-    if len(factor) == 1:
-        columns: Array = factor[0].take(indices[0], axis=1)[None]
-        return columns
-    return np.take_along_axis(factor, indices[:, None], axis=2)
+    """`(t, m)` and `(n,)` to `(t, n)`."""
+    out = aligned((len(factor), len(indices)), factor.dtype)
+    return factor.take(indices, axis=1, out=out, mode="clip")
 
 
 def candidates(gains: Array, preference: Array, p: int) -> tuple[Array, Array]:
@@ -168,120 +153,65 @@ def best_place(gains: Array) -> tuple[Array, Array]:
 
 
 def _falling(gains: Array, rows: Array, picks: Array) -> Array:
-    """What tokens gain before each of n picks and after the last, `(B, n + 1, m)`.
+    """What tokens gain before each of n picks and after the last, `(n + 1, m)`.
 
-    From the gains at first, `(B, m)`, and the picks' rows of the factor, `(B, n, m)`. By rounding a
+    From the gains at first, `(m,)`, and the picks' rows of the factor, `(n, m)`. By rounding a
     gain may fall below zero. `-inf` for those that are taken.
     """
-    batch, n, m = rows.shape
-    after = np.empty((batch, n + 1, m), rows.dtype)
-    after[:, 0] = gains
-    falls = np.multiply(rows, rows, out=after[:, 1:])
-    falls[np.arange(batch)[:, None], np.arange(n), picks] = np.inf
+    n, m = rows.shape
+    after = np.empty((n + 1, m), rows.dtype)
+    after[0] = gains
+    falls = np.multiply(rows, rows, out=after[1:])
+    falls[np.arange(n), picks] = np.inf
     for t in range(n):
-        np.subtract(after[:, t], after[:, t + 1], out=after[:, t + 1])
+        np.subtract(after[t], after[t + 1], out=after[t + 1])
     return after
 
 
 def _stand(gains: Array, picks: Array, preference: Array) -> Array:
-    """Where `ties.best` is the pick: `(B, n)`, from what tokens gain, `(B, n, m)`.
+    """Where `ties.best` is the pick: `(n,)`, from what tokens gain, `(n, m)`.
 
     Gains that are not positive are all alike, but for `-inf`.
     """
-    here = (*np.indices(picks.shape), picks)
+    here = np.arange(len(picks)), picks
     own = gains[here]
     gains[here] = -np.inf
-    others = gains.max(axis=2)
+    others = gains.max(axis=1)
     gains[here] = own
     top = np.maximum(own, others)
     level = np.where(top > 0, top * (1 - TOLERANCE), np.finfo(gains.dtype).min)
     stand: Array = own >= level
-    b, t = (stand & (others >= level)).nonzero()
-    tied = gains[b, t] >= level[b, t, None]
-    stand[b, t] = np.where(tied, preference[b], _NOBODY).argmin(axis=1) == picks[b, t]
+    (t,) = (stand & (others >= level)).nonzero()
+    tied = gains[t] >= level[t, None]
+    stand[t] = np.where(tied, preference, _NOBODY).argmin(axis=1) == picks[t]
     return stand
 
 
 def _guess(
-    gains: Array, block: Array, shift: float, outside: Array, most: Array
+    gains: Array, block: Array, shift: float, outside: float, most: int
 ) -> tuple[Array, Array]:
     """What greedy takes among the candidates alone.
 
+    It does until it comes to one that gains no more than what is enough.
+
     Args:
-        gains: `(B, p)`, their excess, `-inf` for those that are taken; in order of preference.
-        block: `(B, p, p)`, their covariance.
+        gains: `(p,)`, their excess, `-inf` for those that are taken; in order of preference.
+        block: `(p, p)`, their covariance.
         shift: as ever.
-        outside: `(B,)`, the largest gain of other tokens, `-inf` if there are none.
-        most: `(B,)`, the largest number to pick.
+        outside: the largest gain of other tokens, `-inf` if there are none.
+        most: the largest number to pick.
 
     Returns:
-        Places of the picks, `(B, n)`, in some sets more than asked for; and the lower Cholesky
-        factor of their covariance plus shift, `(B, n, n)`, with anything above its diagonal.
+        Places of the picks, `(n,)`; and the lower Cholesky factor of their covariance plus shift,
+        `(n, n)`, with anything above its diagonal.
     """
-    batch, p = gains.shape
-    n = int(min(most.max(), p if (outside < 0).all() else -(-p * _PICKED // 100)))
-    deep = _DEPTH * (np.maximum(gains.max(axis=1), 0) + shift) - shift
-    enough = np.full((batch, p), deep[:, None], gains.dtype)
-    worse = gains.argpartition(p // 2, axis=1)[:, : p // 2]
-    enough[np.arange(batch)[:, None], worse] = np.maximum(deep, _REACH * outside)[:, None]
-    if batch == 1:
-        places, rows, variances = _greedily_alone(gains[0], block[0], shift, enough[0], n)
-    else:
-        enough[most == 0] = np.inf  # what is done does not go on
-        places, rows, variances = _greedily(gains, block, shift, enough, n)
-    root = np.sqrt(np.maximum(variances, shift))  # where nobody was left to pick
-    factor = _columns(rows, places).swapaxes(1, 2) / root[:, None]
-    factor[:, range(root.shape[1]), range(root.shape[1])] = root
-    return places, factor
-
-
-def _greedily(
-    gains: Array, block: Array, shift: float, enough: Array, most: int
-) -> tuple[Array, Array, Array]:
-    """`_guess` while three of four sets go on.
-
-    A set does until greedy comes to a token that gains no more than `enough`, `(B, p)`.
-
-    Returns:
-        Places, `(B, n)`; rows of the residual covariance at each pick, `(B, n, p)`; and the picks'
-        variances, `(B, n)`.
-    """
-    batch, p = gains.shape
-    sets = np.arange(batch)
-    gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
-    places, variances = np.zeros((most, batch), np.int64), np.empty((most, batch), gains.dtype)
-    rows, shares = (np.empty((most, batch, p), gains.dtype) for _ in range(2))
-    going, n = enough.min(axis=1) < np.inf, 0
-    quorum = -(-3 * np.count_nonzero(going) // 4)
-    for n in range(most):
-        top = gains.max(axis=1, keepdims=True, initial=0)
-        j = (gains >= top * (1 - TOLERANCE)).argmax(axis=1)
-        here = sets, j
-        if n > 0:
-            going = going & (top[:, 0] > enough[here])
-            if np.count_nonzero(going) < quorum:
-                break
-        # Not a product of numpy's BLAS, see `_inverse`.
-        known = np.einsum("sb,sbp->bp", shares[:n, sets, j], rows[:n])
-        row = np.subtract(block[here], known, out=rows[n])
-        # What cannot be: no covariance exceeds the largest variance.
-        np.minimum(row, top, out=row)
-        np.maximum(row, -top, out=row)
-        places[n], variances[n] = j, gains[here] + shift
-        gains -= row * np.divide(row, variances[n, :, None], out=shares[n])
-        gains[here] = floor[here] = -np.inf
-        np.maximum(gains, floor, out=gains)
-    else:
-        n = most
-    return places[:n].T, rows[:n].swapaxes(0, 1), variances[:n].T
-
-
-def _greedily_alone(
-    gains: Array, block: Array, shift: float, enough: Array, most: int
-) -> tuple[Array, Array, Array]:
-    """`_greedily` of one set, `(p,)`, with numbers instead of arrays, which take longer."""
     (p,) = gains.shape
+    most = min(most, p if outside < 0 else -(-p * _PICKED // 100))
+    deep = _DEPTH * (max(gains.max(), 0) + shift) - shift
+    enough = np.full(p, deep, gains.dtype)
+    enough[gains.argpartition(p // 2)[: p // 2]] = max(deep, _REACH * outside)
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
+    # Numbers where there is one of each, since arrays take longer.
     places, variances = [], []
     rows, shares = np.empty((most, p), gains.dtype), np.empty((p, most), gains.dtype)
     for n in range(most):
@@ -290,6 +220,7 @@ def _greedily_alone(
         if n > 0 and not top > enough[j]:
             break
         row = np.subtract(block[j], np.einsum("s,sp->p", shares[j, :n], rows[:n]), out=rows[n])
+        # What cannot be: no covariance exceeds the largest variance.
         np.minimum(row, top, out=row)
         np.maximum(row, -top, out=row)
         places.append(j)
@@ -298,4 +229,9 @@ def _greedily_alone(
         gains[j] = floor[j] = -np.inf
         np.maximum(gains, floor, out=gains)
     n = len(places)
-    return np.array([places]), rows[None, :n], np.array([variances], gains.dtype)
+    picks = np.array(places)
+    diagonal = np.sqrt(np.array(variances, gains.dtype))
+    root = aligned((n, n), gains.dtype)
+    np.divide(rows[:n, picks].T, diagonal, out=root)
+    root[range(n), range(n)] = diagonal
+    return picks, root

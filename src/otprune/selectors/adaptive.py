@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from otprune import budget
+from otprune import budget, threads
 from otprune.budget import Auto, Budget
 from otprune.objectives import transport
 from otprune.selectors.batches import Batch
@@ -33,7 +33,8 @@ def choose(selector: Selector, batches: Sequence[Batch]) -> list[Choice]:
         KeepError: the total of a `Budget` is less than its floors take.
     """
     rule = selector.keep
-    with torch.autocast(batches[0].tokens.device.type, enabled=False):
+    device = batches[0].tokens.device.type
+    with threads.single(), torch.autocast(device, enabled=False):
         if isinstance(rule, Budget):
             return shared([Walk(selector, batch) for batch in batches], rule)
         assert isinstance(rule, Auto)
@@ -74,7 +75,7 @@ class Walk:
     def pick(self, k: int) -> Tensor:
         """The method's k tokens of each set, `(B, k)`, 1 <= k <= m, in the order of picking."""
         if k < self.size:
-            return self.selector._pick(self.tokens, k, self.weights)
+            return self.selector._picks(self.tokens, k, self.weights)
         # Methods are asked for less than all; what is left then comes last.
         first = self.pick(k - 1) if k > 1 else self._mass[:, :0].long()
         last = k * (k - 1) // 2 - first.sum(dim=-1, keepdim=True)

@@ -18,6 +18,7 @@ from otprune.objectives.certificate import Certificate
 from otprune.objectives.transport import Metric
 from otprune.selectors import adaptive, batches
 from otprune.selectors.batches import Batch
+from otprune.selectors.picks import check_picks
 from otprune.selectors.results import Lazy, Reduction, Selection
 from otprune.tokens import at_hand, check_finite, check_shape, check_tokens, check_weights
 
@@ -72,7 +73,9 @@ class Selector(ABC):
 
     @abstractmethod
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        """Indices in the order they were picked, `(B, k)` int64.
+        """Indices in the order they were picked, `(B, k)` int64, distinct in every row.
+
+        On a CPU B is 1: sets are picked from one by one, in several threads if there are many.
 
         Args:
             tokens: `(B, m, d)` float32, finite but for methods that look by themselves.
@@ -101,13 +104,16 @@ class Selector(ABC):
                 `tokens.shape[:-1]`; only their ratios matter. None counts all alike.
 
         Returns:
-            `(k,)` or `(B, k)` with `k = count(m)`; a batch gives what its rows give one by one.
+            `(k,)` or `(B, k)` with `k = count(m)`; a batch gives what its rows give one by one: on
+            a CPU always, and with any number of threads. Elsewhere but for gains that are equal up
+            to rounding, which depends on the batch there.
 
         Raises:
             TokenError: the tokens are not a finite floating array of that shape.
             WeightError: the weights do not fit, or the method has no meaning for weights.
             KeepError: a batch, and `keep` is a rule: its rows would keep different numbers, which
                 `select_each` gives.
+            SelectorError: the method, one of your own, did not pick k distinct tokens.
         """
         tokens = self._checked(tokens)
         order = self._order(_batched(tokens), self._weights(tokens, weights))
@@ -269,28 +275,44 @@ class Selector(ABC):
         k = self.count(m)
         if k == m:
             return torch.arange(m, device=tokens.device).repeat(batch, 1)
+        try:
+            return batches.alone(lambda x, w: self._picks(x, k, w), tokens, weights)
+        except TokenError:
+            check_finite(tokens)  # which counts those of all sets
+            raise
+
+    def _picks(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+        """What `_pick` says, checked."""
         # Under a caller's autocast, matrix products would silently run in half precision.
         with torch.autocast(tokens.device.type, enabled=False):
-            return self._pick(tokens.float(), k, weights)
+            order = self._pick(tokens.float(), k, weights)
+        return check_picks(type(self), order, len(tokens), tokens.shape[1], k)
 
     def _order_each(self, sets: list[Batch]) -> list[Tensor]:
         """What is kept of each set, `(k_i,)` in the order of picking."""
         if isinstance(self.keep, (float, int)):
             return self._order_counted(sets)
-        if len({batches.shape(one) for one in sets}) == 1:
+        if len({batches.shape(one) for one in sets}) == 1 and not at_hand(sets[0].tokens):
             sets = [batches.joined(sets)]
         return [choice.order for choice in adaptive.choose(self, sets)] if sets else []
 
     def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
-        """`_order_each` where sizes say how many tokens are kept: sets of one size together."""
+        """`_order_each` where sizes say how many tokens are kept: sets of one size together, but
+        each alone on a CPU."""
+        if all(at_hand(one.tokens) for one in sets):
+            size = max((one.tokens.numel() for one in sets), default=0)
+            return batches.shared_out(lambda one: self._order(*one)[0], sets, size)
         return batches.in_groups(
             sets, batches.shape, lambda group: self._order(*batches.joined(group))
         )
 
     @torch.no_grad()
     def _plan(self, tokens: Tensor, indices: Tensor, weights: Tensor | None) -> Tensor:
-        with torch.autocast(tokens.device.type, enabled=False):
-            return transport.free_plan(tokens.float(), indices, self.assignment, weights)
+        def plan(x: Tensor, kept: Tensor, w: Tensor | None) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                return transport.free_plan(x.float(), kept, self.assignment, w)
+
+        return batches.alone(plan, tokens, indices, weights)
 
 
 def _batched(tokens: Tensor) -> Tensor:

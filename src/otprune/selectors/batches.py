@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from otprune import threads
+from otprune.tokens import at_hand
+
+A = TypeVar("A")
+
+# Numbers of a set from which on its own products are worth sharing out.
+_LARGE = 2**22
 
 
 class Batch(NamedTuple):
@@ -22,6 +30,33 @@ class Batch(NamedTuple):
             Batch(self.tokens[b : b + 1], None if self.weights is None else self.weights[b : b + 1])
             for b in range(len(self.tokens))
         ]
+
+
+def alone(task: Callable[..., Tensor], tokens: Tensor, *others: Tensor | None) -> Tensor:
+    """What a task makes of tokens `(B, m, d)` and what belongs to them, set by set on a CPU.
+
+    There a set is worked on as if there were no other: what is made of it is the same to the last
+    bit, whatever batch it stands in and however many threads there are. Elsewhere all go together.
+    """
+    if not at_hand(tokens):
+        return task(tokens, *others)
+
+    def one(b: int) -> Tensor:
+        row = slice(b, b + 1)
+        return task(tokens[row].contiguous(), *(None if x is None else x[row] for x in others))
+
+    made = shared_out(one, range(len(tokens)), tokens[0].numel())
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def shared_out(task: Callable[[A], Tensor], sets: Iterable[A], size: int) -> list[Tensor]:
+    """What a task makes of each set on a CPU, where the largest has `size` numbers.
+
+    Each thread has sets of its own if they are small. Large ones come one after the other, and what
+    is large in them is shared out.
+    """
+    with threads.single():
+        return [task(one) for one in sets] if size > _LARGE else threads.spread(task, sets)
 
 
 def shape(one: Batch) -> Hashable:

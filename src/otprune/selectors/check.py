@@ -29,7 +29,9 @@ def _advice(given: Any) -> str:
         return f"make one of the class, like {given.__name__}(keep=0.1)"
     if isinstance(given, str):
         # Looked up late: a method of the user's own counts too.
-        found = [cls for cls in Selector.__subclasses__() if cls.name == given.lower()]
+        found = [
+            cls for cls in Selector.__subclasses__() if getattr(cls, "name", None) == given.lower()
+        ]
         name = found[0].__name__ if found else "OTPrune"
         return f"expected an instance of a method's class, like otprune.{name}(keep=0.1)"
     if isinstance(given, Real) and not isinstance(given, bool):

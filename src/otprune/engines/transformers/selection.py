@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from otprune.budget import Auto, Budget
-from otprune.errors import OTPruneError
 from otprune.objectives.mass import Mass, log_mass
+from otprune.selectors.picks import check_kept
 
 if TYPE_CHECKING:
     from otprune.selectors import Reduction, Selector
@@ -46,7 +46,7 @@ def choose(
         rows: row of the batch that each picture stands in.
 
     Raises:
-        OTPruneError: the selector's indices are not strictly ascending.
+        SelectorError: the selector's indices are not strictly ascending places of a picture.
     """
     ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
     groups: dict[object, list[int]] = {}
@@ -57,12 +57,8 @@ def choose(
         made, seconds = _timed(selector, [pictures[i] for i in places], ruled, merge)
         share = seconds / len(places)
         choices |= {i: Choice(one, share) for i, one in zip(places, made, strict=True)}
-    for choice in choices.values():
-        if not bool((choice.made.indices.diff() > 0).all()):
-            raise OTPruneError(
-                f"{type(selector).__name__} returned indices that are not strictly ascending: "
-                "a selector must"
-            )
+    for i, choice in choices.items():
+        check_kept(type(selector), choice.made.indices, len(pictures[i]))
     return [choices[i] for i in range(len(pictures))]
 
 

@@ -1,0 +1,86 @@
+"""A method of one's own that picks something else than k distinct tokens is told so, everywhere."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from otprune import Auto, OTPrune, OTPruneError, Selector, SelectorError
+from otprune.engines.transformers import selection
+from otprune.selectors import picks
+from tests.random_tokens import random_tokens
+
+
+@dataclass(frozen=True)
+class Own(Selector):
+    """Says what it is told to say, of one set."""
+
+    order: Any = None
+
+    name, summary = "own", "for tests"
+
+    def _pick(self, tokens, k, weights):
+        return self.order
+
+
+BAD = pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (torch.tensor([[4, 4, 1]]), "Own picked a token twice: expected 3 distinct places of 9"),
+        (torch.tensor([[4, 9, 1]]), "places from 1 to 9 of a set of 9 tokens: expected 0 to 8"),
+        (torch.tensor([[4, -1, 1]]), "places from -1 to 4"),
+        (torch.tensor([[4, 2, 1, 0]]), r"int64 of shape \(1, 4\): expected int64 of .*\(1, 3\)"),
+        (torch.tensor([4, 2, 1]), r"shape \(3,\)"),
+        (torch.tensor([[4, 2, 1]], dtype=torch.int32), "torch.int32"),
+        (torch.tensor([[4.0, 2, 1]]), "torch.float32"),
+        ([[4, 2, 1]], "a list"),
+        (None, "a NoneType"),
+    ],
+    ids=str,
+)
+
+
+@BAD
+def test_refused(order, said):
+    x = random_tokens(9, 4)
+    own = Own(3, order)
+    for call in (
+        lambda: own.select(x),
+        lambda: own.select(torch.stack([x, x])),
+        lambda: own.reduce(x, merge=True),
+        lambda: own.select_each([x, x]),
+        lambda: own.reduce_each([x]),
+        lambda: own.explain(x),
+        lambda: selection.choose(own, [x, x], [0, 0], merge=False),
+    ):
+        with pytest.raises(SelectorError, match=said) as caught:
+            call()
+        assert isinstance(caught.value, OTPruneError)
+
+
+def test_refused_under_a_rule():
+    own = Own(Auto(0.5, max_keep=3), torch.tensor([[4, 4, 1]]))
+    with pytest.raises(SelectorError):
+        own.select(random_tokens(9, 4))
+
+
+def test_any_order_will_do():
+    assert Own(3, torch.tensor([[7, 0, 8]])).select(random_tokens(9, 4)).tolist() == [0, 7, 8]
+
+
+class OnDevice(torch.Tensor):
+    """Pretends; what is in it must not be read."""
+
+    is_cpu, is_cuda, is_meta = False, True, False
+
+
+def test_of_its_own_methods_only_the_shape_is_looked_at_on_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(picks, "as_array", lambda x: pytest.fail("the host waits for the device"))
+    order = torch.tensor([[4, 4, 1]]).as_subclass(OnDevice)
+    assert picks.check_picks(OTPrune, order, 1, 9, 3) is order
+    with pytest.raises(SelectorError):
+        picks.check_picks(OTPrune, order, 1, 9, 2)
+    with pytest.raises(pytest.fail.Exception):
+        picks.check_picks(Own, order, 1, 9, 3)
