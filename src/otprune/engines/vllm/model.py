@@ -25,7 +25,10 @@ from otprune.engines.vllm.settings import KEY, engine_settings
 
 
 class PruningModel:
-    """In front of one of vLLM's multimodal models; itself again where nothing is pruned.
+    """In front of one of vLLM's multimodal models, and that model where no pruning was asked for.
+
+    Every method here is its parent's then, bit by bit, vLLM's own pruning of videos included; and
+    the class claims nothing that the parent does not.
 
     stacked: see `Family`.
     """
@@ -76,7 +79,6 @@ class PruningMRoPEModel(PruningModel):
     `~` of where its set begins, which is below zero and so told from one that is final.
     """
 
-    supports_multimodal_pruning = True
     config: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -87,6 +89,7 @@ class PruningMRoPEModel(PruningModel):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.places_tokens = self_places
         if self_places:
+            self.supports_multimodal_pruning = True
             # To the parent this means its own pruning of videos.
             self.is_multimodal_pruning_enabled = False
 
@@ -151,6 +154,14 @@ class PruningMRoPEModel(PruningModel):
             mrope_positions: `(3, n)`; those that are open become final, once and for all.
             num_computed_tokens: where this step begins.
         """
+        if not self.places_tokens:  # vLLM's own pruning of videos; Qwen2-VL has none
+            stock: tuple[Sequence[Tensor], Tensor, int] = super().recompute_mrope_positions(  # type: ignore[misc]
+                input_ids=input_ids,
+                multimodal_embeddings=multimodal_embeddings,
+                mrope_positions=mrope_positions,
+                num_computed_tokens=num_computed_tokens,
+            )
+            return stock
         if not multimodal_embeddings:
             return [], mrope_positions, _behind(mrope_positions)
         features, offsets = zip(*map(without_offsets, multimodal_embeddings), strict=True)

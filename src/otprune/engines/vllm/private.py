@@ -123,16 +123,19 @@ def __getattr__(name: str) -> type[Any]:
 
 
 def _mend_cpu_runner() -> None:
-    from vllm.model_executor.models.interfaces import supports_multimodal_pruning
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-    def enabled(self: Any) -> bool:
-        config = self.model_config.multimodal_config
-        return (
-            supports_multimodal_pruning(getattr(self, "model", None))
-            and config is not None
-            and bool(config.is_multimodal_pruning_enabled())
-        )
+    name = "is_multimodal_pruning_enabled"
+    if isinstance(vars(CPUModelRunner).get(name), property):
+        return
 
-    # The runner for GPUs sets the attribute once a model is loaded; here that is under way.
-    CPUModelRunner.is_multimodal_pruning_enabled = property(enabled, lambda self, value: None)
+    def enabled(self: Any) -> bool:
+        ours = isinstance(self.model_config.multimodal_config, _pruning_config())
+        return ours or bool(vars(self).get(name, False))
+
+    def keep(self: Any, value: bool) -> None:
+        vars(self)[name] = value
+
+    # The runner for GPUs sets the attribute once a model is loaded; here that is under way. Engines
+    # beside this one that were not asked to prune go on as they were.
+    setattr(CPUModelRunner, name, property(enabled, keep))

@@ -29,7 +29,7 @@ _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=N
 
 
 class PruningProcessor:
-    """In front of one of vLLM's multimodal processors; itself again where nothing is pruned."""
+    """In front of one of vLLM's multimodal processors, and that one where nothing is pruned."""
 
     info: Any
 
@@ -37,6 +37,8 @@ class PruningProcessor:
         """Process one prompt; its settings are taken out of what Hugging Face's processor gets."""
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         settings = self._settings(kwargs.pop(KEY, None))
+        if settings is None:
+            return super().apply(inputs, timing_ctx)  # type: ignore[misc]
         before = _current.set(settings)
         try:
             return super().apply(  # type: ignore[misc]
