@@ -73,7 +73,7 @@ def test_json_says_what_the_library_says(run, photo, tiny):
 
     message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     prompt = processor.apply_chat_template(message, add_generation_prompt=True)
-    inputs = processor(images=[scene()], text=prompt, return_tensors="pt")
+    inputs = processor(images=[scene()], text=prompt, add_special_tokens=False, return_tensors="pt")
     assert inputs["input_ids"].shape[1] == full["prompt_tokens"]
     selector = OTPrune(0.1)
     with torch.no_grad(), prune(model, selector) as used:

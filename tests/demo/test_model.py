@@ -12,7 +12,9 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from otprune import METHODS, OTPrune, prune
 from otprune.demo import HELP, MODEL_DIR, SAMPLES_DIR, load, suggestions, unknown_words
+from otprune.demo.architecture import BOS, build
 from otprune.demo.evaluate import answer
+from otprune.demo.export import export, name_as_published
 from otprune.errors import OTPruneError
 
 ASKED = {
@@ -64,6 +66,35 @@ def test_it_is_a_small_stock_checkpoint_in_half_precision() -> None:
     assert isinstance(model, LlavaForConditionalGeneration)
     config = json.loads((MODEL_DIR / "config.json").read_text())
     assert "auto_map" not in config
+
+
+def test_every_weight_is_found_under_the_name_that_the_hub_uses() -> None:
+    """vLLM knows no other; transformers must know these at both ends of its range."""
+    with safe_open(MODEL_DIR / "model.safetensors", "pt") as file:
+        tower = [name for name in file.keys() if name.startswith("vision_tower.")]  # noqa: SIM118
+    assert tower
+    assert all(name.startswith("vision_tower.vision_model.") for name in tower)
+    _, found = AutoModelForImageTextToText.from_pretrained(MODEL_DIR, output_loading_info=True)
+    assert not any(found.values()), found
+
+
+def test_what_is_exported_is_named_so_and_loads_as_it_was(tmp_path) -> None:
+    export(None, tmp_path)
+    made, committed = (
+        safe_open(folder / "model.safetensors", "pt") for folder in (tmp_path, MODEL_DIR)
+    )
+    assert made.keys() == committed.keys()
+    wanted = build(seed=0).half().state_dict()
+    loaded, found = AutoModelForImageTextToText.from_pretrained(
+        tmp_path, dtype=torch.float16, output_loading_info=True
+    )
+    assert not any(found.values()), found
+    assert wanted.keys() == loaded.state_dict().keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, wanted[name]), name
+    before = (tmp_path / "model.safetensors").read_bytes()
+    name_as_published(tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -130,3 +161,9 @@ def test_every_prompt_form_gives_the_same_tokens(embedded) -> None:
     )["input_ids"]
     plain = processor(images=picture, text="<image> is there a STAR ?", return_tensors="pt")
     assert torch.equal(chat, plain["input_ids"])
+    assert (chat == BOS).sum() == 1
+    text = processor.apply_chat_template([{"role": "user", "content": content}])
+    whole = processor(
+        images=picture, text=text, add_special_tokens=False, return_tensors="pt"
+    )  # what vLLM does
+    assert torch.equal(whole["input_ids"], chat)

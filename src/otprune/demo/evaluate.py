@@ -68,7 +68,11 @@ def answer(model: Any, processor: Any, picture: Image.Image, talks: list[list[st
     """
     prompts = [processor.apply_chat_template(_messages(talk)) for talk in talks]
     inputs = processor(
-        images=[picture] * len(talks), text=prompts, padding=True, return_tensors="pt"
+        images=[picture] * len(talks),
+        text=prompts,
+        padding=True,
+        add_special_tokens=not prompts[0].startswith(processor.tokenizer.bos_token),
+        return_tensors="pt",
     )
     output = model.generate(**inputs, do_sample=False)
     answers = processor.batch_decode(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from otprune.demo import MODEL_DIR
 from otprune.demo.architecture import BOS, EOS, IMAGE, PAD, UNK, build
@@ -15,7 +16,7 @@ from otprune.demo.train import STAGES
 
 
 def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
-    """Write `folder` in fp16 safetensors, loadable by stock `from_pretrained`.
+    """Write `folder` in fp16 safetensors, loadable by stock `from_pretrained` and by vLLM.
 
     Args:
         weights: state dict of the model; None writes it untrained.
@@ -28,7 +29,32 @@ def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
     settings.max_new_tokens = 24
     settings.suppress_tokens = [PAD, BOS, IMAGE, UNK]
     model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    name_as_published(folder / "model.safetensors")
     build_processor().save_pretrained(folder)
+
+
+def name_as_published(file: Path) -> None:
+    """Name the weights of a CLIP or SigLIP tower as checkpoints on the Hugging Face hub do.
+
+    transformers 5 reads both forms and writes `vision_tower.embeddings...`; vLLM reads only the
+    hub's `vision_tower.vision_model.embeddings...`. A file without such a tower, or that has these
+    names, stays as it is. No value changes.
+
+    Args:
+        file: safetensors of a whole LLaVA.
+    """
+    old = load_file(file)
+    if "vision_tower.post_layernorm.weight" not in old:
+        return
+    # Copies, since the values that were loaded may still lie in the file that is written over.
+    save_file(
+        {
+            name.replace("vision_tower.", "vision_tower.vision_model.", 1): value.clone()
+            for name, value in old.items()
+        },
+        file,
+        metadata={"format": "pt"},
+    )
 
 
 def main(run: Path, folder: Path, stage: str) -> None:

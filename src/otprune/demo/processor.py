@@ -9,8 +9,10 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokeni
 from otprune.demo.architecture import BOS, IMAGE_MEAN, IMAGE_STD, WORD_ID
 from otprune.demo.scenes import PATCH, SIZE
 
-# Pictures first, then the words; a question that lacks its mark gets one, as in training.
+# Pictures first, then the words; a question that lacks its mark gets one, as in training. It begins
+# with <bos>, as the templates of models on the hub do, since vLLM adds nothing to a chat.
 CHAT_TEMPLATE = (
+    "{{ bos_token }}"
     "{% for message in messages %}"
     "{% if message['content'] is string %}{% set words = message['content'] %}"
     "{% else %}"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from otprune.bench.serving_model import IMAGE, QWEN, SPECIAL, byte_tokenizer
+from otprune.demo.export import name_as_published
 
 INTERN = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 PINPOINTS = [[56, 112], [112, 56], [112, 112]]
@@ -86,18 +87,8 @@ class Checkpoint:
         path = folder / self.name
         model.float().save_pretrained(path)
         processor.save_pretrained(path)
-        _name_as_published(path / "model.safetensors")
+        name_as_published(path / "model.safetensors")
         return path
-
-
-def _name_as_published(weights: Path) -> None:
-    """CLIP's and SigLIP's weights as published checkpoints name them, which vLLM insists on."""
-    from safetensors.torch import load_file, save_file
-
-    old = load_file(weights)
-    if any("vision_tower.post_layernorm" in name for name in old):
-        new = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in old.items()}
-        save_file(new, weights, metadata={"format": "pt"})
 
 
 def _llava(tokenizer: Any) -> tuple[Any, Any]:
