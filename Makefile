@@ -5,11 +5,14 @@ PY := $(VENV)/bin/python
 RUN ?= runs/demo
 # torch of this version comes as a CPU build; a plain `torch` would pull gigabytes of CUDA.
 TORCH := torch==2.13.0
+# What `make serve` keeps of an image's tokens, and where it listens.
+KEEP ?= 0.1
+PORT ?= 8000
 # Waiting threads must sleep, not spin: two threads on a busy machine are six times faster so.
 export GOMP_SPINCOUNT := 0
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
+.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -75,6 +78,13 @@ endef
 test-vllm: ## pruning in vLLM's own CPU build, against transformers; ten minutes
 	$(install-vllm)
 	$(VENV)-vllm/bin/python -m pytest -m vllm tests/engines/vllm
+
+serve: ## the embedded model in vLLM, pruned, on http://127.0.0.1:8000; what to ask: docs/vllm.md
+	$(install-vllm)
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 \
+	  $(VENV)-vllm/bin/vllm serve src/otprune/demo/model --served-model-name demo \
+	  --host 127.0.0.1 --port $(PORT) --dtype float32 --enforce-eager --block-size 32 \
+	  --hf-overrides '{"otprune": {"keep": $(KEEP)}}' --trust-request-mm-kwargs
 
 bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Face hub or its cache)
 	@test -n "$(MODEL)" || { echo "say which: make bench-paper MODEL=llava-hf/llava-1.5-7b-hf"; exit 2; }

@@ -13,7 +13,9 @@ def python_blocks() -> list[str]:
 
 
 def test_the_examples_run(capsys) -> None:
-    model, tokens = python_blocks()
+    model, tokens, _ = (
+        python_blocks()
+    )  # the last asks a server: tests/engines/vllm/test_embedded.py
     model = model.replace("Qwen/Qwen2.5-VL-3B-Instruct", str(MODEL_DIR))
     model = model.replace("photo.jpg", str(SAMPLES_DIR / "coffee.jpg"))
     scope: dict[str, object] = {}

@@ -1,0 +1,119 @@
+"""The embedded model in vLLM: real questions, answered as in transformers with the same pruning."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import otprune
+from otprune.bench.serving_server import NAME, serve
+from otprune.demo import MODEL_DIR, SAMPLES_DIR, load
+from otprune.demo.batches import MIX
+from otprune.demo.evaluate import answer
+from otprune.demo.questions import ask_many
+from otprune.demo.scenes import render, sample_scene
+from tests.demo.test_model import ASKED
+
+from .engines import engine
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.vllm
+
+# How much is kept, and the least share of right answers then.
+KEEPS = {1.0: 1.0, 0.25: 0.95, 0.1: 0.95, 0.05: 0.9}
+
+
+def scenes(number):
+    """Stickers on plain ground, and questions about them with their answers."""
+    rng = np.random.default_rng(0)
+    ground = [Image.new("RGB", (384, 384), rgb) for rgb in ((96, 88, 80), (150, 160, 150))]
+    for _ in range(number):
+        scene = sample_scene(rng, [x.size for x in ground])
+        asked = ask_many(scene, rng, [MIX[i] for i in rng.permutation(len(MIX))][:6])
+        yield render(scene, ground, scale=4), {q.text: q.answer for q in asked}
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Pictures and what is asked about them: the samples, and scenes made here."""
+    samples = [(Image.open(SAMPLES_DIR / f"{name}.jpg"), asked) for name, asked in ASKED.items()]
+    return [*samples, *scenes(10)]
+
+
+@pytest.fixture(scope="module")
+def server(environment):
+    """As `make serve` starts one."""
+    (line,) = re.findall(
+        r"^serve:.*?(--dtype .*?) \\\n", (ROOT / "Makefile").read_text(), re.M | re.S
+    )
+    variables = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    with serve(MODEL_DIR, {"keep": 0.1}, line.split(), variables) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def served(environment):
+    """An engine in this process."""
+    with engine(MODEL_DIR, {"keep": 0.1}) as llm:
+        yield llm
+
+
+def chat(llm, picture, texts, keep):
+    """Answers, and tokens of each prompt."""
+    from vllm import SamplingParams
+
+    def messages(text):
+        parts = [{"type": "image_pil", "image_pil": picture}, {"type": "text", "text": text}]
+        return [{"role": "user", "content": parts}]
+
+    made = llm.chat(
+        [messages(text) for text in texts],
+        SamplingParams(temperature=0, max_tokens=24),
+        use_tqdm=False,
+        mm_processor_kwargs={"otprune": {"keep": keep}},
+    )
+    return [out.outputs[0].text.strip() for out in made], [
+        len(out.prompt_token_ids) for out in made
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/vllm.md"])
+def test_the_client_that_the_page_shows(server, page, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
+    (client,) = (block for block in blocks if "base64" in block)
+    for shown, here in (
+        ("http://127.0.0.1:8000/v1", str(server.client.base_url)),
+        ('"demo"', repr(NAME)),
+        ("src/otprune/demo/samples", str(SAMPLES_DIR)),
+    ):
+        assert shown in client
+        client = client.replace(shown, here)
+    exec(client, {})
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    keeps = {"1.0": "155", "0.25": "47", "0.1": "25", "0.05": "18"}
+    one, four = [["yes", "25"]], [[keep, "yes", tokens] for keep, tokens in keeps.items()]
+    assert said == (one if page == "README.md" else four)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_its_answers_are_those_of_transformers_and_right(served, questions, keep):
+    model, processor = load()
+    right = total = 0
+    for picture, asked in questions:
+        with otprune.prune(model, otprune.OTPrune(keep), positions="compact") as run:
+            wanted = answer(model, processor, picture, [[text] for text in asked])
+        answers, lengths = chat(served, picture, list(asked), keep)
+        assert answers == wanted
+        (kept,) = {item.after for item in run.last}
+        assert kept == otprune.count(keep, 144)
+        words = [len(processor.tokenizer(text).input_ids) for text in asked]
+        assert lengths == [n + kept for n in words]
+        right += sum(a == b for a, b in zip(answers, asked.values(), strict=True))
+        total += len(asked)
+    print(f"keep={keep}: {right} of {total} right")
+    assert right >= KEEPS[keep] * total
