@@ -129,6 +129,41 @@ def test_damaged_weights(refused, photo, checkpoint, tmp_path):
     assert "cannot load" in refused("ask", photo, QUESTION, "--model", folder)
 
 
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            ImportError(
+                "\nAutoVideoProcessor requires the Torchvision library but it was not found"
+            ),
+            "needs torchvision, which is not installed: pip install torch==",
+        ),
+        (
+            ImportError("Package `num2words` is required to run SmolVLM processor."),
+            "needs num2words, which is not installed: pip install num2words",
+        ),
+        (
+            ModuleNotFoundError("No module named 'timm'", name="timm"),
+            "needs timm, which is not installed: pip install timm",
+        ),
+        (
+            RuntimeError("operator torchvision::nms does not exist"),
+            "does not fit torch",
+        ),
+    ],
+)
+def test_packages_that_a_model_wants(refused, photo, checkpoint, monkeypatch, cause, said):
+    from otprune.cli import models
+
+    def wants(*_, **__):
+        if isinstance(cause, ImportError):
+            raise cause
+        raise ModuleNotFoundError("Could not import module 'AutoProcessor'") from cause
+
+    monkeypatch.setattr(models.AutoProcessor, "from_pretrained", wants)
+    assert said in refused("ask", photo, QUESTION, "--model", checkpoint)
+
+
 def test_models_that_are_not_there(refused, photo, tmp_path, monkeypatch):
     assert "no such folder" in refused("ask", photo, QUESTION, "--model", "./none")
     assert "no config.json" in refused("ask", photo, QUESTION, "--model", tmp_path)

@@ -17,6 +17,7 @@ from otprune import demo
 from otprune.cli.sources import Source, find
 from otprune.engines.transformers import support
 from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError
+from otprune.installed import broken_torchvision, torchvision_line
 
 EMBEDDED = "the embedded model"
 
@@ -123,7 +124,8 @@ def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
     except OTPruneError:
         raise
     except ImportError as cause:
-        raise MissingDependencyError(_needed(name, cause)) from cause
+        told = broken_torchvision(cause) or _needed(name, cause)
+        raise MissingDependencyError(told) from cause
     except Exception as cause:  # files of others, read by code of others
         if "trust_remote_code" in str(cause):
             raise OTPruneError(
@@ -177,7 +179,8 @@ def _needed(name: str, cause: ImportError) -> str:
     package = ((found[1] or found[2]) if found else cause.name or "").lower()
     if not package:
         return f"cannot load {name}: {_first_line(cause)}"
-    return f"{name} needs {package}, which is not installed: pip install {package}"
+    line = torchvision_line() if package == "torchvision" else f"pip install {package}"
+    return f"{name} needs {package}, which is not installed: {line}"
 
 
 def _first_line(cause: BaseException) -> str:
