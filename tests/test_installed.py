@@ -1,5 +1,10 @@
 """torchvision has to be of torch's own build: what is told where it is not, or is not there."""
 
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 
 from otprune import installed
@@ -75,3 +80,27 @@ def test_what_is_not_a_misfit(error):
     assert broken_torchvision(error) is None
     error.__context__ = error  # a circle does not hang it
     assert broken_torchvision(error) is None
+
+
+def test_what_the_docs_say_of_processors_is_so():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    page = (Path(__file__).parent.parent / "docs" / "install.md").read_text()
+    for line, videos in (("| Pillow alone |", False), ("| torchvision too |", True)):
+        (row,) = [row for row in page.splitlines() if row.startswith(line)]
+        kinds = re.findall(r"`(\w+)`", row)
+        assert len(kinds) > 5
+        for kind in kinds:
+            package = f"transformers.models.{model_type_to_module_name(kind)}"
+            processor = getattr(import_module(package), PROCESSOR_MAPPING_NAMES[kind])
+            takes = "video_processor" in inspect.signature(processor.__init__).parameters
+            assert takes == videos, f"{kind}, transformers {transformers.__version__}"
+
+
+def test_no_extra_pulls_torchvision():
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    extras = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    lines = [line for line in extras.splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if "torchvision" in line]

@@ -1,34 +1,69 @@
-"""The README's example runs as it stands, but for the model's name and the photograph's."""
+"""README and docs: short, their examples run as they stand, and what they link to is there."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 from otprune.demo import MODEL_DIR, SAMPLES_DIR
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, flags=re.S)
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 90
 
 
 def test_the_examples_run(capsys) -> None:
-    model, tokens, _ = (
-        python_blocks()
-    )  # the last asks a server: tests/engines/vllm/test_embedded.py
+    """But for the model's name, the photograph's, and tokens that a reader has."""
+    model, tokens = blocks(README)[0], blocks(ROOT / "docs" / "methods.md")[0]
     model = model.replace("Qwen/Qwen2.5-VL-3B-Instruct", str(MODEL_DIR))
     model = model.replace("photo.jpg", str(SAMPLES_DIR / "coffee.jpg"))
     scope: dict[str, object] = {}
     exec(model, scope)
     assert capsys.readouterr().out.strip().endswith("144 -> 14")
     scope["tokens"] = scope["run"].last[0].features
-    exec("import otprune\n" + tokens, scope)
+    exec(tokens, scope)
     assert len(scope["indices"]) == 56
     assert sum(map(len, scope["kept"])) == 14  # 5% of both frames
     assert len(scope["fresh"]) < 16  # the frame was there before: less than the rate
 
 
-def test_pictures_and_pages_that_it_names_exist() -> None:
-    root = Path(__file__).parent.parent
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (root / target).exists() or (root / f"{target}.md").exists(), target
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_images_and_pages_that_it_names_exist(page) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^):]+))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists() or there.with_suffix(".md").exists(), target
+        if anchor:
+            assert anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, todo = set(), [README]
+    while todo:
+        page = todo.pop()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)#:]+)[#)]", page.read_text()):
+            todo.append((page.parent / target).resolve())
+    assert {page.resolve() for page in PAGES} <= {page.resolve() for page in reached}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_installing_works_from_the_repository(page) -> None:
+    """No line tells to fetch otprune from an index that it is not on."""
+    for line in page.read_text().splitlines():
+        if line.startswith("pip install") and "otprune" in line:
+            assert "@ git+" in line, line
