@@ -2,10 +2,18 @@
 
     python -m tools.support_sweep [part of a class name ...]
 
-Checked of each class: keep=1.0 gives the very answer of the unpruned model, and with keep=0.5, in
-both position schemes, what enters the language model is what enters it unpruned, less the rows of
-the dropped tokens. A class that cannot be built small from its default config, or whose pictures
-cannot be made up, is noted with the reason.
+The calls are those of tools/support_cases.py: one image, two, two that touch, a left-padded batch
+with a row that has none, an image of several tiles, videos. Of each is checked:
+
+- the images and videos that are found are those that are there;
+- keep=1.0 gives the very answer and logits of the unpruned model;
+- with keep=0.5, in every position scheme that the class honours, what enters the language model is
+  what enters it unpruned, less the rows of the dropped tokens, at the right positions;
+- generate() gives the logits of forward() on the prompt with the answer behind it, greedily and
+  with two beams.
+
+A class that cannot be built small from its default config, or a call that the class cannot answer
+without pruning, is noted with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,139 +36,23 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
 )
 
-from otprune import DivPrune, OTPrune, prune, prune_inputs
+from otprune import DivPrune, OTPrune, UnsupportedError, prune, prune_inputs
 from otprune.engines.transformers import support
-from otprune.engines.transformers.families import family, placeholder
+from otprune.engines.transformers.families import family
 from tools.small_models import small
+from tools.support_cases import Case, NotRunError, cases, video_cases
 
 RECORD = Path(__file__).parent.parent / "docs" / "support.json"
-SECONDS = 120  # of one class
-TEXT = 201  # an id that no config gives a meaning
-
-
-class NotRunError(Exception):
-    """The class could not be run here: why, in a few words, and the error that was met."""
-
-    def __init__(self, why: str, detail: object = "") -> None:
-        super().__init__(why)
-        self.why = why
-        self.detail = " ".join(str(detail).split())[:200]
+SECONDS = 240  # of one class
+STEPS = 3
+CLOSE = 2e-4
+SELECTOR = DivPrune(keep=0.5)
 
 
 def classes() -> list[str]:
     """Class names of the installed mapping."""
     names = [[v] if isinstance(v, str) else list(v) for v in NAMES.values()]
     return sorted({name for group in names for name in group})
-
-
-def pixels(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Made-up pictures in every layout that the arguments of get_image_features allow."""
-    takes = set(inspect.signature(model.base_model.get_image_features).parameters)
-    vision = getattr(model.config, "vision_config", model.config)
-
-    def setting(name: str, default: int) -> int:
-        value = getattr(vision, name, None) or getattr(model.config, name, None) or default
-        return int(value[0] if isinstance(value, (list, tuple)) else value)
-
-    patch, merge = setting("patch_size", 14), setting("spatial_merge_size", 2)
-    frames = setting("temporal_patch_size", 1)
-    channels = setting("in_channels", 0) or setting("num_channels", 3)
-    side = setting("image_size", 4 * patch)
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    if "image_grid_thw" in takes:
-        half = max(1, merge // 2)
-        grid = torch.tensor([[1, 4, 4], [1, 4, 8], [1, 8, 4]]) * torch.tensor([1, half, half])
-        n = int(grid.prod(-1).sum())
-        more = {"image_grid_thw": grid}
-        if "image_merge_sizes" in takes:
-            more["image_merge_sizes"] = torch.tensor([2, 2, 2])
-        yield {"pixel_values": noise(n, channels * frames * patch * patch), **more}
-        yield {"pixel_values": noise(n, channels * patch * patch), **more}
-        yield {"pixel_values": noise(n, channels * 2 * patch * patch), **more}
-        yield {"pixel_values": noise(n, channels, patch, patch), **more}
-        yield {"pixel_values": noise(n, channels, frames, patch, patch), **more}
-    if "image_position_ids" in takes:  # patches with their columns and rows
-        at = torch.cartesian_prod(torch.arange(6), torch.arange(6)).expand(3, -1, -1)
-        for size in (patch, 3 * patch):
-            yield {"pixel_values": noise(3, 36, 3 * size * size), "image_position_ids": at}
-    if "spatial_shapes" in takes:
-        yield {
-            "pixel_values": noise(3, 16, 3 * patch * patch),
-            "spatial_shapes": torch.tensor([[4, 4]] * 3),
-            "pixel_attention_mask": torch.ones(3, 16, dtype=torch.long),
-        }
-    if "target_sizes" in takes:  # all patches in one strip
-        sizes = torch.tensor([[8, 8], [8, 16], [16, 8]])
-        strip = noise(1, 3, patch, patch * int(sizes.prod(-1).sum()))
-        yield {"pixel_values": strip, "target_sizes": sizes}
-    if "image_grid_hw" in takes:
-        grid = torch.tensor([[4, 4], [4, 8], [8, 4]])
-        n = int(grid.prod(-1).sum())
-        yield {"pixel_values": noise(n, 3 * patch * patch), "image_grid_hw": grid}
-    if "image_sizes" in takes:
-        square, wide = torch.tensor([[side, side]] * 3), torch.tensor([[side, 2 * side]] * 3)
-        yield {"pixel_values": noise(3, 3, side, side), "image_sizes": square}
-        tiles = {"pixel_values": noise(3, 3, 3, side, side), "image_sizes": wide}
-        yield tiles
-        yield tiles | {"batch_num_images": torch.tensor([1, 1, 1])}
-    for shape in ((3, 3), (1, 3, 3), (3, 1, 3)):
-        values = noise(*shape, side, side)
-        yield {"pixel_values": values}
-        if "pixel_attention_mask" in takes:
-            mask = torch.ones(*shape[:-1], side, side, dtype=torch.bool)
-            yield {"pixel_values": values, "pixel_attention_mask": mask}
-            yield {"pixel_values": values, "pixel_attention_mask": mask[..., 0, 0]}
-    yield {"pixel_values": noise(3, 3, 2 * side, 2 * side)}
-    yield {"pixel_values": noise(3, 16, channels * patch * patch)}
-    if "high_res_pixel_values" in takes:
-        yield {
-            "pixel_values": noise(3, 3, side, side),
-            "high_res_pixel_values": noise(3, 3, 1024, 1024),
-        }
-
-
-def encoded(model: Any) -> tuple[dict[str, Tensor], list[int]]:
-    """Pictures that the encoder takes, and the tokens of each entry of its output."""
-    failed = []
-    for candidate in pixels(model):
-        try:
-            output = model.base_model.get_image_features(**candidate, return_dict=True)
-            return candidate, entries(output[family(model.config).features])
-        except Exception as error:
-            failed.append(f"{type(error).__name__}: {error}")
-    telling = [why for why in failed if not why.startswith("TypeError")] or failed
-    raise NotRunError("no picture could be made up for it", telling[0])
-
-
-def entries(features: Any) -> list[int]:
-    """Tokens of each entry of an encoder's output."""
-    if isinstance(features, Tensor) and features.ndim < 3:
-        return [len(features)]
-    return [x.numel() // x.shape[-1] for x in features]
-
-
-def prompt(model: Any, lengths: list[int]) -> dict[str, Tensor]:
-    """One row for the first entry, one for the others, left padded; one row if there are not 3."""
-    token = placeholder(model.config, "image")
-    groups = [lengths[:1], lengths[1:]] if len(lengths) == 3 else [lengths]
-    rows = []
-    for b, group in enumerate(groups):
-        row = [TEXT, TEXT + 1]
-        for n in group:
-            row += [TEXT + 2, *[token] * n, TEXT + 3]
-        rows.append([*row, TEXT + 4, TEXT + 5][: 6 + len(row) - b])
-    length = max(map(len, rows))
-    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
-    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-    takes = inspect.signature(model.forward).parameters
-    for name in ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids"):
-        if name in takes:
-            inputs[name] = (ids == token).long()
-    return inputs
 
 
 def entering(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -179,50 +71,132 @@ def entering(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return seen
 
 
-def check(model: Any) -> None:
-    """Raise NotRunError, or AssertionError with what did not hold."""
-    pictures, lengths = encoded(model)
-    inputs = {**prompt(model, lengths), **pictures}
-    settings: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
+def check(model: Any, case: Case) -> str | None:
+    """None if all that this module promises of a call held, or why two that touch are refused.
+
+    Raises:
+        NotRunError: the class cannot answer the call without pruning.
+        AssertionError: what did not hold.
+    """
+    inputs = case.inputs
     try:
-        plain = model.generate(**inputs, **settings)
+        plain, steps = _answer(model, inputs)
         logits = model(**inputs).logits
     except Exception as error:
-        raise NotRunError("made small, it does not run unpruned", repr(error)) from error
-    with prune(model, OTPrune(keep=1.0)):
-        assert torch.equal(model.generate(**inputs, **settings), plain), "keep=1.0: other answer"
-        assert torch.equal(model(**inputs).logits, logits), "keep=1.0: other logits"
+        raise NotRunError("unpruned", repr(error)) from error
+    try:
+        with prune(model, OTPrune(keep=1.0)) as run:
+            assert torch.equal(_answer(model, inputs)[0], plain), "keep=1.0: other answer"
+            found = [(item.row, item.modality, item.before) for item in run.last or []]
+            assert torch.equal(model(**inputs).logits, logits), "keep=1.0: other logits"
+    except UnsupportedError as error:
+        if case.touching:
+            return str(error)
+        raise
+    apart = _apart(model, inputs, plain, steps)
+    if apart > 10 * CLOSE:
+        raise NotRunError("unpruned", f"generate() is {apart:.1e} from forward()")
+    wanted = [(row, modality, len(columns)) for row, modality, columns in case.found]
+    assert found == wanted, f"found {found} instead of {wanted}"
 
-    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     full = entering(model, inputs | {"position_ids": _generated_positions(model, inputs)})
-    for scheme in ("preserved", "compact"):
-        selector = DivPrune(keep=0.5)
-        with prune(model, selector, scheme) as run:
-            model.generate(**inputs, **settings)
-            items = run.last or []
-        short = prune_inputs(model, inputs, selector, scheme)
-        cut = entering(model, short)
-        keep = mask.clone()
-        at = [torch.nonzero(row)[:, 0] for row in ids == placeholder(model.config, "image")]
-        used = [0] * len(ids)
-        for item in items:
-            columns = at[item.row][used[item.row] :][: item.before]
-            keep[item.row, columns] = False
-            keep[item.row, columns[item.indices]] = True
-            used[item.row] += item.before
-        assert used == [len(columns) for columns in at], "not every placeholder is in a picture"
-        assert int(keep.sum()) < int(mask.sum()), "nothing was dropped"
-        for b in range(len(ids)):
-            n = int(keep[b].sum())
-            embeds = full["inputs_embeds"][b][keep[b]], cut["inputs_embeds"][b, -n:]
-            assert torch.equal(*embeds), f"{scheme}: other embeddings"
-            a, c = full.get("position_ids"), cut.get("position_ids")
-            if a is None or c is None:
-                continue
-            a, c = (p[-3:, b] if p.ndim == 3 else p[b][None] for p in (a, c))
-            wanted = torch.arange(n).expand(len(a), n) if scheme == "compact" else a[:, keep[b]]
-            same = torch.equal(c[:, -n:] - c[:, -n, None], wanted - wanted[:, :1])
-            assert same, f"{scheme}: other positions"
+    schemes = ["compact"] if family(model.config).positions else ["compact", "preserved"]
+    for scheme in schemes:
+        with prune(model, SELECTOR, scheme) as run:
+            ids, pruned_steps = _answer(model, inputs)
+            items = list(run.last or [])
+        keep = inputs["attention_mask"].bool().clone()
+        for item, (row, _, columns) in zip(items, case.found, strict=True):
+            at = torch.tensor(columns)
+            keep[row, at] = False
+            keep[row, at[item.indices]] = True
+        assert int(keep.sum()) < int(inputs["attention_mask"].sum()), "nothing was dropped"
+        cut = entering(model, prune_inputs(model, inputs, SELECTOR, scheme))
+        _compare_entering(full, cut, keep, scheme)
+        with prune(model, SELECTOR, scheme):
+            difference = _apart(model, inputs, ids, pruned_steps)
+        assert difference < CLOSE + 2 * apart, (
+            f"{scheme}: generate() {difference:.1e} from forward(), {apart:.1e} unpruned"
+        )
+    return None
+
+
+def check_beams(model: Any, case: Case) -> None:
+    """Two beams score what forward() gives their ids; raises as `check` does."""
+    inputs = case.inputs
+    scheme = "compact" if family(model.config).positions else "preserved"
+    try:
+        apart = _beams_apart(model, inputs)
+    except Exception as error:
+        raise NotRunError("unpruned", repr(error)) from error
+    with prune(model, SELECTOR, scheme):
+        difference = _beams_apart(model, inputs)
+    if difference > CLOSE < apart:
+        raise NotRunError("unpruned", f"beams score {apart:.1e} from forward()")
+    assert difference < CLOSE, f"beams: {difference:.1e} from forward()"
+
+
+def _answer(model: Any, inputs: dict[str, Any], **settings: Any) -> tuple[Tensor, Tensor]:
+    """Ids behind the prompt, `(B, t)`, and the logits of each, `(B, t, V)`."""
+    out = model.generate(
+        **inputs,
+        max_new_tokens=STEPS,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **settings,
+    )
+    return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, dim=1)
+
+
+def _apart(model: Any, inputs: dict[str, Any], ids: Tensor, steps: Tensor) -> float:
+    """How far the logits of generate() are from those of forward()."""
+    logits = model(**_followed(inputs, ids)).logits[:, -len(ids[0]) - 1 : -1]
+    return float((logits - steps).abs().max())
+
+
+def _beams_apart(model: Any, inputs: dict[str, Any]) -> float:
+    out = model.generate(
+        **inputs,
+        max_new_tokens=STEPS,
+        do_sample=False,
+        num_beams=2,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    ids = out.sequences[:, inputs["input_ids"].shape[1] :]
+    logits = model(**_followed(inputs, ids)).logits[:, -len(ids[0]) - 1 : -1].float()
+    scores = logits.log_softmax(dim=-1).gather(2, ids[..., None]).sum(dim=(1, 2))
+    return float((scores - out.sequences_scores).abs().max())
+
+
+def _followed(inputs: dict[str, Any], ids: Tensor) -> dict[str, Any]:
+    """A call with an answer behind its prompt."""
+    new = inputs | {"input_ids": torch.cat([inputs["input_ids"], ids], dim=1)}
+    for name, fill in (
+        ("attention_mask", 1),
+        ("token_type_ids", 0),
+        ("mm_token_type_ids", 0),
+        ("moe_mm_token_type_ids", 0),
+    ):
+        if name in inputs:
+            new[name] = torch.cat([inputs[name], torch.full_like(ids, fill)], dim=1)
+    return new
+
+
+def _compare_entering(full: dict[str, Any], cut: dict[str, Any], keep: Tensor, scheme: str) -> None:
+    for b in range(len(keep)):
+        n = int(keep[b].sum())
+        embeds = full["inputs_embeds"][b][keep[b]], cut["inputs_embeds"][b, -n:]
+        assert torch.equal(*embeds), f"{scheme}: other embeddings"
+        a, c = full.get("position_ids"), cut.get("position_ids")
+        if a is None or c is None:
+            continue
+        a, c = (p[-3:, b] if p.ndim == 3 else p[b][None] for p in (a, c))
+        wanted = torch.arange(n).expand(len(a), n) if scheme == "compact" else a[:, keep[b]]
+        same = torch.equal(c[:, -n:] - c[:, -n, None], wanted - wanted[:, :1])
+        assert same, f"{scheme}: other positions"
 
 
 def _generated_positions(model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -230,29 +204,110 @@ def _generated_positions(model: Any, inputs: dict[str, Any]) -> Tensor:
     return model._prepare_position_ids_for_generation(inputs["input_ids"], others)
 
 
-def outcome(name: str) -> dict[str, str]:
-    """`outcome` of one class, "ran", "not run" or "wrong", with `why` and `detail`."""
+def heeds_positions(model: Any) -> bool:
+    """Whether positions that are moved apart change logits, alike in forward() and generate()."""
+    ids = torch.randint(10, 200, (1, 24), generator=torch.Generator().manual_seed(3))
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for name in ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids"):
+        if name in inspect.signature(model.forward).parameters:
+            inputs[name] = torch.zeros_like(ids)
+    places = _generated_positions(model, dict(inputs)).clone()
+    moved = places.clone()
+    moved[..., 12:] += 37
+    if moved.ndim == 3 and len(moved) == 4:  # the index in the text, which reaches no attention
+        moved[0] = places[0]
+    still = model(**inputs, position_ids=places).logits[:, -1]
+    shifted = model(**inputs, position_ids=moved.clone()).logits[:, -1]
+    _, steps = _answer(model, inputs | {"position_ids": moved.clone()})
+    spread = float(still.std())
+    moves = float((shifted - still).abs().max()) > 1e-4 * spread
+    return moves and float((steps[:, 0] - shifted).abs().max()) < 1e-4 * spread
+
+
+def outcome(name: str) -> dict[str, Any]:
+    """What became of one class.
+
+    Returns:
+        `outcome`: "ran", "not run" or "wrong", the last two with `why`, and `detail`; with "ran"
+        also `calls`, the names of the calls that held, and `not`, why the others were not
+        answered, by name.
+    """
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
+    held: list[str] = []
+    without: dict[str, str] = {}
     try:
-        try:
-            model = small(getattr(transformers, name))
-        except ImportError as error:
-            missing = re.search(r"requires the (\w+) library", str(error))
-            raise NotRunError(f"needs {missing[1] if missing else 'more'}", error) from error
-        except NotRunError:
-            raise
-        except Exception as error:
-            raise NotRunError("its default config does not shrink", repr(error)) from error
         with torch.no_grad():
-            check(model)
+            model = _build(name)
+            for call, run in _calls(model):
+                try:
+                    refused = run()
+                except NotRunError as error:
+                    if call == "one":
+                        why = "made small, it does not run unpruned"
+                        raise NotRunError(why, error.detail) from error
+                    without[call] = f"{error.why}: {error.detail}"
+                    continue
+                except AssertionError as error:
+                    raise AssertionError(f"{call}: {error}") from error
+                if refused is None:
+                    held.append(call)
+                else:
+                    without[call] = f"refused: {refused}"
     except NotRunError as error:
         return {"outcome": "not run", "why": error.why, "detail": error.detail}
     except Exception as error:
         return {"outcome": "wrong", "why": repr(error)}
     finally:
         signal.alarm(0)
-    return {"outcome": "ran"}
+    return {"outcome": "ran", "calls": held, **({"not": without} if without else {})}
+
+
+def _build(name: str) -> Any:
+    try:
+        return small(getattr(transformers, name))
+    except ImportError as error:
+        missing = re.search(r"requires the (\w+) library", str(error))
+        raise NotRunError(f"needs {missing[1] if missing else 'more'}", error) from error
+    except NotRunError:
+        raise
+    except Exception as error:
+        raise NotRunError("its default config does not shrink", repr(error)) from error
+
+
+def _calls(model: Any) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """Names of calls, and what checks them."""
+    for case in cases(model):
+        yield case.name, lambda case=case: check(model, case)
+        if case.name == "batch":
+            yield "beams", lambda case=case: check_beams(model, case)
+    yield "positions", lambda: _check_positions(model)
+    if "video" in model.input_modalities and hasattr(model.base_model, "get_video_features"):
+        try:
+            videos = list(video_cases(model))
+        except NotRunError as error:
+            yield "video", _raising(error)
+            return
+        for case in videos:
+            yield case.name, lambda case=case: check(model, case)
+            if case.name == "video batch":
+                yield "video beams", lambda case=case: check_beams(model, case)
+
+
+def _raising(error: Exception) -> Callable[[], str | None]:
+    def run() -> str | None:
+        raise error
+
+    return run
+
+
+def _check_positions(model: Any) -> None:
+    declared = family(model.config).positions is None
+    try:
+        heeds = heeds_positions(model)
+    except Exception as error:
+        raise NotRunError("unpruned", repr(error)) from error
+    assert heeds == declared, f"heeds position_ids: {heeds}, and declared is {declared}"
 
 
 def _too_long(*_: object) -> None:
@@ -271,7 +326,10 @@ def main(parts: list[str]) -> None:
             found.pop(name, None)
             continue
         found[name] = outcome(name)
-        print(f"{name:48s} {found[name]['outcome']:8s} {found[name].get('why', '')}", flush=True)
+        told = found[name].get("why") or " ".join(found[name]["calls"])
+        print(f"{name:48s} {found[name]['outcome']:8s} {told}", flush=True)
+        for call, why in found[name].get("not", {}).items():
+            print(f"{'':10s} not {call}: {why}", flush=True)
     record = {"transformers": transformers.__version__, "classes": dict(sorted(found.items()))}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 

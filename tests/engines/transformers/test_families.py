@@ -1,4 +1,4 @@
-"""Which models can be pruned, and what makes one picture."""
+"""Which models can be pruned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
 from otprune import RandomPrune, UnsupportedError, prune, prune_inputs
 from otprune.engines.transformers import FAMILIES as TABLE
 from otprune.engines.transformers import support, versions
-from otprune.engines.transformers.families import picture_lengths, rows_of
+from otprune.engines.transformers.families import rows_of
 from tests.families.tiny import FAMILIES
 
 
@@ -78,25 +78,6 @@ def test_a_refused_row_of_the_table_is_the_reason(monkeypatch):
     able, reason = support(transformers.LlavaForConditionalGeneration)
     assert not able
     assert reason == "LlavaForConditionalGeneration: its tokens are not what they seem"
-
-
-# Placeholders are 9; 1 stands for text, 2 for a tile's name, 3 for an overview, 4 for a break.
-@pytest.mark.parametrize(
-    ("grouping", "rows", "entries", "expected"),
-    [
-        ("entry", [[1, 9, 9, 1], [9, 1, 9, 1]], [2, 0, 1, 1], [2, 1, 1]),
-        ("run", [[9, 9, 9, 9, 1, 9, 9], [1, 1, 1, 1, 1, 9, 9]], [2] * 4, [4, 2, 2]),
-        ("closed", [[2, 9, 2, 9, 3, 9, 1, 3, 9], [1] * 9], [4], [3, 1]),
-        ("closed", [[3, 9, 1, 2, 9, 9, 3, 9, 1]], [4], [1, 3]),
-        ("opened", [[5, 9, 5, 9, 6, 9, 9, 1, 5, 9], [1] * 10], [5], [1, 3, 1]),
-        ("ended", [[5, 9, 6, 9, 9, 7, 5, 9, 7], [1] * 7 + [9, 7]], [4, 1], [3, 1, 1]),
-        ("joined", [[9, 9, 4, 9, 9, 4, 1, 9, 9, 4]], [2, 2, 2], [4, 2]),
-        ("run", [[1, 1], [1, 1]], [], []),
-    ],
-)
-def test_tiles_are_grouped_to_pictures(grouping, rows, entries, expected):
-    ids = torch.tensor(rows)
-    assert picture_lengths(grouping, entries, ids, ids == 9) == expected
 
 
 def test_a_picture_lies_in_one_row():

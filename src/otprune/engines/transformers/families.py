@@ -9,62 +9,95 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import transformers
 from torch import Tensor
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 
+from otprune.engines.transformers.grouping import Grouping
 from otprune.engines.transformers.versions import OLDEST, installed
 from otprune.errors import OTPruneError, UnsupportedError
 
-Grouping = Literal["entry", "run", "opened", "closed", "ended", "joined"]
+Unit = Literal["image", "video", "frame", "chunk"]
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one family lays out the tokens of its pictures.
+    """How one family lays out the tokens of its images and videos.
 
     features: field of the encoder's output that the model reads.
-    grouping: what makes one picture, so that "k tokens an image" means the same everywhere:
-        "entry"  one entry of the encoder's output;
-        "run"    one unbroken run of placeholders (tiles follow each other);
-        "opened" tiles are runs of their own, and the token in front of a picture's first tile says
-                 so; a row's first run is always such a tile;
-        "closed" the same of the token in front of a picture's last tile, the overview;
-        "ended"  the same of the token behind a picture's last tile;
-        "joined" tiles are runs of their own with exactly one token between them.
+    grouping: what makes one image, so that "k tokens an image" means the same everywhere:
+        "entry"    one entry of the encoder's output;
+        "run"      one unbroken run of placeholders (tiles follow each other);
+        "alone"    likewise, and a run of several tiles is refused: they may be images that touch;
+        "overview" one tile, or tiles that touch and end with an overview of them all;
+        "quarters" likewise, one token apart, four tiles and an overview of them;
+        "stacked"  as many entries as the second axis of its pixels is long;
+        "opened"   tiles are runs of their own, and the token in front of an image's first tile
+                   says so; a row's first run is always such a tile;
+        "closed"   the same of the token in front of an image's last tile, the overview;
+        "ended"    tiles are runs of their own, one token apart, each with a name in front;
+        "joined"   tiles are runs of their own with exactly one token between them.
+    video_grouping: the same of videos.
+    video: what that makes of a video: one set of tokens with one budget ("video"), or one for each
+        "frame", or for each "chunk" of frames, since nothing in a call tells where a video ends.
+    video_token: the modality whose placeholder stands for the tokens of a video.
+    one_entry: whether the images of a row are handed over as one entry, since the family's own
+        generate() repeats entry by entry for beams, and so mixes up those of a row.
+    positions: why position_ids do not reach the model's attention, so that "preserved" cannot be.
     refused: why the family cannot be pruned although its interface looks as if it could.
     """
 
     features: str = "pooler_output"
     grouping: Grouping = "entry"
+    video_grouping: Grouping = "entry"
+    video: Unit = "video"
+    video_token: Literal["image", "video"] = "video"
+    one_entry: bool = False
+    positions: str | None = None
     refused: str | None = None
 
 
+_DROPS = "generate() drops position_ids"
+_IGNORES = "attention takes no notice of position_ids"
+
 DEFAULT = Family()
 FAMILIES: dict[str, Family] = {
-    "aria": Family(grouping="run"),
+    "aria": Family(grouping="alone"),
     "aya_vision": Family(grouping="closed"),
     "blip-2": Family(refused="its generate() encodes the pixels by itself, once more"),
     "cohere2_vision": Family(grouping="joined"),
-    "fuyu": Family(features="last_hidden_state"),
-    "got_ocr2": Family(grouping="run"),
-    "granite4_vision": Family(refused="its pictures enter as deepstack levels alone"),
+    "exaone4_5": Family(positions=_DROPS),
+    "fuyu": Family(features="last_hidden_state", grouping="joined"),
+    "glm46v": Family(video_token="image", one_entry=True),
+    "glm4v": Family(video_token="image", one_entry=True),
+    "glm4v_moe": Family(video_token="image", one_entry=True),
+    "glm5_next": Family(one_entry=True, positions=_IGNORES),
+    "glm_ocr": Family(video_token="image", one_entry=True),
+    "got_ocr2": Family(grouping="overview"),
+    "granite4_vision": Family(refused="its images enter as deepstack levels alone"),
     "granite_docling": Family(grouping="opened"),
-    "idefics2": Family(grouping="joined"),
+    "hyperclovax_vision_v2": Family(positions=_DROPS),
+    "idefics2": Family(grouping="quarters"),
     "idefics3": Family(grouping="closed"),
+    "inkling2": Family(positions=_IGNORES),
+    "inkling2_loop": Family(positions=_IGNORES),
+    "inkling_mm_model": Family(positions=_IGNORES),
     "internvl": Family(grouping="run"),
+    "kimi_k25": Family(video="chunk"),
     "lfm2_vl": Family(grouping="ended"),
     "llama4": Family(features="last_hidden_state", grouping="closed"),
-    "minicpm_ocr": Family(grouping="opened"),
-    "minicpmv4_6": Family(grouping="opened"),
-    "minicpmv4_7": Family(grouping="opened"),
+    "minicpm_ocr": Family(grouping="opened", video_grouping="opened", video="frame"),
+    "minicpmv4_6": Family(grouping="opened", video_grouping="opened", video="frame"),
+    "minicpmv4_7": Family(grouping="opened", video_grouping="opened", video="frame"),
+    "minimax_m3_vl": Family(video="chunk"),
+    "nemotron_h_omni": Family(video="chunk", video_token="image", positions=_IGNORES),
     "ovis2": Family(grouping="joined"),
-    "perception_lm": Family(grouping="run"),
+    "perception_lm": Family(grouping="stacked"),
     "qianfan_ocr": Family(grouping="run"),
     "smolvlm": Family(grouping="closed"),
+    "video_llava": Family(video_grouping="stacked"),
 }
 
 
@@ -129,91 +162,12 @@ def _encoders(model: Any, cls: Any) -> list[str]:
 
 def placeholder(config: Any, modality: str) -> int:
     """The id that stands in the prompt for one visual token of a modality."""
-    token = getattr(config, f"{modality}_token_id", None)
+    name = family(config).video_token if modality == "video" else modality
+    token = getattr(config, f"{name}_token_id", None)
     if token is None:
         kind = getattr(config, "model_type", type(config).__name__)
-        raise UnsupportedError(f"{kind} names no {modality}_token_id: its {modality}s are not seen")
+        raise UnsupportedError(f"{kind} names no {name}_token_id: its {modality}s are not seen")
     return int(token)
-
-
-def picture_lengths(grouping: Grouping, entries: list[int], ids: Tensor, at: Tensor) -> list[int]:
-    """Tokens of each picture, in prompt order.
-
-    Args:
-        grouping: see `Family`.
-        entries: tokens of each entry of the encoder's output, in prompt order.
-        ids: `(B, S)` prompt.
-        at: `(B, S)` bool, its placeholders, `sum(entries)` of them.
-    """
-    if grouping == "entry":
-        return [n for n in entries if n]
-    lengths: list[int] = []
-    for row, mask in zip(ids.tolist(), at.tolist(), strict=True):
-        runs = []  # (first column, length)
-        column = 0
-        for inside, group in groupby(mask):
-            length = len(list(group))
-            if inside:
-                runs.append((column, length))
-            column += length
-        lengths += _GROUPINGS[grouping](runs, row)
-    return lengths
-
-
-def _by_run(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
-    return [length for _, length in runs]
-
-
-def _by_start(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
-    before = [row[start - 1] if start else None for start, _ in runs]
-    lengths: list[int] = []
-    for (_, length), token in zip(runs, before, strict=True):
-        if token == before[0]:
-            lengths.append(length)
-        else:
-            lengths[-1] += length
-    return lengths
-
-
-def _by_overview(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
-    return _up_to(runs, [row[start - 1] if start else None for start, _ in runs])
-
-
-def _by_end(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
-    after = [start + length for start, length in runs]
-    return _up_to(runs, [row[column] if column < len(row) else None for column in after])
-
-
-def _up_to(runs: list[tuple[int, int]], marks: list[int | None]) -> list[int]:
-    """Pictures that end with a run of the same mark as the row's last."""
-    lengths, total = [], 0
-    for (_, length), mark in zip(runs, marks, strict=True):
-        total += length
-        if mark == marks[-1]:
-            lengths.append(total)
-            total = 0
-    return lengths
-
-
-def _by_gap(runs: list[tuple[int, int]], row: list[int]) -> list[int]:
-    lengths: list[int] = []
-    end = None
-    for start, length in runs:
-        if end is not None and start == end + 1:
-            lengths[-1] += length
-        else:
-            lengths.append(length)
-        end = start + length
-    return lengths
-
-
-_GROUPINGS = {
-    "run": _by_run,
-    "opened": _by_start,
-    "closed": _by_overview,
-    "ended": _by_end,
-    "joined": _by_gap,
-}
 
 
 def rows_of(lengths: list[int], at: Tensor, modality: str) -> list[int]:

@@ -14,8 +14,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from otprune.engines.transformers.families import check, placeholder
-from otprune.engines.transformers.features import encode, find_pictures, hand_over
+from otprune.engines.transformers.families import Unit, check, placeholder
+from otprune.engines.transformers.features import (
+    ENCODED,
+    PIXELS,
+    Pictures,
+    encode,
+    find_pictures,
+    hand_over,
+)
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Memory, cache_of, length_of
 from otprune.engines.transformers.positions import (
@@ -39,7 +46,6 @@ from otprune.selectors.results import Lazy
 if TYPE_CHECKING:
     from otprune.selectors import Selector
 
-PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
 # Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
 PER_TOKEN = {
     "attention_mask": 0,
@@ -65,6 +71,8 @@ class Pruned:
     features: `(before, d)` its tokens before pruning, without gradient: what the selector saw.
     seconds: time of the selection alone, merging included; a batched selection is shared out
         evenly.
+    unit: what these tokens are: "image", "video", or, in the families whose calls do not tell
+        where one video ends, one "frame" or "chunk" of a video.
     """
 
     modality: str
@@ -75,6 +83,7 @@ class Pruned:
     features: Tensor | None
     seconds: float
     lazy_masses: Lazy = field(repr=False)
+    unit: Unit = "image"
 
     @property
     def masses(self) -> Tensor:
@@ -188,7 +197,7 @@ def shrink(
         if bool((at & ~mask.bool()).any()):
             raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
     pictures = {
-        modality: find_pictures(model, encoded[modality], ids, at, modality)
+        modality: find_pictures(model, encoded[modality], ids, at, modality, given)
         for modality, at in places.items()
     }
     tokens = [x for some in pictures.values() for x in some.tokens]
@@ -208,12 +217,12 @@ def shrink(
             outputs[modality] = hand_over(model, encoded[modality], some, choices)
         columns = at.nonzero()[:, 1].tolist()
         for i, choice in enumerate(choices):
-            report = _report(modality, some.rows[i], some.tokens[i], choice)
+            report = _report(modality, some, i, choice)
             found.append((some.rows[i], columns[some.starts[i]], report))
     items = [report for *_, report in sorted(found, key=lambda place: place[:2])]
 
     if bool(keep.all()):
-        whole = {key: value for key, value in inputs.items() if key not in PIXELS}
+        whole = {key: value for key, value in inputs.items() if key not in ENCODED}
         every = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None, every)
 
@@ -342,16 +351,17 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _report(modality: str, row: int, tokens: Tensor, choice: Choice) -> Pruned:
+def _report(modality: str, some: Pictures, i: int, choice: Choice) -> Pruned:
     return Pruned(
         modality=modality,
-        row=row,
-        before=len(tokens),
+        row=some.rows[i],
+        before=len(some.tokens[i]),
         after=len(choice.made.indices),
         indices=choice.made.indices,
-        features=tokens.detach(),
+        features=some.tokens[i].detach(),
         seconds=choice.seconds,
         lazy_masses=choice.made.lazy_masses,
+        unit=some.unit,
     )
 
 

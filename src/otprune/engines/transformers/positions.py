@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from otprune.engines.transformers.families import family
 from otprune.errors import OTPruneError, UnsupportedError
 
 Positions = Literal["preserved", "compact"]
@@ -133,14 +134,20 @@ def rope_delta(positions: Tensor, mask: Tensor) -> Tensor:
 
 
 def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
-    """Refuse one-dimensional positions with gaps where attention kernels would misread them."""
+    """Refuse positions with gaps where they would be misread, or would not reach attention."""
+    if positions != "preserved":
+        return
+    name = type(model).__name__
+    if not takes_positions(model):
+        raise UnsupportedError(f"{name} takes no position_ids: use positions='compact'")
+    lost = family(model.config).positions
+    if lost is not None:
+        raise UnsupportedError(
+            f"{name}: {lost}, so kept tokens cannot stay in their places: use positions='compact'"
+        )
     attention = str(model.config.get_text_config()._attn_implementation)
-    if positions == "preserved" and full.ndim == 2 and "flash" in attention:
+    if full.ndim == 2 and "flash" in attention:
         raise UnsupportedError(
             f"{attention} reads gaps in positions as packed sequences: use positions='compact', "
             "or model.set_attn_implementation('sdpa')"
-        )
-    if positions == "preserved" and not takes_positions(model):
-        raise UnsupportedError(
-            f"{type(model).__name__} takes no position_ids: use positions='compact'"
         )
