@@ -41,6 +41,7 @@ SIZES: dict[str, Any] = {
         "n_shared_experts n_group topk_group first_k_dense_replace num_global_layers".split(), 1
     ),
     "vocab_size": VOCABULARY,
+    "unpadded_vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size_per_layer_input": 8,
     "laurel_rank": 4,
@@ -157,8 +158,23 @@ GEMMA4_VISION = {
     "head_dim": 16,
 }
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "apertus1p5": {
+        "audio_config.codebook_dim": WIDTH,
+        "audio_config.codebook_size": 20,
+        "audio_token_offset": 338,
+        "image_token_offset": 210,
+        "vision_config.base_channels": 32,
+        "vision_config.codebook_size": 128,
+        "vision_config.num_res_blocks": 1,
+    },
     "aria": {"projector_patch_to_query_dict": {16: 4}},
     "blip-2": {"image_token_index": 395, "image_token_id": 395},
+    "cohere_compass": {
+        "text_config.rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+            for kind in ("full_attention", "sliding_attention")
+        }
+    },
     "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"]},
     "ernie4_5_vl_moe": {
         "text_config.moe_intermediate_size": [32, 32],
@@ -177,18 +193,31 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_unified": {"text_config.per_layer_config": {}, "vision_config": GEMMA4_VISION},
     "glm5_next": {"text_config.num_key_value_heads": 4, "text_config.qk_rope_head_dim": 0},
     "got_ocr2": {"vision_config.image_size": 256},
+    "granite_docling": {"vision_config.image_size": 128},
     "granite4_vision": {"deepstack_layer_map": [[-1, 0], [-2, 1]], "downsample_rate": "1/2"},
-    "hunyuan_vl": {"text_config.head_dim": 16},
-    "kimi_k25": {"projection_hidden_size": WIDTH, "text_config.qk_rope_head_dim": 16},
+    "hunyuan_vl": {
+        "text_config.head_dim": 16,
+        "text_config.rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [2, 2, 2, 2],
+        },
+    },
+    "hy_v4_vl": {"text_config.qk_rope_head_dim": 16},
+    "kimi_k25": {
+        "projection_hidden_size": WIDTH,
+        "text_config.qk_rope_head_dim": 16,
+        "text_config.num_key_value_heads": 4,
+    },
     "llama4": {
         "vision_config.intermediate_size": 256,
         "vision_config.projector_input_dim": 64,
         "vision_config.projector_output_dim": 64,
         "vision_config.vision_output_dim": 64,
     },
-    "minicpm_ocr": {"image_token_id": 395},
-    "minicpmv4_6": {"image_token_id": 395},
-    "minicpmv4_7": {"image_token_id": 395},
+    "minicpm_ocr": {"image_token_id": 395, "video_token_id": 394},
+    "minicpmv4_6": {"image_token_id": 395, "video_token_id": 394},
+    "minicpmv4_7": {"image_token_id": 395, "video_token_id": 394},
     "mistral_large4": {"text_config.num_key_value_heads": 4},
     "dots3_note": {"text_config.per_layer_config": {}, "text_config.num_key_value_heads": 4},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 389},

@@ -184,6 +184,9 @@ def _image_pixels(model: Any) -> Iterator[dict[str, Tensor]]:
             more["image_merge_sizes"] = torch.tensor([2, 2, 2])
         for values in sizes.patches(int(grid.prod(-1).sum())):
             yield {"pixel_values": values, **more}
+        if "inkling2" in model.config.model_type:  # a token a patch, channels last
+            n, size = int(grid.prod(-1).sum()), sizes.merge * patch
+            yield {"pixel_values": noise(n, size, size, sizes.channels), **more}
     if "image_position_ids" in takes:  # patches with their columns and rows
         at = torch.cartesian_prod(torch.arange(6), torch.arange(6)).expand(3, -1, -1)
         for size in (patch, 3 * patch):
@@ -208,7 +211,8 @@ def _image_pixels(model: Any) -> Iterator[dict[str, Tensor]]:
         yield {"pixel_values": noise(3, 3, 3, side, side), "image_sizes": wide}
     if model.config.model_type == "fuyu":  # its processor's: the patches of all images
         yield {"pixel_values": noise(3, 16, 3 * patch * patch)}
-    for shape in ((3, 3), (1, 3, 3), (3, 1, 3)):
+    shapes = [(3, 3), (1, 3, 3), (3, 1, 3)]
+    for shape in shapes[1:2] if "pixel_attention_mask" in takes else shapes:
         values = noise(*shape, side, side)
         yield {"pixel_values": values}
         if "pixel_attention_mask" in takes:

@@ -49,6 +49,10 @@ CLOSE = 2e-4
 SELECTOR = DivPrune(keep=0.5)
 
 
+class TooLongError(BaseException):
+    """Of the alarm; nothing on the way may take it for an error of the model."""
+
+
 def classes() -> list[str]:
     """Class names of the installed mapping."""
     names = [[v] if isinstance(v, str) else list(v) for v in NAMES.values()]
@@ -189,7 +193,9 @@ def _compare_entering(full: dict[str, Any], cut: dict[str, Any], keep: Tensor, s
     for b in range(len(keep)):
         n = int(keep[b].sum())
         embeds = full["inputs_embeds"][b][keep[b]], cut["inputs_embeds"][b, -n:]
-        assert torch.equal(*embeds), f"{scheme}: other embeddings"
+        # Llama 4 projects what was kept, which rounds otherwise.
+        same = torch.allclose(*embeds, rtol=1e-5, atol=1e-5)
+        assert same, f"{scheme}: other embeddings"
         a, c = full.get("position_ids"), cut.get("position_ids")
         if a is None or c is None:
             continue
@@ -205,7 +211,18 @@ def _generated_positions(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 
 def heeds_positions(model: Any) -> bool:
-    """Whether positions that are moved apart change logits, alike in forward() and generate()."""
+    """Whether positions that are moved apart change logits, alike in forward() and generate().
+
+    Raises:
+        NotRunError: the class, made small, answers no text either.
+    """
+    try:
+        return _heeds_positions(model)
+    except Exception as error:
+        raise NotRunError("unpruned", repr(error)) from error
+
+
+def _heeds_positions(model: Any) -> bool:
     ids = torch.randint(10, 200, (1, 24), generator=torch.Generator().manual_seed(3))
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     for name in ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids"):
@@ -236,9 +253,10 @@ def outcome(name: str) -> dict[str, Any]:
     signal.alarm(SECONDS)
     held: list[str] = []
     without: dict[str, str] = {}
+    call = "one"
     try:
         with torch.no_grad():
-            model = _build(name)
+            model = build(name)
             for call, run in _calls(model):
                 try:
                     refused = run()
@@ -256,6 +274,10 @@ def outcome(name: str) -> dict[str, Any]:
                     without[call] = f"refused: {refused}"
     except NotRunError as error:
         return {"outcome": "not run", "why": error.why, "detail": error.detail}
+    except TooLongError as error:
+        if not held:
+            return {"outcome": "not run", "why": str(error)}
+        without[call] = str(error)
     except Exception as error:
         return {"outcome": "wrong", "why": repr(error)}
     finally:
@@ -263,7 +285,8 @@ def outcome(name: str) -> dict[str, Any]:
     return {"outcome": "ran", "calls": held, **({"not": without} if without else {})}
 
 
-def _build(name: str) -> Any:
+def build(name: str) -> Any:
+    """A small model of the class; raises NotRunError where there is none."""
     try:
         return small(getattr(transformers, name))
     except ImportError as error:
@@ -303,15 +326,12 @@ def _raising(error: Exception) -> Callable[[], str | None]:
 
 def _check_positions(model: Any) -> None:
     declared = family(model.config).positions is None
-    try:
-        heeds = heeds_positions(model)
-    except Exception as error:
-        raise NotRunError("unpruned", repr(error)) from error
+    heeds = heeds_positions(model)
     assert heeds == declared, f"heeds position_ids: {heeds}, and declared is {declared}"
 
 
 def _too_long(*_: object) -> None:
-    raise NotRunError(f"took longer than {SECONDS} seconds")
+    raise TooLongError(f"took longer than {SECONDS} seconds")
 
 
 def main(parts: list[str]) -> None:

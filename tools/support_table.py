@@ -8,7 +8,9 @@ of tools/support_sweep.py; the rest is what `support` says of the installed clas
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from otprune.engines.transformers import support
-from otprune.engines.transformers.families import family
+from otprune.engines.transformers.families import Family, family
 from tests.families.tiny import FAMILIES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -27,10 +29,21 @@ TABLE, RECORD = DOCS / "support.md", DOCS / "support.json"
 GROUPINGS = {
     "entry": "what the encoder gives as one",
     "run": "an unbroken run of placeholders",
+    "alone": "an unbroken run of one tile",
+    "overview": "one tile, or tiles that an overview shows",
+    "quarters": "one tile, or four that a fifth shows",
+    "stacked": "what its pixels stack",
     "opened": "tiles, the first marked",
     "closed": "tiles, the overview last",
-    "ended": "tiles, an end mark",
+    "ended": "tiles, each with a name",
     "joined": "tiles one token apart",
+}
+# What a sweep cannot tell: by class, the releases that it is true of and what is to be known.
+BROKEN = {
+    "Llama4ForConditionalGeneration": (
+        ("5.24",),
+        "its own forward() raises in transformers 5.24, on text alone too",
+    ),
 }
 
 HEAD = """\
@@ -42,30 +55,45 @@ Every class of the image-text-to-text mapping of transformers {version}, {total}
 - **tested** ({tested}): in the matrix of `tests/families`, with sdpa and eager attention. Keeping
   everything changes no bit; keeping less equals, token by token, a reference that is built by hand
   from the same embeddings; beams, every method, merging, and video where the family takes it.
-- **works by mechanism, run** ({ran}): a small random model of the class was shown pictures
-  (no video) by `tools/support_sweep.py`. Keeping everything gives the same answer; keeping half
-  hands the language model exactly what it gets unpruned, less the dropped rows, at the right
-  positions.
+- **works by mechanism, run** ({ran}): `tools/support_sweep.py` asked a small random model of the
+  class, with prompts laid out as its processor writes them: one image, two, two that touch, a
+  padded batch with a row that has none, tiles, videos, two beams. What is found is what is there;
+  keeping everything gives the same answer; keeping half hands the language model exactly what it
+  gets unpruned, less the dropped rows, at the right positions; and generate() gives what forward()
+  gives on its answer. Calls that transformers itself does not answer are named.
 - **works by mechanism, not run** ({unrun}): takes encoder outputs as the others do, but no small
   model of it was run here; the note says why.
 - **refused** ({refused}): `prune` raises `UnsupportedError` with this reason.
 
-A number of tokens is kept *of each picture*. What makes one picture is in the last column but one:
-tiles of a picture are put together again, and marks between them stay in the prompt. Where a
-processor makes several pictures of one (crops of Gemma3's pan and scan, frames of a video that
-InternVL or SmolVLM are shown), each of them is a picture. Rows that only end a line (newlines of
-the LLaVA-NeXT kind) are tokens of their picture like any other.
+A number of tokens is kept *of each image*, and of each video over all its frames. What makes one
+image is in a column of the table: tiles of an image are put together again, and marks between them
+stay in the prompt. Where a processor makes several images of one (crops of Gemma3's pan and scan),
+or images of the frames of a video (InternVL, SmolVLM), each of them is an image. Where nothing in a
+call tells where a video ends, each frame or each chunk of frames counts for itself; `run.last` says
+so (`unit`). Rows that only end a line (newlines of the LLaVA-NeXT kind) are tokens of their image
+like any other.
+
+Images that touch in the prompt are an image each. Where they cannot be told from the tiles of one
+image, the call is refused:
+
+- Aria, and LFM2-VL without special tokens: several tiles with nothing between them.
+- LFM2-VL: two tiles of one size with one token between them.
 
 Some families see more of this than others:
 
+- `positions="compact"` is the only choice where position ids do not reach attention; the note says
+  so. "preserved" is refused there.
 - Sliding windows (Gemma3) count the tokens that survive, so a window reaches further back.
 - PaliGemma with `prefill_chunk_size` answers otherwise than without, unpruned too: its prompt sees
   itself in both directions, and a chunk does not see the next.
+- GLM4V and its kin have one placeholder for images and videos; a call brings the one or the other,
+  as without pruning. Their generate() mixes up the images of a row when it repeats rows for beams;
+  with pruning it does not, unless every token is kept.
 - transformers before 5.23 loses pictures with `prefill_chunk_size`, and mixes them up with several
   beams or sequences when a row holds several; `prune` refuses both there.
 
-| class | model type | verdict | one picture | note |
-| --- | --- | --- | --- | --- |
+| class | model type | verdict | one image | one video | note |
+| --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -78,21 +106,48 @@ def classes() -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def verdict(name: str, tested: set[str], record: dict[str, Any]) -> tuple[str, str, str]:
-    """Verdict, what makes one picture, and a note."""
+def verdict(name: str, tested: set[str], record: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Verdict, what makes one image, what makes one video, and a note."""
     model_class = getattr(transformers, name)
     able, why = support(model_class)
     if not able:
-        return "refused", "", why.removeprefix(name).lstrip(": ")
-    grouping = GROUPINGS[family(model_class.config_class).grouping]
-    if name in tested:
-        return "tested", grouping, ""
+        return "refused", "", "", why.removeprefix(name).lstrip(": ")
+    kind = family(model_class.config_class)
+    image, video = GROUPINGS[kind.grouping], _video(model_class, kind)
+    notes = [f'`positions="compact"`: {kind.positions}'] if kind.positions else []
     ran = record["classes"].get(name, {"outcome": "not run", "why": "new since the last sweep"})
-    if ran["outcome"] == "ran":
-        return "works by mechanism, run", grouping, ""
+    if ran["outcome"] == "wrong":
+        raise ValueError(f"{name} is accepted, and went wrong in the sweep: {ran['why']}")
+    if name in tested:
+        return "tested", image, video, "; ".join(notes)
     if ran["outcome"] == "not run":
-        return "works by mechanism, not run", grouping, ran["why"]
-    raise ValueError(f"{name} is accepted, and went wrong in the sweep: {ran['why']}")
+        releases, told = BROKEN.get(name, ((), ""))
+        broken = record["transformers"].startswith(releases) if releases else False
+        notes.insert(0, told if broken else ran["why"])
+        return "works by mechanism, not run", image, video, "; ".join(notes)
+    notes += _unanswered(ran.get("not", {}))
+    return "works by mechanism, run", image, video, "; ".join(notes)
+
+
+def _video(model_class: Any, kind: Family) -> str:
+    if "video" not in model_class.input_modalities:
+        return ""
+    if "pixel_values_videos" not in inspect.signature(model_class.forward).parameters:
+        return ""
+    return {"video": "the whole", "frame": "each frame", "chunk": "each chunk"}[kind.video]
+
+
+def _unanswered(calls: dict[str, str]) -> Iterator[str]:
+    """What is to be known of calls that did not run; touching images are written as such by hand
+    alone where transformers refuses them."""
+    if any(why.startswith("refused") for why in calls.values()):
+        yield "refuses images that touch"
+    for call in ("beams", "video beams", "video"):
+        if call in calls:
+            own = calls[call].startswith("unpruned")
+            yield f"{call}: {'not without pruning either' if own else calls[call].split(':')[0]}"
+    if any(why.startswith("took longer") for why in calls.values()):
+        yield "not every call was run: too slow"
 
 
 def table(record: dict[str, Any]) -> str:
@@ -100,11 +155,11 @@ def table(record: dict[str, Any]) -> str:
     tested = {type(f.model()).__name__ for f in FAMILIES.values()}
     rows, counts = [], dict.fromkeys(("tested", "run", "not run", "refused"), 0)
     for name, types in classes().items():
-        what, picture, note = verdict(name, tested, record)
+        what, image, video, note = verdict(name, tested, record)
         counts[what.rpartition(", ")[2]] += 1
         note = note.replace("|", "\\|").replace("<", "\\<")
         kinds = ", ".join(f"`{kind}`" for kind in types)
-        rows.append(f"| {name} | {kinds} | {what} | {picture} | {note} |\n")
+        rows.append(f"| {name} | {kinds} | {what} | {image} | {video} | {note} |\n")
     head = HEAD.format(
         version=transformers.__version__,
         total=len(rows),

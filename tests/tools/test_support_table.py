@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
+import torch
 import transformers
 
-from tools.support_sweep import outcome
-from tools.support_table import RECORD, TABLE, table
+from otprune.engines.transformers import support
+from otprune.engines.transformers.families import family
+from otprune.engines.transformers.grouping import Grouping
+from tools.support_cases import NotRunError
+from tools.support_sweep import build, classes, heeds_positions, outcome
+from tools.support_table import GROUPINGS, RECORD, TABLE, table
 
 SWEEP = json.loads(RECORD.read_text())
 same_version = pytest.mark.skipif(
@@ -29,8 +35,25 @@ def test_a_class_that_went_wrong_is_not_listed_as_working() -> None:
         table(SWEEP | {"classes": SWEEP["classes"] | wrong})
 
 
+def test_every_grouping_has_words() -> None:
+    assert set(GROUPINGS) == set(get_args(Grouping))
+
+
 @pytest.mark.slow
 @same_version
 @pytest.mark.parametrize("name", [n for n, c in SWEEP["classes"].items() if c["outcome"] == "ran"])
 def test_what_ran_still_runs(name: str) -> None:
-    assert outcome(name) == {"outcome": "ran"}
+    found = outcome(name)
+    assert (found["outcome"], found["calls"]) == ("ran", SWEEP["classes"][name]["calls"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in classes() if support(getattr(transformers, n))[0]])
+def test_positions_reach_attention_or_the_family_says_that_they_do_not(name: str) -> None:
+    try:
+        model = build(name)
+        with torch.no_grad():
+            heeds = heeds_positions(model)
+    except NotRunError as error:
+        pytest.skip(error.why)
+    assert heeds == (family(model.config).positions is None)

@@ -51,6 +51,15 @@ def test_every_image_text_to_text_class_gets_a_verdict():
             assert name in reason
 
 
+def test_every_model_type_of_a_class_is_one_family():
+    for model_type, names in NAMES.items():
+        for name in names if isinstance(names, tuple) else (names,):
+            model_class = getattr(transformers, name)
+            if support(model_class)[0]:
+                own = TABLE.get(model_class.config_class.model_type)
+                assert TABLE.get(model_type) == own, model_type
+
+
 def test_other_objects_are_refused():
     layer = torch.nn.Linear(2, 2)
     with (

@@ -144,7 +144,7 @@ def test_quarters_and_their_whole_are_one_image() -> None:
     ids = torch.tensor([touching(10), [1] * 15 + touching(5)])
     lengths = image_lengths("quarters", [20, 10], ids, ids == 9, pixels, seen)
     assert lengths == [10, 10, 2, 2, 2, 2, 2]
-    ids = torch.tensor([touching(2) + [1, 1] + touching(1)])
+    ids = torch.tensor([[*touching(2), 1, 1, *touching(1)]])
     pixels, seen = padded([singles[:3]])
     assert image_lengths("quarters", [6], ids, ids == 9, pixels, seen) == [2, 2, 2]
 

@@ -7,10 +7,14 @@ what was kept as `mm_encoder_outputs`. Cache, mask, beams and decoding are then 
 What was decided where there was a choice:
 
 - *k per image* means the whole image, whatever tiles or entries a family makes of it; a video has
-  one budget over all its frames (a family that hands over frames as images has one for each).
+  one budget over all its frames. A family that hands over frames as images has one for each, and
+  so have those whose calls do not tell where a video ends (`Pruned.unit`).
+- Images are told apart by what the family's processor writes, or by their pixels; where neither
+  tells, the call is refused. So are pixels that no encoder takes.
 - Rows that only end a line (anyres newlines) are tokens like any other: they count, and compete.
   Separators that are text of the prompt always stay.
-- "preserved" positions keep the place that a token had; "compact" ones are counted anew.
+- "preserved" positions keep the place that a token had; "compact" ones are counted anew. Families
+  whose attention position ids do not reach are refused the former.
 - Merging changes the tokens; deepstack levels keep the rows of the kept tokens.
 - With every token kept the model gets the very tensors that it would have got, so no bit changes.
 - The choice takes no part in the gradient; what was kept passes it on to the encoder.

@@ -75,6 +75,7 @@ FAMILIES: dict[str, Family] = {
     "glm4v_moe": Family(video_token="image", one_entry=True),
     "glm5_next": Family(one_entry=True, positions=_IGNORES),
     "glm_ocr": Family(video_token="image", one_entry=True),
+    "glmga": Family(video_token="image", one_entry=True),
     "got_ocr2": Family(grouping="overview"),
     "granite4_vision": Family(refused="its images enter as deepstack levels alone"),
     "granite_docling": Family(grouping="opened"),
@@ -83,7 +84,9 @@ FAMILIES: dict[str, Family] = {
     "idefics3": Family(grouping="closed"),
     "inkling2": Family(positions=_IGNORES),
     "inkling2_loop": Family(positions=_IGNORES),
-    "inkling_mm_model": Family(positions=_IGNORES),
+    "inkling_mm_model": Family(
+        positions=_IGNORES, refused="its calls do not tell where the patches of one image end"
+    ),
     "internvl": Family(grouping="run"),
     "kimi_k25": Family(video="chunk"),
     "lfm2_vl": Family(grouping="ended"),
@@ -95,6 +98,7 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h_omni": Family(video="chunk", video_token="image", positions=_IGNORES),
     "ovis2": Family(grouping="joined"),
     "perception_lm": Family(grouping="stacked"),
+    "pp_chart2table": Family(grouping="overview"),
     "qianfan_ocr": Family(grouping="run"),
     "smolvlm": Family(grouping="closed"),
     "video_llava": Family(video_grouping="stacked"),

@@ -128,9 +128,9 @@ def prune_inputs(
 
     For people who drive the model themselves; `prune` does the same around ordinary calls, and can
     give the kept tokens their mass, which is a matter of the model and not of its inputs. Every
-    image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames,
-    or what a rule makes of them (`Auto` for each, `Budget` for all of one prompt); anyres newline
-    rows are tokens like any other.
+    image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames
+    (or each of its parts, where `Pruned.unit` says so), or what a rule makes of them (`Auto` for
+    each, `Budget` for all of one prompt); anyres newline rows are tokens like any other.
 
     Args:
         model: a model that `support` accepts.
