@@ -129,8 +129,9 @@ def _first_that_runs(model: Any, modality: str, candidates: Iterator[dict[str, T
             counts = [len(tokens)]
         else:
             counts = [x.numel() // x.shape[-1] for x in tokens]
-        padded = len(counts) == 1  # all images of a row in one
-        if padded:
+        pixels = candidate.get("pixel_values")
+        padded = pixels is not None and len(pixels) == 1 and pixels.ndim == 5  # a row's images
+        if padded and len(counts) == 1:
             counts = [counts[0] // 3] * 3
         if len(counts) % 3:
             failed.append(f"{len(counts)} entries of three")

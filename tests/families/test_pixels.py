@@ -30,6 +30,9 @@ FEW = DivPrune(keep=3)
 def model(name: str) -> Any:
     if not hasattr(transformers, name):
         pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    able, why = support(getattr(transformers, name))
+    if not able:
+        pytest.skip(f"transformers {transformers.__version__}: {why}")
     return small(getattr(transformers, name))
 
 
@@ -75,6 +78,15 @@ def test_pixels_without_an_encoder_are_refused() -> None:
     alone = {name: x for name, x in inputs.items() if name != "pixel_values"}
     with pytest.raises(UnsupportedError, match="no encoder that takes pixel_values_videos"):
         prune_inputs(llava.model(), alone | {"pixel_values_videos": torch.zeros(1)}, HALF)
+
+
+def test_videos_that_the_model_prunes_itself_are_refused() -> None:
+    qwen = FAMILIES["qwen2_vl"]
+    pruning = qwen.model()
+    pruning.config.video_pruning_rate = 0.5
+    with pytest.raises(UnsupportedError, match="video_pruning_rate"):
+        prune_inputs(pruning, qwen.inputs((1,), video=True), HALF)
+    prune_inputs(pruning, qwen.inputs((1,)), HALF)
 
 
 def fuyu(rows: list[int]) -> tuple[dict[str, Tensor], Tensor]:

@@ -75,6 +75,10 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
             f"{type(model).__name__} has one placeholder for images and videos, so a call with "
             "both does not say which is which: pass them in calls of their own"
         )
+    if "video" in made and getattr(model.config, "video_pruning_rate", 0):
+        raise UnsupportedError(
+            f"{type(model).__name__} prunes its videos itself: set config.video_pruning_rate to 0"
+        )
     mask = rest.pop("video_compression_mask", None)
     if mask is not None and "video" in made:
         made["video"] = _compressed(made["video"], mask)
