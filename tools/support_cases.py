@@ -398,7 +398,8 @@ def _case(
     if "moe_mm_token_type_ids" in takes:
         inputs["moe_mm_token_type_ids"] = (kinds > 0).long()
     if "token_type_ids" in takes:
-        inputs["token_type_ids"] = (kinds == 1).long()
+        bidirectional = model.config.model_type != "paligemma"  # there the type of what follows
+        inputs["token_type_ids"] = (kinds == 1).long() * bidirectional
     for modality, given in pixels.items():
         of_rows = [
             [i for kind, members in content if kind == modality for i in members]

@@ -155,7 +155,7 @@ def _answer(model: Any, inputs: dict[str, Any], **settings: Any) -> tuple[Tensor
 
 def _apart(model: Any, inputs: dict[str, Any], ids: Tensor, steps: Tensor) -> float:
     """How far the logits of generate() are from those of forward()."""
-    logits = model(**_followed(inputs, ids)).logits[:, -len(ids[0]) - 1 : -1]
+    logits = model(**_followed(model, inputs, ids)).logits[:, -len(ids[0]) - 1 : -1]
     return float((logits - steps).abs().max())
 
 
@@ -170,17 +170,18 @@ def _beams_apart(model: Any, inputs: dict[str, Any]) -> float:
         output_scores=True,
     )
     ids = out.sequences[:, inputs["input_ids"].shape[1] :]
-    logits = model(**_followed(inputs, ids)).logits[:, -len(ids[0]) - 1 : -1].float()
+    logits = model(**_followed(model, inputs, ids)).logits[:, -len(ids[0]) - 1 : -1].float()
     scores = logits.log_softmax(dim=-1).gather(2, ids[..., None]).sum(dim=(1, 2))
     return float((scores - out.sequences_scores).abs().max())
 
 
-def _followed(inputs: dict[str, Any], ids: Tensor) -> dict[str, Any]:
-    """A call with an answer behind its prompt."""
+def _followed(model: Any, inputs: dict[str, Any], ids: Tensor) -> dict[str, Any]:
+    """A call with an answer behind its prompt; PaliGemma has a type for what follows."""
+    answer = int(model.config.model_type == "paligemma")
     new = inputs | {"input_ids": torch.cat([inputs["input_ids"], ids], dim=1)}
     for name, fill in (
         ("attention_mask", 1),
-        ("token_type_ids", 0),
+        ("token_type_ids", answer),
         ("mm_token_type_ids", 0),
         ("moe_mm_token_type_ids", 0),
     ):
