@@ -8,7 +8,6 @@ of tools/support_sweep.py; the rest is what `support` says of the installed clas
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from otprune.engines.transformers import support
-from otprune.engines.transformers.families import Family, family
+from otprune.engines.transformers.families import Family, encoders, family
 from tests.families.tiny import FAMILIES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -132,7 +131,7 @@ def verdict(name: str, tested: set[str], record: dict[str, Any]) -> tuple[str, s
 def _video(model_class: Any, kind: Family) -> str:
     if "video" not in model_class.input_modalities:
         return ""
-    if "pixel_values_videos" not in inspect.signature(model_class.forward).parameters:
+    if "get_video_features" not in encoders(model_class, model_class):
         return ""
     return {"video": "the whole", "frame": "each frame", "chunk": "each chunk"}[kind.video]
 

@@ -138,7 +138,7 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
             f"{name} takes no mm_encoder_outputs: its pictures do not enter as tokens of the "
             "prompt that could be dropped (cross-attention, an encoder of text and image, ...)"
         )
-    if not _encoders(model, cls):
+    if not encoders(model, cls):
         return False, f"{name} has no get_image_features or get_video_features to encode with"
     config = cls.config_class if isinstance(model, type) else model.config
     refused = family(config).refused
@@ -154,7 +154,8 @@ def check(model: Any) -> None:
         raise UnsupportedError(why)
 
 
-def _encoders(model: Any, cls: Any) -> list[str]:
+def encoders(model: Any, cls: Any) -> list[str]:
+    """Names of the methods that encode images and videos, of a model or a class without weights."""
     if isinstance(model, type):
         base: Any = AutoModel._model_mapping.get(cls.config_class, cls)
         bases = base if isinstance(base, tuple) else (base,)

@@ -69,13 +69,13 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         if output is not None
     }
     if {"image", "video"} <= set(made) and len(
-        {placeholder(model.config, modality) for modality in made}
+        {placeholder(model.config, modality) for modality in ("image", "video")}
     ) == 1:
         raise UnsupportedError(
             f"{type(model).__name__} has one placeholder for images and videos, so a call with "
             "both does not say which is which: pass them in calls of their own"
         )
-    if "video" in made and getattr(model.config, "video_pruning_rate", 0):
+    if "video" in made and getattr(model.config, "video_pruning_rate", None):
         raise UnsupportedError(
             f"{type(model).__name__} prunes its videos itself: set config.video_pruning_rate to 0"
         )
