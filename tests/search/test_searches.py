@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from otprune import DivPrune
 from otprune.objectives.logdet import Kernel
 from otprune.objectives.transport import pairwise
 from otprune.search import cholesky, cover, herding, maxmin
+from otprune.selectors import divprune
 from tests.random_tokens import random_tokens
 
 M, K = 24, 9
@@ -142,3 +144,20 @@ def test_shift_is_the_smallest_variance():
     state.eliminate(torch.tensor([[1]]))
     assert state.excess.eq(0).all()
     assert math.isfinite(float(state.excess.sum()))
+
+
+@pytest.mark.parametrize("candidates", [3, 64])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_maxmin_with_distances_of_some_at_a_time(candidates, copies, monkeypatch):
+    """The same picks, copies and an exhausted set included, on a CPU and step by step."""
+    monkeypatch.setattr(maxmin, "_CANDIDATES", candidates)
+    monkeypatch.setattr(divprune, "_BLOCK", 23)
+    tokens = torch.stack(
+        [random_tokens(90 // copies, 20, seed=s).repeat(copies, 1) for s in (0, 1)]
+    )
+    wanted = [DivPrune(k).select(tokens) for k in (1, 2, 40, 89)]
+    monkeypatch.setattr(divprune, "_MANY", 50)
+    monkeypatch.setattr(divprune, "gram", None)
+    assert all(DivPrune(len(w[0])).select(tokens).equal(w) for w in wanted)
+    monkeypatch.setattr(divprune, "at_hand", lambda x: False)
+    assert all(DivPrune(len(w[0])).select(tokens).equal(w) for w in wanted)

@@ -21,6 +21,7 @@ from otprune.tokens import scale_down, unit_rows, unit_rows_norms
 Metric = Literal["cosine", "euclidean"]
 
 _BLOCK = 256  # tokens whose distances are worked on at once
+_AT_ONCE = 2**20  # or more, for so many distances
 
 
 def embed(tokens: Tensor, metric: Metric) -> Tensor:
@@ -67,6 +68,25 @@ def pairwise(x: Tensor) -> Tensor:
     return distance
 
 
+class Points:
+    """m points, `(m, d)`, whose distances are worked out when asked for (`search.nearby`)."""
+
+    def __init__(self, points: Tensor) -> None:
+        self._points = points
+        self._squares = points.square().sum(-1)
+
+    def costs(self, mass: Tensor) -> Tensor:
+        """`sum_i p_i |x_i - x_j|^2` for every j, `(m,)`."""
+        mean = mass @ self._points
+        return mass @ self._squares + self._squares - 2 * (self._points @ mean)
+
+    def distances(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        """As `pairwise` has them, `(n, n')`."""
+        sums = self._squares[rows, None] + self._squares[columns]
+        distance = (self._points[rows] @ self._points[columns].mT).mul_(-2).add_(sums)
+        return distance.masked_fill_(distance <= sums.mul_(8 * torch.finfo(sums.dtype).eps), 0.0)
+
+
 def assign(points: Tensor, indices: Tensor) -> Tensor:
     """For every token the position in `indices` of its nearest kept token, `(B, m)` int64.
 
@@ -78,19 +98,21 @@ def assign(points: Tensor, indices: Tensor) -> Tensor:
     """
     k = indices.shape[-1]
     kept = points.gather(1, indices.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
-    distance = squared_distances(points, kept)
-    # Relative to the token itself: one huge token must not blur the choice of all others.
-    slack = TOLERANCE * points.square().sum(-1, keepdim=True)
     place = torch.arange(k, device=points.device)
-    tied = distance <= distance.amin(dim=-1, keepdim=True) + slack
-    nearest = torch.where(tied, place, k).amin(dim=-1)
-    return nearest.scatter(1, indices, place.expand_as(indices))
+    nearest = []
+    for some in points.split(max(_BLOCK, _AT_ONCE // k), dim=1):
+        distance = squared_distances(some, kept)
+        # Relative to the token itself: one huge token must not blur the choice of all others.
+        slack = TOLERANCE * some.square().sum(-1, keepdim=True)
+        tied = distance <= distance.amin(dim=-1, keepdim=True) + slack
+        nearest.append(torch.where(tied, place, k).amin(dim=-1))
+    return torch.cat(nearest, dim=-1).scatter(1, indices, place.expand_as(indices))
 
 
 def plan(assignment: Tensor, mass: Tensor, k: int) -> Tensor:
     """The free-mass transport plan from kept tokens to all, `(B, k, m)`; rows sum to the masses."""
-    place = torch.arange(k, device=assignment.device).unsqueeze(-1)
-    return torch.where(assignment.unsqueeze(-2) == place, mass.unsqueeze(-2), 0.0)
+    empty = mass.new_zeros(len(mass), k, mass.shape[-1])
+    return empty.scatter_(1, assignment.unsqueeze(1), mass.unsqueeze(1))
 
 
 def free_plan(

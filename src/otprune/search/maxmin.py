@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.search.ties import best
+from otprune.search.ties import TOLERANCE, best
+from otprune.tokens import as_array
 
 # Tokens looked at at once, beside the distances.
 _ROWS = 256
+# Candidates whose distances are worked out together.
+_CANDIDATES = 128
+# Of fewer at once BLAS sums distances in another order.
+_FEW = 8
 
 
 def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
@@ -22,9 +30,9 @@ def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
         rank: `(B, m)`, who wins ties (`ties.preference`).
         unit: size of an ordinary distance (`ties.best`).
     """
-    batch, m, _ = distance.shape
+    m = distance.shape[1]
     place = torch.arange(m, device=distance.device)
-    each = torch.arange(batch, device=distance.device).unsqueeze(-1)
+    each = torch.arange(len(distance), device=distance.device).unsqueeze(-1)
     nearest = torch.cat(
         [
             part.masked_fill(own.unsqueeze(-1) == place, torch.inf).amin(dim=-1)
@@ -32,11 +40,70 @@ def greedy(distance: Tensor, k: int, rank: Tensor, unit: float) -> Tensor:
         ],
         dim=-1,
     )
+    return steps(nearest, lambda j: distance[each, j].squeeze(1), k, rank, unit)
+
+
+def steps(
+    nearest: Tensor, distances: Callable[[Tensor], Tensor], k: int, rank: Tensor, unit: float
+) -> Tensor:
+    """`greedy` with a fixed sequence of operations.
+
+    Args:
+        nearest: `(B, m)`, from every token to its nearest neighbour; written over.
+        distances: from one token of each set, `(B, 1)`, to all, `(B, m)`.
+    """
     order = [best(nearest, rank, unit)]
     nearest.fill_(torch.inf)
     while len(order) < k:
         j = order[-1]
         # Nothing is nearer than what is picked: it is no candidate any more.
-        nearest = torch.minimum(nearest, distance[each, j].squeeze(1)).scatter_(1, j, -torch.inf)
+        nearest = torch.minimum(nearest, distances(j)).scatter_(1, j, -torch.inf)
         order.append(best(nearest, rank, unit))
     return torch.cat(order, dim=-1)
+
+
+def lazy(
+    nearest: Tensor, distances: Callable[[Tensor], Tensor], k: int, rank: Tensor, unit: float
+) -> Tensor:
+    """`greedy` of one set on a CPU, with the distances of many candidates worked out together.
+
+    To the nearest kept token no token comes farther by a pick. The best of some candidates is
+    therefore the best of all for as long as it beats what any other token had at first.
+
+    Args:
+        nearest: `(m,)`, from every token to its nearest neighbour.
+        distances: from some tokens, `(p,)`, to all, `(p, m)`.
+        k: number of tokens, less than m.
+        rank: `(m,)`.
+        unit: as of `greedy`.
+    """
+    preference = as_array(rank)
+    first = int(best(nearest[None], rank[None], unit))
+    order = [first]
+    left = as_array(distances(torch.full((_FEW,), first))[0])
+    left[first] = -np.inf
+    p = min(len(left) - 1, _CANDIDATES)
+    while len(order) < k:
+        # The one to be picked first is among them, however many tie with it.
+        lowered = -left
+        tied = np.flatnonzero(left >= _level(left.max(), unit))
+        lowered[tied[preference[tied].argmin()]] = -np.inf
+        split = lowered.argpartition(p)
+        chosen, outside = split[:p], left[split[p]]
+        chosen = chosen[preference[chosen].argsort()]
+        near = as_array(distances(torch.from_numpy(chosen)))
+        level = _level(left[chosen].max(), unit)
+        while True:
+            j = chosen[(left[chosen] >= level).argmax()]
+            left = np.minimum(left, near[(chosen == j).argmax()])
+            left[j] = -np.inf
+            order.append(int(j))
+            level = _level(left[chosen].max(), unit)
+            if len(order) == k or not level > outside:
+                break
+    return torch.tensor(order)
+
+
+def _level(top: float, unit: float) -> float:
+    """What ties with the best, see `ties.best`."""
+    return top - TOLERANCE * max(abs(top), unit)
