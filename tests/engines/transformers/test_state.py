@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import suppress
 from contextvars import copy_context
 from threading import Barrier, Thread
 
 import pytest
 import torch
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import CompileConfig, DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import otprune
@@ -432,3 +433,43 @@ def test_a_cache_used_by_two_prompts_in_turn(model, inputs):
         cache.crop(-cache.get_seq_length())
         again = model.generate(**inputs, **GREEDY, past_key_values=cache)
         assert torch.equal(again, model.generate(**inputs, **GREEDY))
+
+
+# -- compiled models -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [Settings(KEPT), MASSED], ids=["plain", "massed"])
+def test_generate_may_compile_its_steps(model, settings):
+    """As it does by itself with a static cache on a GPU."""
+    torch._dynamo.reset()
+    config = CompileConfig(backend="eager", fullgraph=False)
+    config._compile_all_devices = True
+    how = {"cache_implementation": "static", "compile_config": config}
+    with prune(model, settings):
+        for seed in (1, 2):
+            batch = FAMILIES["llava"].inputs(seed=seed)
+            expected = model.generate(**batch, **GREEDY)
+            assert torch.equal(model.generate(**batch, **GREEDY, **how), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [("plain", "massed"), ("massed", "plain")])
+def test_a_compiled_forward_keeps_no_masses(model, order):
+    """One prompt's masses never reach another's: they are not part of the graph."""
+    torch._dynamo.reset()
+    settings = {"plain": Settings(KEPT), "massed": MASSED}
+    batches = [FAMILIES["llava"].inputs(seed=seed) for seed in (1, 2)]
+    expected = {}
+    for which in order:
+        with prune(model, settings[which]):
+            expected[which] = [model(**batch).logits for batch in batches]
+    model.forward = torch.compile(model.forward, backend="eager")
+    wrong = 0
+    for which in order:
+        with prune(model, settings[which]):
+            for batch, logits in zip(batches, expected[which], strict=True):
+                with suppress(UnsupportedError):  # said, not lost
+                    got = model(**batch).logits
+                    wrong += not torch.allclose(got, logits, rtol=0, atol=1e-4)
+    assert wrong == 0

@@ -192,7 +192,7 @@ class _Interfaces:
                 if now is None or getattr(found, "func", None) is _attend:
                     return found
                 shared = interface is ALL_ATTENTION_FUNCTIONS
-                return functools.partial(_attend, now, chosen, found, shared)
+                return functools.partial(_attend, chosen, found, shared)
 
             def getitem(interface: Any, chosen: str) -> Any:
                 found = mask(interface, chosen)
@@ -225,8 +225,8 @@ def _whole(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return make(*args, **kwargs)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend(
-    now: Weights,
     chosen: str,
     function: Callable[..., Any],
     shared: bool,
@@ -237,8 +237,12 @@ def _attend(
     attention_mask: Any,
     **kwargs: Any,
 ) -> Any:
-    """An attention function of transformers: the chosen one, with the module's masses."""
-    if id(module) not in now.decoder.modules:
+    """An attention function of transformers: the chosen one, with the module's masses.
+
+    Not compiled, and the masses looked up anew: a compiled graph would keep those of another call.
+    """
+    now = _NOW.get()
+    if now is None or id(module) not in now.decoder.modules:
         return function(module, query, key, value, attention_mask, **kwargs)
     way = _way(chosen, function, shared)
     if way is None:

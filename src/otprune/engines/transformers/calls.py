@@ -187,6 +187,8 @@ def generate(
     check_lengths(model, arguments)
     _check_capacity(model, arguments, cache, ids.shape[1])
     shortened = with_lengths(model, shortened, memory.layout.dropped)
+    if memory.weights is not None:
+        shortened["disable_compile"] = True  # a graph of the layers would leave the masses out
     call = Generating(model, memory, number, length_of(cache))
     out = call.run(function, prompt.shown_to(shortened))
     if isinstance(out, Tensor):

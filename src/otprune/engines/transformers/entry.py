@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from otprune.engines.transformers import calls
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Settings
@@ -172,6 +174,14 @@ class Entry:
     def __name__(self) -> str:
         return self.name
 
+    def _inner(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model would do without us."""
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        return getattr(type(self.model), self.name)(self.model, *args, **kwargs)
+
+    # Which call it is, is not known to a graph; what it calls may be compiled.
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _ARGUMENT not in kwargs:
             return self._call(args, kwargs)
@@ -183,11 +193,11 @@ class Entry:
             end(block)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], settled: bool = False) -> Any:
-        model, function = self.model, self.__wrapped__
+        model, function = self.model, self._inner
         door = vars(model).get(self.name)
         if isinstance(door, Entry) and door is not self:
             return function(*args, **kwargs)  # somebody wrapped us once, and is wrapped by now
-        arguments = _by_name(function, args, kwargs)
+        arguments = _by_name(self.__wrapped__, args, kwargs) if args else kwargs
         if self.name == "forward" and not settled:
             inside = calls.inside(model, arguments)
             if inside is not None:
@@ -213,7 +223,5 @@ def _by_name(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """Arguments by name, positional ones named as the signature does."""
-    if not args:
-        return kwargs
     names = list(inspect.signature(function).parameters)
     return dict(zip(names, args, strict=False)) | kwargs
