@@ -37,6 +37,8 @@ B = TypeVar("B")
 # A library's symbols are looked for in those that it was linked with, too.
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib")
 
+# Columns of a Gram matrix that are made at once, more of them where there are so many; and rows.
+_PANEL, _WIDER, _ROWS = 128, 2048, 1024
 # Multiplications that are worth a task of their own, about a millisecond.
 _WORTH = 2**25
 # Tasks begin at a line of the cache.
@@ -123,6 +125,11 @@ def spread(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
     return [made[i] for i in range(len(given))]
 
 
+def team() -> int:
+    """How many threads would work at tasks that are shared out here."""
+    return _own.team
+
+
 def parts(n: int, size: int) -> list[slice]:
     """Of n things in a row, `size` at a time."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
@@ -143,6 +150,29 @@ def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
     spread(some, parts(max(n, q), size))
     return product
+
+
+def gram(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """`x y^T`, `(m, r)` to `(m, m)`, known to be symmetric, on a CPU and as tasks.
+
+    Only what is on and below the diagonal, some columns and rows at a time, which are then copied
+    to the other side.
+    """
+    m = len(x)
+    width = _PANEL * -(-m // _WIDER)
+    height = max(width, _ROWS)
+
+    def some(place: tuple[int, int]) -> None:
+        start, top = place
+        columns, rows = slice(start, start + width), slice(top, top + height)
+        made = torch.mm(x[rows], y[columns].mT, out=out[rows, columns])
+        if top > start:
+            out[columns, rows] = made.mT
+        else:  # without what is in both halves
+            out[columns, start + width : top + height] = made[width:].mT
+
+    spread(some, [(i, j) for i in range(0, m, width) for j in range(i, m, height)])
+    return out
 
 
 @functools.cache

@@ -24,7 +24,7 @@ A = TypeVar("A")
 # Numbers that are worked on at once on a CPU.
 _CACHED = 2**17
 # MKL's sums may depend on where in such a line an array begins.
-_LINE = 64
+LINE = 64
 
 
 def check_tokens(tokens: Any) -> Tensor:
@@ -111,8 +111,8 @@ def as_array(x: Tensor) -> NDArray[Any]:
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An empty array that begins where torch has its tensors begin, at a line of the cache."""
     size = int(np.prod(shape)) * dtype.itemsize
-    room = np.empty(size + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
+    room = np.empty(size + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
     return room[start : start + size].view(dtype).reshape(shape)
 
 

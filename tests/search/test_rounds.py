@@ -13,10 +13,12 @@ from otprune.tokens import norms
 from tests.random_tokens import random_tokens
 
 
-@pytest.fixture(params=[8, 1000])
+@pytest.fixture(params=[(0, 8), (0, 1000), (1000, 8)])
 def path(request, monkeypatch):
-    """Rounds of picks among few candidates, or one round among all."""
-    monkeypatch.setattr(rounds, "_LEAST", request.param)
+    """Rounds of picks among few candidates, one round among all, or no rounds."""
+    small, least = request.param
+    monkeypatch.setattr(rounds, "SMALL", small)
+    monkeypatch.setattr(rounds, "_LEAST", least)
 
 
 def same(tokens, k, gamma=1.0, shift=1.0):
@@ -84,6 +86,7 @@ def test_bad_guesses_only_take_longer(monkeypatch):
         return places, np.linalg.cholesky(picked + shift * np.eye(len(places)))
 
     monkeypatch.setattr(rounds, "_guess", wrong)
+    monkeypatch.setattr(rounds, "SMALL", 0)
     same(random_tokens(1, 150, 40), 30)
     assert len(rounds_taken) > 10
 
@@ -95,11 +98,13 @@ def test_bad_guesses_only_take_longer(monkeypatch):
     d=st.integers(1, 20),
     copies=st.integers(1, 3),
     gamma=st.sampled_from([1e-2, 1.0, 1e3]),
+    small=st.sampled_from([0, 1000]),
 )
-def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma):
+def test_the_same_picks_whatever_the_set(seed, m, d, copies, gamma, small):
     tokens = random_tokens(m, d, seed=seed).repeat(copies, 1)[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds, "_LEAST", 4)
+        patch.setattr(rounds, "SMALL", small)
         same(tokens, min(m * copies, d), gamma)
 
 
@@ -118,6 +123,6 @@ def test_large_sets_keep_what_rows_keep():
     """Big enough for the real thresholds, in float32."""
     tokens = random_tokens(1500, 600)
     K, size = logdet.kernel_norms(tokens[None], 0.1)
-    assert len(tokens) > 2 * max(rounds._LEAST, rounds._PART)
+    assert len(tokens) > max(rounds.SMALL, rounds._LEAST, 2 * rounds._PART)
     wanted = cholesky.steps(K, 90, ties.preference(size), 1.0)[0]
     assert OTPrune(90, gamma=0.1).select(tokens).equal(wanted.sort().values)

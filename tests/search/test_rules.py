@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from otprune.objectives.logdet import Kernel
-from otprune.search import cholesky
+from otprune.search import cholesky, rounds
 from tests.random_tokens import random_tokens
 
 ulp = torch.finfo(torch.float32).eps
 
 
-@pytest.fixture(params=["rounds", "steps", "fused"])
-def picks(request):
+@pytest.fixture(params=["at once", "rounds", "steps", "fused"])
+def picks(request, monkeypatch):
     """Of tokens, `(m, r)`, in the order of `M = x x^T`: a list. CPU tensors, or the interpreter."""
     if request.param == "fused":
         pytest.importorskip("triton")
@@ -22,7 +22,9 @@ def picks(request):
 
         search = fused.greedy
     else:
-        search = {"rounds": cholesky.greedy, "steps": cholesky.steps}[request.param]
+        search = cholesky.steps if request.param == "steps" else cholesky.greedy
+        if request.param == "rounds":
+            monkeypatch.setattr(rounds, "SMALL", 0)
 
     def pick(x, k, rank, shift):
         with np.errstate(over="raise", invalid="raise"):

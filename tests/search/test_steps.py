@@ -52,7 +52,7 @@ def test_looking_is_noticed():
 # A pick's operations, those of them that launch something, and what comes before and after: of the
 # method as a whole, its m x m matrix or what it has instead included.
 LENGTHS = {
-    OTPrune: (11, 11, 69),
+    OTPrune: (11, 11, 70),
     DPPPrune: (11, 11, 54),
     TransportPrune: (22, 21, 81),  # seven of them for every 256 tokens
     HerdingPrune: (12, 11, 87),

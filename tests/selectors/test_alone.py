@@ -130,11 +130,14 @@ def test_in_a_vllm_batch(name, merge, number):
     same([one.indices for one in kept], one_thread(METHODS[name](k), SETS))
 
 
-def test_large_sets_share_out_what_is_in_them(number, monkeypatch):
+@pytest.mark.parametrize("small", [0, 1000])
+def test_large_sets_share_out_what_is_in_them(small, number, monkeypatch):
     monkeypatch.setattr("otprune.selectors.batches._LARGE", 1)
     monkeypatch.setattr("otprune.tokens._CACHED", 2**12)
-    monkeypatch.setattr("otprune.objectives.products._PANEL", 32)
+    monkeypatch.setattr("otprune.threads._PANEL", 32)
+    monkeypatch.setattr("otprune.search.rounds.SMALL", small)
     monkeypatch.setattr("otprune.search.rounds._PART", 32)
+    monkeypatch.setattr("otprune.search.rounds._LEAST", 24)
     monkeypatch.setattr(threads, "_WORTH", 2**12)
     for selector in (OTPrune(0.5), OTPrune(0.5, rank=64), METHODS["dpp"](0.5)):
         same(selector.select(torch.stack(SETS)), one_thread(selector, SETS))

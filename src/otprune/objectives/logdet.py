@@ -18,7 +18,7 @@ from otprune.objectives import sketch
 from otprune.objectives.certificate import Certificate, certificate, largest
 from otprune.objectives.products import gram
 from otprune.search.cholesky import Elimination
-from otprune.tokens import at_hand, unit_columns_norms
+from otprune.tokens import LINE, at_hand, unit_columns_norms
 
 
 def scaled_gamma(m: int, d: int) -> float:
@@ -82,8 +82,9 @@ def kernel_norms(
     batch, m, d = tokens.shape
     r = d if rank is None else min(rank, d)
     square = m <= r
-    left, norms = tokens.new_empty(batch, m, m if square else r), tokens.new_empty(batch, m)
-    right, length = [], gamma**0.25
+    left, norms = _sets(tokens, m if square else r), tokens.new_empty(batch, m)
+    right = left if square else _sets(tokens, r)
+    length = gamma**0.25
     # On a CPU one set after the other, in the same memory unless it is to stay.
     size = 1 if at_hand(tokens) else batch
     room = tokens.new_empty(size, m, d) if square and r == d else None
@@ -95,7 +96,7 @@ def kernel_norms(
         if r < d:
             V, norms[part] = sketch.unit_columns_norms(x, r, w, own)
         else:
-            V, norms[part] = unit_columns_norms(x, w, own, room)
+            V, norms[part] = unit_columns_norms(x, w, own, room if square else right[part])
         if square:
             S = gram(V, out=product)
             if w is not None:
@@ -107,10 +108,19 @@ def kernel_norms(
                 threads.times(V[0], within[0], out=product[0])
             else:
                 torch.bmm(V, within, out=product)
-            right.append(V)
-    if square:
-        return Kernel(left, left), norms
-    return Kernel(left, right[0] if len(right) == 1 else torch.cat(right)), norms
+            if r < d:
+                right[part] = V
+    return Kernel(left, right), norms
+
+
+def _sets(tokens: Tensor, n: int) -> Tensor:
+    """Room for `(B, m, n)`; on a CPU each set begins at a line of the cache, as if alone."""
+    batch, m, _ = tokens.shape
+    if not at_hand(tokens):
+        return tokens.new_empty(batch, m, n)
+    size = m * n
+    room = tokens.new_empty(batch, -(-size // LINE) * LINE)
+    return room[:, :size].view(batch, m, n)
 
 
 def certify(K: Kernel, order: Tensor) -> Certificate:

@@ -73,8 +73,8 @@ class Thin(Protocol):
 def greedy(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
-    On a CPU in rounds (`search.rounds`) and set by set, elsewhere pick by pick (`steps`): the same
-    picks.
+    On a CPU set by set, in rounds if they are large (`search.rounds`); elsewhere pick by pick
+    (`steps`): the same picks.
 
     Args:
         M: what is chosen from, `(B, m, m)`.
@@ -83,7 +83,11 @@ def greedy(M: Thin, k: int, rank: Tensor, shift: float) -> Tensor:
         shift: positive.
     """
     if at_hand(rank):
-        sets = zip(M.left, M.right, M.diagonal(), rank, strict=True)
+        left = list(M.left)
+        right = left if M.left is M.right else list(M.right)
+        sets = list(zip(left, right, M.diagonal(), rank, strict=True))
+        if rank.shape[1] <= rounds.SMALL:
+            return rounds.at_once(sets, k, shift)
         return torch.stack([rounds.greedy(*one, k, shift) for one in sets])
     return steps(M, k, rank, shift)
 

@@ -19,6 +19,7 @@ Each set goes its own way, which is the same whatever other sets there are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ _REACH = 0.7
 _PICKED = 40
 # A guess ends before variances have fallen by more than this: rounding would be magnified.
 _DEPTH = 1e-4
+# So many tokens need no guess: M of a small set is soon formed, and greedy goes through it at once.
+SMALL = 640
 # Tokens that are looked at together: a task.
 _PART = 512
 # Behind every rank.
@@ -95,6 +98,45 @@ def greedy(
         if done == k:
             return torch.from_numpy(order)
         gains = np.maximum(after[count], least)
+
+
+def at_once(sets: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], k: int, shift: float) -> Tensor:
+    """`greedy` of small sets of one size, `(B, k)`: by its own definition, in M as a whole.
+
+    All go through the same steps, and none looks at another: what is in a row is numpy's arithmetic
+    element by element.
+
+    Args:
+        sets: of each `left`, `right`, `diagonal` and `rank`.
+        k: as ever.
+        shift: as ever.
+    """
+    batch, (m,) = len(sets), sets[0][3].shape
+    gains = as_array(torch.stack([diagonal for _, _, diagonal, _ in sets]).clamp_(min=0))
+    preference = as_array(torch.stack([rank for *_, rank in sets]))
+    each, blocks = np.arange(batch), [aligned((m, m), gains.dtype) for _ in sets]
+    for (left, right, *_), block in zip(sets, blocks, strict=True):
+        threads.gram(left, right, out=torch.from_numpy(block))
+    floor, order = np.zeros_like(gains), np.empty((batch, k), np.int64)
+    rows, shares = (np.empty((k, batch, m), gains.dtype) for _ in range(2))
+    for n in range(k):
+        top = gains.max(axis=1, keepdims=True)
+        tied = gains >= top * (1 - TOLERANCE)
+        j = np.where(tied, preference, _NOBODY).argmin(axis=1)
+        order[:, n] = j
+        if n == k - 1:
+            break
+        here, row = (each, j), rows[n]
+        for b, block in enumerate(blocks):
+            row[b] = block[j[b]]
+        row -= np.einsum("sb,sbp->bp", shares[:n, each, j], rows[:n])
+        # What cannot be: no covariance exceeds the largest variance.
+        np.minimum(row, top, out=row)
+        np.maximum(row, -top, out=row)
+        gains -= row * np.divide(row, (gains[here] + shift)[:, None], out=shares[n])
+        gains[here] = floor[here] = -np.inf
+        np.maximum(gains, floor, out=gains)
+    return torch.from_numpy(order)
 
 
 def _eliminate(rows: Tensor, mixed: Tensor, across: Tensor, own: Tensor, known: Tensor) -> None:
@@ -190,9 +232,7 @@ def _stand(gains: Array, picks: Array, preference: Array) -> Array:
 def _guess(
     gains: Array, block: Array, shift: float, outside: float, most: int
 ) -> tuple[Array, Array]:
-    """What greedy takes among the candidates alone.
-
-    It does until it comes to one that gains no more than what is enough.
+    """What greedy takes among the candidates alone, while they gain more than is enough.
 
     Args:
         gains: `(p,)`, their excess, `-inf` for those that are taken; in order of preference.
@@ -210,6 +250,25 @@ def _guess(
     deep = _DEPTH * (max(gains.max(), 0) + shift) - shift
     enough = np.full(p, deep, gains.dtype)
     enough[gains.argpartition(p // 2)[: p // 2]] = max(deep, _REACH * outside)
+    picks, rows, variances = _greedily(gains, block, shift, enough, most)
+    n = len(picks)
+    diagonal = np.sqrt(variances)
+    root = aligned((n, n), gains.dtype)
+    np.divide(rows[:, picks].T, diagonal, out=root)
+    root[range(n), range(n)] = diagonal
+    return picks, root
+
+
+def _greedily(
+    gains: Array, block: Array, shift: float, enough: Array, most: int
+) -> tuple[Array, Array, Array]:
+    """Greedy by its own definition, until it comes to a token that gains no more than `enough`.
+
+    Returns:
+        Places of at least one and at most `most` picks, `(n,)`; rows of the residual covariance at
+        each pick, `(n, p)`; and the picks' variances, `(n,)`.
+    """
+    (p,) = gains.shape
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
     # Numbers where there is one of each, since arrays take longer.
     places, variances = [], []
@@ -229,9 +288,4 @@ def _guess(
         gains[j] = floor[j] = -np.inf
         np.maximum(gains, floor, out=gains)
     n = len(places)
-    picks = np.array(places)
-    diagonal = np.sqrt(np.array(variances, gains.dtype))
-    root = aligned((n, n), gains.dtype)
-    np.divide(rows[:n, picks].T, diagonal, out=root)
-    root[range(n), range(n)] = diagonal
-    return picks, root
+    return np.array(places), rows[:n], np.array(variances, gains.dtype)

@@ -41,6 +41,8 @@ class Selector(ABC):
         certifies: whether `explain` gives a certificate.
         nested: whether k tokens are the first k of any longer run, in the order of picking. If so,
             rules need one run to see every k; if not, one for each.
+        several: whether `_pick` may be given several sets on a CPU: if each is worked on as if it
+            were alone, to the last bit.
         looks: whether `_pick` refuses tokens that are not finite by itself if they are at hand
             (`tokens.at_hand`), so that nobody needs to look before.
 
@@ -55,6 +57,7 @@ class Selector(ABC):
     takes_weights: ClassVar[bool] = False
     certifies: ClassVar[bool] = False
     nested: ClassVar[bool] = False
+    several: ClassVar[bool] = False
     looks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -75,7 +78,8 @@ class Selector(ABC):
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         """Indices in the order they were picked, `(B, k)` int64, distinct in every row.
 
-        On a CPU B is 1: sets are picked from one by one, in several threads if there are many.
+        On a CPU B is 1 unless the method says `several`: sets are picked from one by one, in
+        several threads if there are many.
 
         Args:
             tokens: `(B, m, d)` float32, finite but for methods that look by themselves.
@@ -276,7 +280,9 @@ class Selector(ABC):
         if k == m:
             return torch.arange(m, device=tokens.device).repeat(batch, 1)
         try:
-            return batches.alone(lambda x, w: self._picks(x, k, w), tokens, weights)
+            return batches.alone(
+                lambda x, w: self._picks(x, k, w), tokens, weights, several=self.several
+            )
         except TokenError:
             check_finite(tokens)  # which counts those of all sets
             raise

@@ -61,6 +61,7 @@ class OTPrune(Selector):
     nested: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
     certifies: ClassVar[bool] = True
+    several: ClassVar[bool] = True
     looks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
