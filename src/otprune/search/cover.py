@@ -15,7 +15,7 @@ from torch import Tensor
 
 from otprune.search.rounds import best_place, candidates
 from otprune.search.ties import TOLERANCE, best
-from otprune.tokens import as_array, at_hand
+from otprune.tokens import aligned, as_array, at_hand
 
 # Tokens whose gains are worked out at once, beside the distances.
 _ROWS = 256
@@ -61,7 +61,7 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
     best of them beats what any other token had to offer. One set waits for the others.
     """
     parts, column = distance.split(_ROWS, dim=1), mass.unsqueeze(-1)
-    paid, weight, preference = as_array(distance.amax(dim=-1)), as_array(mass), as_array(rank)
+    paid, preference = as_array(distance.amax(dim=-1)), as_array(rank)
     batch, m = paid.shape
     p = min(m, _CANDIDATES)
     order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
@@ -71,7 +71,7 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
         state = as_array(_gains(parts, column, torch.from_numpy(paid).unsqueeze(1))) + penalty
         chosen, outside = candidates(state, preference, p)
         near = as_array(_rows(distance, torch.from_numpy(chosen)))
-        saved = np.empty_like(near)
+        saved = aligned(near.shape, near.dtype)
         gains = state[each[:, None], chosen]
         out = np.where(np.isinf(gains), gains, 0)
         active, first = done < k, True
@@ -91,7 +91,8 @@ def lazy(distance: Tensor, mass: Tensor, k: int, rank: Tensor) -> Tensor:
                 return torch.from_numpy(order)
             np.subtract(paid[:, None], near, out=saved)
             np.maximum(saved, 0, out=saved)
-            gains = np.matmul(saved, weight[..., None])[..., 0] + out
+            # Not a product of numpy's, whose BLAS has threads of its own.
+            gains = as_array(torch.bmm(torch.from_numpy(saved), column).squeeze(-1)) + out
 
 
 def _gains(parts: Sequence[Tensor], mass: Tensor, paid: Tensor) -> Tensor:

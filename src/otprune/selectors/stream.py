@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune import threads
 from otprune.errors import OTPruneError, TokenError
 from otprune.objectives.novelty import NOISE, Sketch
 from otprune.search.threshold import above
@@ -110,7 +111,7 @@ class StreamSelector:
         prices = self._prices(tokens)
         if not len(prices):
             return torch.empty(0, dtype=torch.int64, device=tokens.device)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with threads.single(), torch.autocast(tokens.device.type, enabled=False):
             kept = self._choose(tokens.float().unsqueeze(0), prices, sketch)
         self._left -= len(kept)
         return kept

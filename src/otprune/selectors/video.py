@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune import threads
 from otprune.budget import Budget, count
 from otprune.errors import KeepError, TokenError
 from otprune.objectives.novelty import NOISE
@@ -59,7 +60,8 @@ def select_video(
         )
     if k == sum(sizes):
         return [torch.arange(m, device=x.device) for m, x in zip(sizes, tokens, strict=True)]
-    with torch.no_grad(), torch.autocast(tokens[0].device.type, enabled=False):
+    device = tokens[0].device.type
+    with threads.single(), torch.no_grad(), torch.autocast(device, enabled=False):
         batches = [x.float().unsqueeze(0) for x in tokens]
         points = [unit_rows(x)[0] for x in batches]
         return threshold.greedy(points, [norms(x)[0] for x in batches], k, int(floor), NOISE)
