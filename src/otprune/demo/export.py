@@ -36,9 +36,9 @@ def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
 def name_as_published(file: Path) -> None:
     """Name the weights of a CLIP or SigLIP tower as checkpoints on the Hugging Face hub do.
 
-    transformers 5 reads both forms and writes `vision_tower.embeddings...`; vLLM reads only the
-    hub's `vision_tower.vision_model.embeddings...`. A file without such a tower, or that has these
-    names, stays as it is. No value changes.
+    transformers 5 reads both forms, and writes `vision_tower.embeddings...` for a model that was
+    made from its configuration; vLLM reads only `vision_tower.vision_model.embeddings...`. A file
+    without such a tower, or that has these names, stays as it is. No value changes.
 
     Args:
         file: safetensors of a whole LLaVA.
