@@ -1,7 +1,8 @@
 """Guards of speed: what selection may cost at four shapes, beside the algorithm as published.
 
 Run by `make bench-guards`, not by the default suite: times mean something on a machine that does
-nothing else, and only ratios to the transcription in the same minutes are asserted.
+nothing else but what is started here, and only ratios to the transcription in the same minutes are
+asserted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 import pytest
 
 from otprune.bench import speed
+from otprune.bench.neighbours import neighbours
 from otprune.bench.race import EXACT, TRANSCRIPTION, contenders, make_tokens, paired, race
 from otprune.selectors import TransportPrune
 
@@ -49,3 +51,11 @@ def test_transport_against_the_exact_path(benchmark):
     tokens = make_tokens(1, m, d, seed=0)
     runs = contenders(tokens, k) | {speed.TRANSPORT: lambda: TransportPrune(k).select(tokens)}
     assert ratio(runs, speed.TRANSPORT, EXACT, benchmark) <= speed.TRANSPORT_TARGET
+
+
+@pytest.mark.parametrize(("shape", "most"), speed.BUSY_TARGETS.items(), ids=str)
+def test_beside_two_busy_processes(benchmark, shape, most):
+    *sizes, k = shape
+    runs = contenders(make_tokens(*sizes, seed=0), k)
+    with neighbours():
+        assert ratio(runs, EXACT, TRANSCRIPTION, benchmark) <= most

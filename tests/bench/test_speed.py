@@ -1,12 +1,14 @@
 """The speed bench measures what it says."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
 
 from otprune.bench import race, speed, speed_models, speed_report, transcription
+from otprune.bench.neighbours import neighbours
 from otprune.bench.race import EXACT, SKETCHED, TRANSCRIPTION, contenders, make_tokens, paired
 from otprune.bench.shapes import LLAVA
 from otprune.bench.speed import Point, Sweep
@@ -23,6 +25,8 @@ SMALL = replace(
     },
     targets=((24, 16, 5),),
     batch=(2, 16, 8, 4),
+    busy=((2, 16, 8, 4),),
+    many=((30, 8, 4),),
     repeats=3,
     real=(56,),
 )
@@ -107,6 +111,10 @@ def test_a_run(tmp_path, monkeypatch):
     assert target["peak_bytes"][TRANSCRIPTION] > target["peak_bytes"][speed.GRAM] >= 24 * 24 * 4
     assert {"transport", "dpp"} < set(target["ratio"])
     assert EXACT not in figures["tokens, 32 kept/1 x (64, 8, 4) float32"]["seconds"]
+    busy = figures["busy/2 x (16, 8, 4)"]
+    assert set(busy) == {"quiet", "busy"}
+    assert all(len(part["ratio"][EXACT]["runs"]) == 3 for part in busy.values())
+    assert set(figures["many/(30, 8, 4)"]["seconds"]) == {"otprune", "transport", "divprune"}
     assert len(figures["model/tiny LLaVA"]["encoder"]) == 2
     shares = figures["real/16 tokens"]["shares"]
     assert len(shares["0.01"]) == len(shares["scaled"]) == 4
@@ -115,11 +123,40 @@ def test_a_run(tmp_path, monkeypatch):
     assert "| (16, 300, 2) | " in report
     assert "| tokens, 32 kept | time | m >= 16 | m^" in report
     assert "### A batch of 2 at (16, 8, 4)" in report
+    assert "| (2, 16, 8, 4) | exact | " in report
+    assert "| (30, 8, 4) | transport | " in report
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "scaling.png",
         "axes.png",
         "models.png",
     }
+
+
+def test_busy_is_beside_processes_that_spin(monkeypatch):
+    """As many as said, while the second race is run and no longer."""
+    started = []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    def racing(*_):
+        return {TRANSCRIPTION: [1.0], EXACT: [float(sum(one.poll() is None for one in started))]}
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    monkeypatch.setattr(speed, "race", racing)
+    found = speed._busy(SMALL, (1, 16, 8, 4), 0)
+    assert [found[name]["seconds"][EXACT] for name in ("quiet", "busy")] == [[0.0], [2.0]]
+    assert all(one.poll() is not None for one in started)
+
+
+def test_neighbours_end_with_what_fails_beside_them():
+    beside = neighbours(1)
+    (made,) = beside.__enter__()
+    assert made.poll() is None
+    assert not beside.__exit__(RuntimeError, RuntimeError(), None)
+    assert made.poll() is not None
 
 
 def test_what_fails_is_reported(tmp_path, monkeypatch):
@@ -133,6 +170,7 @@ def test_what_fails_is_reported(tmp_path, monkeypatch):
     report = (tmp_path / "report.md").read_text()
     assert "`model/tiny LLaVA`: RuntimeError: no such luck" in report
     assert "Failed: RuntimeError: no such luck" in report
+    assert "| (2, 16, 8, 4) | failed: RuntimeError: no such luck |" in report
 
 
 def test_on_the_command_line(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ def environment() -> dict[str, Any]:
         "cpu": _first("/proc/cpuinfo", "model name"),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "OpenMP": openmp(),
         "memory": _first("/proc/meminfo", "MemTotal"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -35,6 +36,12 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def openmp() -> str | None:
+    """What the environment says of how threads wait, and how many there are; None: nothing."""
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    return " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ) or None
 
 
 def _commit() -> str | None:

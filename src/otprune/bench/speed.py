@@ -23,6 +23,7 @@ from otprune.bench import speed_models
 from otprune.bench.cases import Case, run_cases
 from otprune.bench.efficiency import spread
 from otprune.bench.memory import peak_bytes
+from otprune.bench.neighbours import neighbours
 from otprune.bench.race import (
     EXACT,
     GAMMA,
@@ -52,6 +53,9 @@ TARGETS = {
 }
 REAL_KEEP = 0.098
 BATCH, BATCH_TARGET = (16, 576, 1024, 56), 0.5
+# Beside two busy processes: (B, m, d, k), and the exact path's share of the transcription's time.
+BUSY_TARGETS = {(1, 576, 1024, 56): 0.7, (1, 576, 4096, 56): 0.7, (16, 576, 1024, 56): 0.6}
+QUIET, BUSY = "quiet", "busy"
 TRANSPORT_TARGET = 1.5  # of the exact path's time, at the second of `TARGETS`
 
 
@@ -94,6 +98,8 @@ class Scope:
     sweeps: dict[str, Sweep]
     targets: tuple[tuple[int, int, int], ...]
     batch: tuple[int, int, int, int]
+    busy: tuple[tuple[int, int, int, int], ...]  # measured alone and beside busy processes
+    many: tuple[tuple[int, int, int], ...]  # for methods that look at all pairs of tokens
     models: tuple[speed_models.Model, ...]
     repeats: int
     real: tuple[int, ...]  # sides of the pictures whose real tokens are chosen from
@@ -129,6 +135,8 @@ FULL = Scope(
     },
     targets=tuple(TARGETS),
     batch=BATCH,
+    busy=tuple(BUSY_TARGETS),
+    many=((12_000, 1024, 1200),),
     models=speed_models.FULL,
     repeats=7,
     real=vit_s.SIZES,
@@ -144,6 +152,8 @@ QUICK = Scope(
     },
     targets=((144, 128, 14),),
     batch=(4, 144, 128, 14),
+    busy=((1, 144, 128, 14),),
+    many=((576, 128, 57),),
     models=speed_models.QUICK,
     repeats=3,
     real=(),
@@ -176,6 +186,10 @@ def cases(scope: Scope, seed: int) -> Iterator[Case]:
     yield batch_key(scope.batch), functools.partial(_batch, scope, seed)
     for m, d, k in scope.targets:
         yield target_key(m, d, k), functools.partial(_target, scope, m, d, k, seed)
+    for one in scope.busy:
+        yield busy_key(one), functools.partial(_busy, scope, one, seed)
+    for m, d, k in scope.many:
+        yield many_key(m, d, k), functools.partial(_many, m, d, k, seed)
     for size in scope.real:
         yield real_key(size), functools.partial(_real, size)
     for name, sweep in scope.sweeps.items():
@@ -194,6 +208,14 @@ def target_key(m: int, d: int, k: int) -> str:
 
 def batch_key(batch: tuple[int, int, int, int]) -> str:
     return "target/{} x ({}, {}, {})".format(*batch)
+
+
+def busy_key(shape: tuple[int, int, int, int]) -> str:
+    return "busy/{} x ({}, {}, {})".format(*shape)
+
+
+def many_key(m: int, d: int, k: int) -> str:
+    return f"many/({m}, {d}, {k})"
 
 
 def real_key(size: int) -> str:
@@ -231,6 +253,25 @@ def _batch(scope: Scope, seed: int) -> dict[str, Any]:
     runs = contenders(tokens, k)
     runs[GRAM] = lambda: [one @ one.mT for one in columns]
     return _measured(scope, runs)
+
+
+def _busy(scope: Scope, shape: tuple[int, int, int, int], seed: int) -> dict[str, Any]:
+    """The paths to the published objective, alone and beside two processes that spin."""
+    batch, m, d, k = shape
+    runs = contenders(make_tokens(batch, m, d, seed), k)
+    found: dict[str, Any] = {}
+    for name, others in ((QUIET, 0), (BUSY, 2)):
+        with neighbours(others):
+            seconds = race(runs, scope.repeats, scope.patience)
+        found[name] = {"seconds": seconds, "load": os.getloadavg()[0]}
+    return found
+
+
+def _many(m: int, d: int, k: int, seed: int) -> dict[str, Any]:
+    tokens = make_tokens(1, m, d, seed)
+    names = ("otprune", TRANSPORT, "divprune")
+    runs: Runs = {name: functools.partial(METHODS[name](k).select, tokens) for name in names}
+    return {"seconds": race(runs, repeats=3, patience=0.0)}
 
 
 def _real(size: int) -> dict[str, Any]:
@@ -285,6 +326,8 @@ def _objectives(tokens: Tensor, k: int, gamma: float = GAMMA) -> dict[str, float
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
     """Seconds of every contender as medians with spread; ratios to the transcription's of the same
     round where it ran."""
+    if BUSY in result:
+        return {name: summarise(part) for name, part in result.items()}
     if "failed" in result or "seconds" not in result:
         return result
     seconds: dict[str, list[float]] = result["seconds"]

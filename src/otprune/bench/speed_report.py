@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otprune.bench.cases import Results, failures
+from otprune.bench.environment import openmp
 from otprune.bench.race import EXACT, SKETCHED, TRANSCRIPTION
 from otprune.bench.report import COLORS, panels, table
 
@@ -38,6 +39,16 @@ Time relative to the transcription's, beside what it should be at most. The *Gra
 one product of m x m x d, is what the transcription and most peers cannot go below; TransportPrune
 should take at most {transport} times the exact path at (2340, 4096, 229)."""
 
+BUSY_TEXT = """## Beside two busy processes
+
+The same race alone (*quiet*: with whatever else the machine does) and beside two processes that do
+nothing but spin, with torch's and OpenMP's own settings: {settings}. The target is for the exact
+path, relative to the transcription beside the same neighbours."""
+
+MANY = """## Many tokens
+
+Methods that look at all pairs of tokens, beside `OTPrune(k)`; seconds."""
+
 REAL = """## What the sketched path's choice is worth
 
 Value of the objective of what the sketched path keeps, relative to what the exact path keeps, on
@@ -63,6 +74,10 @@ def write(scope: Scope, figures: Figures, found: Results) -> str:
     loads = [one["load"] for one in figures.values() if "load" in one]
     load = f"{min(loads):.1f} to {max(loads):.1f}" if loads else "not known"
     parts = [HEAD.format(load=load), *failures(found), _targets(scope, figures)]
+    if scope.busy:
+        parts += [BUSY_TEXT.format(settings=openmp() or "none set"), _busy(scope, figures)]
+    if scope.many:
+        parts += [MANY, _many(scope, figures)]
     if scope.real:
         parts += [REAL, _real(scope, figures)]
     parts += [SCALING, "![Time and memory](scaling.png)", _exponents(scope, figures)]
@@ -191,6 +206,42 @@ def _targets(scope: Scope, figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
+def _busy(scope: Scope, figures: Figures) -> str:
+    from otprune.bench import speed
+
+    rows = []
+    for shape in scope.busy:
+        one = figures[speed.busy_key(shape)]
+        if "failed" in one:
+            rows.append([str(shape), f"failed: {one['failed']}", *[""] * 6])
+            continue
+        quiet, busy = one[speed.QUIET], one[speed.BUSY]
+        for name, seconds in busy["seconds"].items():
+            most = speed.BUSY_TARGETS.get(shape) if name == EXACT else None
+            ratios = [part["ratio"].get(name) for part in (quiet, busy)]
+            cells = ["" if r is None else _spread(r) for r in ratios] + ["", ""]
+            if most is not None:
+                met = ratios[1]["median"] <= most
+                cells[2:] = [f"<= {most:g}", "met" if met else "**missed**"]
+            rows.append([str(shape), name, _ms(quiet["seconds"][name]), _ms(seconds), *cells])
+    head = ["(B, m, d, k)", "", "quiet, ms", "busy, ms"]
+    head += ["of the transcription's, quiet", "busy", "target, busy", ""]
+    return table(head, rows, 3)
+
+
+def _many(scope: Scope, figures: Figures) -> str:
+    from otprune.bench import speed
+
+    rows = []
+    for shape in scope.many:
+        one = figures[speed.many_key(*shape)]
+        if "failed" in one:
+            rows.append([str(shape), f"failed: {one['failed']}", ""])
+            continue
+        rows += [[str(shape), name, _spread(s)] for name, s in one["seconds"].items()]
+    return table(["(m, d, k)", "", "s"], rows, 2)
+
+
 def _real(scope: Scope, figures: Figures) -> str:
     from otprune.bench import speed
 
@@ -214,7 +265,7 @@ def _contenders(one: dict[str, Any], wanted: dict[str, float]) -> str:
         ratio, most = one["ratio"].get(name), wanted.get(name)
         cells = ["", "", ""]
         if ratio is not None:
-            cells[0] = f"{ratio['median']:.3g} [{ratio['low']:.3g}, {ratio['high']:.3g}]"
+            cells[0] = _spread(ratio)
             if most is not None:
                 cells[1:] = [f"<= {most:g}", "met" if ratio["median"] <= most else "**missed**"]
         rows.append([name, _ms(seconds), *cells, _mib(one["peak_bytes"].get(name))])
@@ -228,6 +279,10 @@ def _contenders(one: dict[str, Any], wanted: dict[str, float]) -> str:
         if name != EXACT
     ]
     return "\n\n".join([table(head, rows), *([" ".join(said)] if said else [])])
+
+
+def _spread(ratio: dict[str, Any]) -> str:
+    return f"{ratio['median']:.3g} [{ratio['low']:.3g}, {ratio['high']:.3g}]"
 
 
 def _sweep(name: str, sweep: Sweep, figures: Figures) -> str:
