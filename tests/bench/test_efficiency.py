@@ -1,6 +1,7 @@
 """The efficiency bench measures what it says."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -102,6 +103,22 @@ def test_peak_memory_of_a_pruned_call_is_lower_where_the_prompt_is_long():
     assert 0 < pruned < whole
 
 
+def test_busy_is_beside_processes_that_spin(monkeypatch):
+    """None while the model is built, two during the call."""
+    there = []
+
+    @contextmanager
+    def noted():
+        there.append("spin")
+        yield
+        there.append("end")
+
+    monkeypatch.setattr(efficiency, "neighbours", noted)
+    monkeypatch.setattr(efficiency, "_generate", lambda *_, **__: there.append("call"))
+    efficiency._beside(lambda: there.append("model"), None, 2)
+    assert there == ["model", "spin", "call", "end"]
+
+
 def test_a_method_that_crashes_is_reported(tmp_path, monkeypatch):
     def broken(self, tokens, k, weights):
         raise RuntimeError("no such luck")
@@ -116,7 +133,11 @@ def test_a_method_that_crashes_is_reported(tmp_path, monkeypatch):
         assert one["prompt_tokens"] == 28
         assert len(one["first_token_seconds"]["runs"]) == 2
         assert one["processes"] == 1
+    for setting in ("unpruned", "otprune@0.098"):
+        both = figures[f"tiny LLaVA/busy/{setting}"]
+        assert [len(both[x]["first_token_seconds"]["runs"]) for x in ("quiet", "busy")] == [2, 2]
     report = (tmp_path / "report.md").read_text()
+    assert "| otprune@0.098 | busy | " in report
     assert "| divprune | 0.5 | failed |" in report
     assert "RuntimeError: no such luck" in report
     assert {path.name for path in tmp_path.glob("*.png")} == {

@@ -18,6 +18,7 @@ import torch
 from otprune.bench import measure
 from otprune.bench.cases import Case, Results, run_cases
 from otprune.bench.memory import peak_bytes
+from otprune.bench.neighbours import neighbours
 from otprune.bench.report import check_plots, write_report
 from otprune.bench.shapes import LLAVA, ONEVISION, TINY, Shape
 from otprune.flops import kv_cache_bytes, prefill_flops
@@ -103,6 +104,9 @@ def cases(scope: Scope, seed: int) -> Iterable[Case]:
         yield f"{shape.name}/memory/encoder", functools.partial(_encoder_memory, model)
         for round_ in range(1, scope.repeats + 1):
             yield from _round(plan, model, round_, seed)
+            for setting, selector in CHECKED:
+                call = functools.partial(_beside, model, selector, plan.new)
+                yield f"{shape.name}/busy/{setting}#{round_}", call
         yield f"{shape.name}/process", functools.partial(_process, model)
     for m, d in scope.tokens:
         for setting, selector in _grid(KEEPS):
@@ -191,6 +195,13 @@ def _generate(
         "prompt_tokens": timed.prompt,
         "process": os.getpid(),
     }
+
+
+def _beside(model: Callable[[], _Model], selector: Selector | None, new: int) -> dict[str, Any]:
+    """A call beside two processes that spin."""
+    model()
+    with neighbours():
+        return _generate(model, selector, new, pixels=False)
 
 
 def _memory(model: Callable[[], _Model], selector: Selector | None) -> dict[str, Any]:
@@ -292,6 +303,10 @@ def summarise(scope: Scope, found: Results) -> dict[str, Any]:
             if peak is not None:
                 figures[f"{name}/memory/{setting}"] = peak
         for setting, _ in CHECKED:
+            figures[f"{name}/busy/{setting}"] = {
+                state: _calls([found[f"{name}/{prefix}{setting}#{r}"] for r in rounds])
+                for state, prefix in (("quiet", ""), ("busy", "busy/"))
+            }
             key = f"{name}/from pixels/{setting}"
             figures[key] = found[key]
     for key, result in found.items():
@@ -325,6 +340,17 @@ def _setting(runs: list[Any], encoder: list[Any], whole: list[Any]) -> dict[str,
         "answer_tokens_per_second": spread(answer),
         "cache_bytes": runs[0]["cache_bytes"],
         "processes": len({run["process"] for run in runs}),
+    }
+
+
+def _calls(runs: list[Any]) -> dict[str, Any]:
+    """What calls took on what the encoder gave."""
+    failed = _failed(runs)
+    if failed:
+        return failed
+    return {
+        name: spread([run[name] for run in runs])
+        for name in ("first_token_seconds", "selector_seconds")
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otprune.bench.cases import Results, failures
+from otprune.bench.environment import openmp
 from otprune.bench.report import COLORS, figure, table
 from otprune.selectors import METHODS
 
@@ -34,6 +35,10 @@ against the unpruned run of the same round. *Selector / saved* is the selection'
 prefill time that pruning saved: above 100% pruning costs more than it gives. Answer: tokens per
 second of the whole call, encoder and selection included, for an answer of {new} tokens."""
 
+BUSY = """The same calls beside two processes that do nothing but spin (*busy*) and without them
+(*quiet*: with whatever else the machine does), with torch's and OpenMP's own settings: {settings}.
+Time to first token without the encoder's: selection and prefill, in seconds."""
+
 MEMORY = """KV cache: bytes in the model's own cache after the call. Peak: the most bytes of tensors
 held at once beyond weights and inputs, selection included, without what one operation uses inside
 itself."""
@@ -55,6 +60,7 @@ def write(scope: Scope, figures: Figures, found: Results) -> str:
         parts += [f"### {name}", _about(plan, figures)]
         parts.append(f"![Time split of {name}](time_{slug(name)}.png)")
         parts.append(_times(plan, figures))
+        parts += [BUSY.format(settings=openmp() or "none set"), _busy(name, figures)]
         if plan.shape.layers < plan.shape.all_layers:
             parts.append(_extrapolated(plan, figures))
     parts += ["## Memory", MEMORY]
@@ -156,6 +162,20 @@ def _about(plan: Plan, figures: Figures) -> str:
 def _layers(plan: Plan) -> str:
     run, full = plan.shape.layers, plan.shape.all_layers
     return f"{run} of {full} layers" if run < full else f"all {run} layers"
+
+
+def _busy(name: str, figures: Figures) -> str:
+    rows = []
+    start = f"{name}/busy/"
+    for key, one in figures.items():
+        if not key.startswith(start):
+            continue
+        for state, calls in one.items():
+            cells = ["failed", ""]
+            if "failed" not in calls:
+                cells = [_range(calls["first_token_seconds"]), _range(calls["selector_seconds"])]
+            rows.append([key.removeprefix(start), state, *cells])
+    return table(["", "", "first token, s", "selector, s"], rows, 2)
 
 
 def _times(plan: Plan, figures: Figures) -> str:

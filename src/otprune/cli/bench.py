@@ -191,7 +191,8 @@ def synthetic(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
 def speed(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     """What selection costs from 64 to 65,536 tokens, beside the published algorithm as written.
 
-    Ten minutes on a machine that does nothing else.
+    Three shapes are raced beside two busy processes, too, which the bench starts and ends. Fifteen
+    minutes on a machine that does nothing else.
     """
     from otprune.bench import speed as bench_speed
 
