@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -61,13 +63,11 @@ def test_markup_and_emoji_codes_are_text(capsys):
 
 
 def test_every_console_of_the_command_line_is_this_one():
-    folder = console.__file__.rpartition("/")[0]
-    import pathlib
-
-    for file in pathlib.Path(folder).glob("*.py"):
+    folder = Path(console.__file__).parent
+    for file in folder.glob("*.py"):
         if file.name != "console.py":
             assert "Console(" not in file.read_text(), file.name
-    progress = pathlib.Path(folder, "progress.py").read_text()
+    progress = (folder / "progress.py").read_text()
     assert progress.count("TextColumn(") == progress.count("markup=False")
 
 
@@ -81,7 +81,7 @@ def test_the_commands_show_the_same_figures_at_every_width(
     asked = (QUESTION, *QUICK) if command == "ask" else ("--repeats", "1")
     strange = tmp_path / "a [red]b :cat: [x].png"
     scene().save(strange)
-    monkeypatch.setitem(__import__("sys").modules, "ot", None)
+    monkeypatch.setitem(sys.modules, "ot", None)
     out = run(command, strange, *asked, "--keep", "16").out
     said = set(words(out))
     assert {"144", "16", "11.1%"} <= said

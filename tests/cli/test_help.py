@@ -1,11 +1,15 @@
 """What is there, told without loading a model."""
 
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+import typer
 
 from otprune import METHODS, __version__, demo
+from otprune.cli.app import app
 
 
 def test_version(run):
@@ -15,6 +19,36 @@ def test_version(run):
 def test_no_command_shows_help(run):
     assert run().out == run("--help").out
     assert "ask" in run().out
+
+
+@pytest.mark.parametrize("width", ["30", "79", "80"])
+def test_no_name_of_an_option_is_cut_in_a_narrow_terminal(width):
+    words = [sys.executable, "-m", "otprune", "ask", "--help"]
+    environment = {**os.environ, "COLUMNS": width}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    for name in ("--continue-on-error", "--trust-remote-code", "--max-new-tokens", "QUESTION"):
+        assert name in done.stdout
+
+
+def test_no_bench_shows_help(run):
+    result = run("bench")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == run("bench", "--help").out
+    assert "serving" in result.out
+
+
+def texts(command):
+    """Every text that the help of a command and of those below it shows."""
+    for text in (command.help, command.epilog, *(getattr(p, "help", "") for p in command.params)):
+        yield text or ""
+    for below in getattr(command, "commands", {}).values():
+        yield from texts(below)
+
+
+def test_no_help_text_holds_what_would_be_taken_for_markup():
+    said = list(texts(typer.main.get_command(app)))
+    assert len(said) > 50
+    assert not [text for text in said if re.search(r"\[[a-z/#@]|:\w+:", text)]
 
 
 @pytest.mark.parametrize("command", ["ask", "select", "methods", "fetch"])

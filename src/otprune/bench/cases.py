@@ -56,11 +56,11 @@ def run_cases(
         print(f"{old} of {len(keys)} cases were there already in {file}", file=sys.stderr)
     console = Console(stderr=True)
     with Progress(
-        TextColumn(title),
+        TextColumn(title, markup=False),  # keys and titles are text
         TimeElapsedColumn(),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,

@@ -16,7 +16,7 @@ from rich.text import Text
 import otprune
 from otprune.cli import options
 from otprune.cli.bench import bench
-from otprune.cli.console import Words, show
+from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
 from otprune.cli.options import make_selector, make_weighing
 from otprune.cli.progress import Steps
@@ -32,6 +32,7 @@ app = typer.Typer(
     epilog='Start with: otprune ask PHOTO "Is there a red circle?" --overlay overlay.png',
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=HELP,
 )
 app.add_typer(bench)
 
@@ -115,12 +116,10 @@ def root(
 def ask(
     photos: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PHOTO...", help="Each is asked on its own; - is the standard input."
-        ),
+        typer.Argument(metavar="PHOTO", help="Each is asked on its own; - is the standard input."),
     ] = None,
     question: Annotated[
-        str | None, typer.Argument(metavar='"QUESTION"', help="In quotes, at the end.")
+        str | None, typer.Argument(metavar="QUESTION", help="In quotes, at the end.")
     ] = None,
     keep: options.Keep = "0.1",
     target: options.Target = None,
@@ -227,7 +226,7 @@ def ask(
 def select(
     photos: Annotated[
         list[str],
-        typer.Argument(metavar="PHOTO...", help="Each on its own; - is the standard input."),
+        typer.Argument(metavar="PHOTO", help="Each on its own; - is the standard input."),
     ],
     keep: options.Keep = "0.1",
     target: options.Target = None,

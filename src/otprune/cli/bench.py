@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from otprune.cli.console import HELP
 from otprune.errors import OTPruneError
 
 bench = typer.Typer(
     name="bench",
-    help="Measure what pruning costs and what it saves; each bench writes a folder.",
-    no_args_is_help=True,
+    rich_markup_mode=HELP,
     epilog="A bench that was interrupted goes on where it stopped when it is started again with "
     "the same --out.",
 )
@@ -73,6 +73,13 @@ def photographs(given: Path | None, usual: Path, quick: bool) -> Path:
 def wrote(place: Path) -> None:
     """Say where the report is."""
     print(f"report written to {place / 'report.md'}")
+
+
+@bench.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Measure what pruning costs and what it saves; each bench writes a folder."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @bench.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from shutil import get_terminal_size
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -13,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
+# Of typer: its panels cut the names of options where they have no room, plain help does not.
+HELP: Literal["rich"] | None = "rich" if get_terminal_size().columns >= 80 else None
 
 
 def console(stderr: bool = False) -> Console:
