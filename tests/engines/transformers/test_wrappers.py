@@ -20,6 +20,7 @@ from peft import (
 from transformers import Trainer, TrainingArguments
 
 from otprune import RandomPrune, Settings, TransportPrune, UnsupportedError, disable, enable, prune
+from otprune.engines.transformers.versions import installed
 from tests.engines.transformers.test_run import state
 from tests.families.base import IMAGE, PAD
 from tests.families.tiny import FAMILIES
@@ -106,7 +107,10 @@ def test_virtual_tokens_are_refused(model, tuning, settings):
     config = tuning(task_type="CAUSAL_LM", num_virtual_tokens=3)
     wrapped = get_peft_model(model, config)
     with prune(wrapped.get_base_model(), settings):
-        for call in (wrapped, functools.partial(wrapped.generate, **GREEDY)):
+        calls = [wrapped, functools.partial(wrapped.generate, **GREEDY)]
+        if tuning is PrefixTuningConfig and installed() >= (5, 24):
+            calls.pop()  # PEFT 0.21 itself loses the prefix there, see findings
+        for call in calls:
             with pytest.raises((UnsupportedError, ValueError), match=r"PEFT|not empty|input_ids"):
                 call(**inputs)
 
@@ -306,7 +310,9 @@ def test_trainer_evaluates_with_metrics_of_its_own(model, tmp_path):
     seen = []
     trainer = trainer_of(model, str(tmp_path), seen)
     with prune(model, RandomPrune(0.4), logits="full"):
-        found = trainer.evaluate()
+        # transformers 5.24 would gather the cache and the encoder's outputs too, and fail.
+        others = ["cache", "past_key_values", "image_outputs", "image_hidden_states"]
+        found = trainer.evaluate(ignore_keys=others)
     assert seen
     assert found["eval_own"] == pytest.approx(found["eval_loss"], abs=1e-3)
 

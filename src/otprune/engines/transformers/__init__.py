@@ -21,6 +21,9 @@ What was decided where there was a choice:
 - Text may follow on a pruned cache, inside a with block: by generate() with the ids of the whole
   conversation, or by forward() with the new ones. New pictures there are refused. Outside, the
   model knows nothing of what was dropped, and would misplace what follows.
+- Rows end where the caller's do, so that columns counted from the end stay the same (`Layout`).
+- The state of a call is the call's own, in context variables: threads, calls inside calls and other
+  settings on the same model disturb nothing (`calls`, `entry`).
 - Mass reaches into the model, for the length of a call and no longer: it is a bias on the keys of
   the language model's attention layers. A cache keeps the mass that it was made with.
 - A sliding window of attention counts the tokens that survive.
