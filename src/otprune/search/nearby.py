@@ -34,7 +34,7 @@ Array = NDArray[Any]
 # Tokens whose distances to as many others are worked on at once.
 _BLOCK = 512
 # From so many tokens a threshold is guessed that has `_NEAR` others below it.
-_SAMPLE, _NEAR = 256, 640
+_SAMPLE, _NEAR = 256, 512
 # Distances are exact from when all but one token in so many have no others nearer.
 _STRAGGLERS = 8
 # Candidates whose gains are worked out exactly at once; more than one for the sake of speed.
