@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from otprune import threads
 from otprune.objectives.certificate import Certificate, certificate, largest
 from otprune.objectives.products import gram
 from otprune.search.ties import TOLERANCE
@@ -61,10 +62,14 @@ def pairwise(x: Tensor) -> Tensor:
     """`squared_distances(x, x)`, `(B, m, d)` to `(B, m, m)`, with no second matrix of that size."""
     squares = x.square().sum(-1)
     distance = gram(x)
-    for part, own in zip(distance.split(_BLOCK, 1), squares.split(_BLOCK, 1), strict=True):
+
+    def finish(some: tuple[Tensor, Tensor]) -> None:
+        part, own = some
         sums = own.unsqueeze(-1) + squares.unsqueeze(-2)
         part.mul_(-2).add_(sums)
         part.masked_fill_(part <= sums.mul_(8 * torch.finfo(x.dtype).eps), 0.0)
+
+    threads.spread(finish, zip(distance.split(_BLOCK, 1), squares.split(_BLOCK, 1), strict=True))
     return distance
 
 
