@@ -10,11 +10,10 @@ KEEP ?= 0.1
 PORT ?= 8000
 .PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
 
-
 # Where nothing is measured, waiting threads sleep instead of spinning: faster on a busy machine.
 # Not where times are: those are to be what people get.
-test test-slow test-oldest test-lmms test-vllm demo-model demo-models: export GOMP_SPINCOUNT := 0
-test test-slow test-oldest test-lmms test-vllm demo-model demo-models: export OMP_WAIT_POLICY := passive
+test test-slow test-oldest test-middle test-lmms test-vllm demo-model demo-models: export GOMP_SPINCOUNT := 0
+test test-slow test-oldest test-middle test-lmms test-vllm demo-model demo-models: export OMP_WAIT_POLICY := passive
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
