@@ -1,0 +1,346 @@
+"""Calls that answered wrongly, or failed without saying what was wrong."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import weakref
+
+import pytest
+import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
+
+from otprune import (
+    OTPruneError,
+    RandomPrune,
+    Settings,
+    TransportPrune,
+    UnsupportedError,
+    disable,
+    enable,
+    prune,
+    prune_inputs,
+)
+from otprune.engines.transformers import entry
+from tests.engines.transformers.kept import TOLERANCE
+from tests.engines.transformers.test_forward import right_padded
+from tests.families.base import IMAGE, PAD, pictures
+from tests.families.tiny import FAMILIES
+
+PLAIN = Settings(RandomPrune(0.4))
+COMPACT = Settings(RandomPrune(0.4), positions="compact")
+MASSED = Settings(TransportPrune(0.3), mass="token")
+GREEDY = {"max_new_tokens": 4, "do_sample": False}
+LOGITS = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
+ALL = pytest.mark.parametrize(
+    "settings", [PLAIN, COMPACT, MASSED], ids=["plain", "compact", "massed"]
+)
+
+
+def close(a, b, tolerance=TOLERANCE):
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+def logits_of(out):
+    return torch.stack(out.logits, dim=1)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def with_labels(inputs):
+    """As collators make them: every token but padding and placeholders, the first one too."""
+    ids = inputs["input_ids"]
+    return inputs | {"labels": ids.masked_fill((ids == IMAGE) | (ids == PAD), -100)}
+
+
+def rows_alone(inputs, images):
+    first = 0
+    for b, number in enumerate(images):
+        kept = inputs["attention_mask"][b].bool()
+        row = {k: inputs[k][b : b + 1, kept] for k in ("input_ids", "attention_mask", "labels")}
+        yield row | {"pixel_values": inputs["pixel_values"][first : first + number]}
+        first += number
+
+
+@ALL
+@pytest.mark.parametrize("logits", ["short", "full"])
+@torch.no_grad()
+def test_a_batchs_loss_is_that_of_its_rows(build, settings, logits):
+    """A first token is never a label, also where its row gets padding in front."""
+    model, inputs = build("llava"), with_labels(right_padded(FAMILIES["llava"].inputs((1, 2))))
+    settings = Settings(settings.selector, settings.positions, mass=settings.mass, logits=logits)
+    total, number = 0.0, 0
+    with prune(model, settings) as run:
+        for row in rows_alone(inputs, (1, 2)):
+            loss = model(**row).loss
+            count = int((run.labels[:, 1:] != -100).sum())
+            total, number = total + loss * count, number + count
+        found = model(**inputs).loss
+    close(found, total / number)
+
+
+@torch.no_grad()
+def test_the_side_of_padding_does_not_change_a_loss(build):
+    model, inputs = build("llava"), with_labels(right_padded(FAMILIES["llava"].inputs((1, 2))))
+    left, right = (
+        model(**prune_inputs(model, inputs, PLAIN.selector, padding_side=side)).loss
+        for side in ("left", "right")
+    )
+    close(left, right)
+
+
+def wrapped(model):
+    apply_activation_checkpointing(
+        model,
+        checkpoint_wrapper_fn=checkpoint_wrapper,
+        check_fn=lambda module: type(module).__name__ == "LlamaDecoderLayer",
+    )
+
+
+def by_hand(use_reentrant):
+    def of(model):
+        for layer in model.get_decoder().layers:
+            inner = layer.forward
+
+            def forward(x, *args, inner=inner, **kwargs):
+                return checkpoint(
+                    lambda x: inner(x, *args, **kwargs), x, use_reentrant=use_reentrant
+                )
+
+            layer.forward = forward
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "way", [wrapped, by_hand(False), by_hand(True)], ids=["wrapped", "by hand", "reentrant"]
+)
+@pytest.mark.parametrize("settings", [PLAIN, MASSED], ids=["plain", "massed"])
+def test_layers_that_run_again_have_their_masses_or_are_refused(way, settings):
+    """Activation checkpointing that transformers knows nothing of; gradients were those of none."""
+
+    def gradients(change):
+        model = FAMILIES["llava"].model().train()
+        change(model)
+        with prune(model, settings):
+            inputs = with_labels(FAMILIES["llava"].inputs((1, 2)))
+            model(**inputs, use_cache=False).loss.backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    expected = gradients(lambda model: None)
+    try:
+        found = gradients(way)
+    except UnsupportedError as error:
+        assert settings is MASSED
+        assert "checkpointing" in str(error)
+        return
+    assert all(map(torch.allclose, found, expected))
+
+
+def test_checkpointing_of_a_whole_call_keeps_masses():
+    def gradients(call):
+        model = FAMILIES["llava"].model().train()
+        inputs = with_labels(FAMILIES["llava"].inputs((1, 2)))
+        with prune(model, MASSED):
+            call(lambda: model(**inputs, use_cache=False).loss).backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    found = gradients(lambda function: checkpoint(function, use_reentrant=False))
+    assert all(map(torch.equal, found, gradients(lambda function: function())))
+
+
+# -- calls inside calls --------------------------------------------------------------------------
+
+
+class Asking(StoppingCriteria):
+    def __init__(self, ask):
+        self.ask = ask
+        self.said = []
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.said.append(self.ask())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.mark.parametrize("who", ["base model", "language model", "text model", "other model"])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@torch.no_grad()
+def test_masses_stay_out_of_what_shares_the_layers(who, cache):
+    """A reward head on the base model, or a text model of the same weights, asked in between."""
+    model, other = FAMILIES["llava"].model(), FAMILIES["llava"].model()
+    text, images = FAMILIES["llava"].inputs((0,), seed=3), FAMILIES["llava"].inputs((1,), seed=3)
+    other.model.language_model = model.model.language_model
+    alone = LlamaForCausalLM(model.config.text_config).eval()
+    alone.model, alone.lm_head = model.model.language_model, model.lm_head
+    ask = {
+        "base model": lambda: model.base_model(**text).last_hidden_state,
+        "language model": lambda: model.get_decoder()(**text).last_hidden_state,
+        "text model": lambda: alone(**text).logits,
+        "other model": lambda: other(**images).logits,
+    }[who]
+    expected, criterion = ask(), Asking(ask)
+    how = {"cache_implementation": "static"} if cache == "static" else {}
+    with prune(model, MASSED):
+        inputs = FAMILIES["llava"].inputs((1,))
+        plain = model.generate(**inputs, **GREEDY)
+        found = model.generate(
+            **inputs, **GREEDY, **how, stopping_criteria=StoppingCriteriaList([criterion])
+        )
+    assert torch.equal(found, plain)
+    for said in criterion.said:
+        close(said, expected)
+
+
+# -- positions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("images", [(1, 2, 0), (2,)])
+@ALL
+@torch.no_grad()
+def test_a_generate_of_before_the_block_answers_alike(build, name, images, settings):
+    """It comes by way of forward(), with positions that count what was dropped."""
+    model, inputs = build(name), FAMILIES[name].inputs(images)
+    before = model.generate
+    with prune(model, settings):
+        expected = model.generate(**inputs, **LOGITS)
+        try:
+            found = before(**inputs, **LOGITS)
+        except UnsupportedError as error:
+            assert settings is COMPACT
+            assert "position_ids" in str(error)
+            return
+    close(logits_of(found), logits_of(expected))
+
+
+def ending_with_an_image(name):
+    inputs = FAMILIES[name].inputs((1,))
+    shape = inputs["input_ids"].shape
+    end = int(pictures(inputs["input_ids"])[0].columns[-1]) + 1
+    return {k: v[:, :end] if v.shape == shape else v for k, v in inputs.items()}
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "internvl"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"use_cache": False}, {"cache_implementation": "static"}, {"num_return_sequences": 2}],
+    ids=str,
+)
+@ALL
+@torch.no_grad()
+def test_an_answer_behind_an_image_stands_where_it_stood(build, name, how, settings):
+    """The last token of the prompt is dropped, and the answer counts on from it all the same."""
+    model, inputs = build(name), ending_with_an_image(name)
+    how = how | ({"do_sample": True} if "num_return_sequences" in how else {})
+    width = inputs["input_ids"].shape[1]
+    with prune(model, settings) as run:
+        out = model.generate(**inputs, **LOGITS | how)
+        assert int(run.last[0].indices[-1]) < run.last[0].before - 1
+        for row in range(len(out.sequences)):
+            whole = {"input_ids": out.sequences[row : row + 1]}
+            whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+            if "token_type_ids" in inputs:
+                types = torch.zeros_like(whole["input_ids"])
+                types[:, :width] = inputs["token_type_ids"]
+                whole["token_type_ids"] = types
+            forced = model(**inputs | whole).logits[0, -5:-1]
+            close(logits_of(out)[row], forced)
+        cache = model(**inputs).past_key_values
+        step = out.sequences[:1, width : width + 1]
+        close(model(input_ids=step, past_key_values=cache).logits[0, -1], out.logits[1][0]) if (
+            len(out.sequences) == 1
+        ) else None
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@torch.no_grad()
+def test_a_conversation_goes_on_behind_an_image(build, name):
+    """A second turn on the cache says what the whole conversation says at once."""
+    model, inputs = build(name), ending_with_an_image(name)
+    with prune(model, PLAIN):
+        first = model.generate(**inputs, **LOGITS | {"max_new_tokens": 6})
+        short = model.generate(**inputs, **LOGITS | {"max_new_tokens": 3})
+        rest = {"input_ids": first.sequences[:, : short.sequences.shape[1]]}
+        rest["attention_mask"] = torch.ones_like(rest["input_ids"])
+        again = model.generate(
+            **rest, past_key_values=short.past_key_values, **LOGITS | {"max_new_tokens": 3}
+        )
+    close(logits_of(again), logits_of(first)[:, 3:])
+
+
+# -- caches --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_padding_of_a_conversation_is_known_without_a_mask(build):
+    """generate() takes padding ids for padding, on a cache that forward() filled as well."""
+    model, inputs = build("llava"), FAMILIES["llava"].inputs((1, 2, 0))
+    ids = torch.cat([inputs["input_ids"], torch.tensor([[50, 51]]).expand(3, -1)], dim=1)
+    mask = {"attention_mask": (ids != PAD).long()}
+
+    def logits(more):
+        cache = model(**inputs).past_key_values
+        return logits_of(model.generate(input_ids=ids, past_key_values=cache, **more, **LOGITS))
+
+    assert torch.equal(logits({}), logits(mask))
+    with prune(model, PLAIN):
+        close(logits({}), logits(mask))
+
+
+@pytest.mark.parametrize("more", [{}, {"otprune": None}], ids=["nothing", "None"])
+@torch.no_grad()
+def test_a_pruned_cache_is_not_taken_for_a_whole_one(more):
+    """The model is enabled, and each call says how; this one forgot."""
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs((1,))
+    enable(model)
+    first = model.generate(**inputs, **LOGITS, otprune=MASSED)
+    ids = torch.cat([first.sequences, torch.tensor([[50, 51]])], dim=1)
+    rest = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with pytest.raises(UnsupportedError, match="cache holds a pruned prompt"):
+        model.generate(**rest, past_key_values=first.past_key_values, **GREEDY, **more)
+    cache = model(**inputs, otprune=MASSED).past_key_values
+    with pytest.raises(UnsupportedError, match="cache holds a pruned prompt"):
+        model(input_ids=torch.tensor([[40]]), past_key_values=cache, **more)
+    disable(model)
+
+
+# -- what is left behind -------------------------------------------------------------------------
+
+
+def test_a_context_of_a_block_does_not_keep_the_model():
+    """As an asyncio task that was started inside keeps it."""
+    model = FAMILIES["llava"].model()
+    there = weakref.ref(model)
+    with prune(model, PLAIN):
+        context = contextvars.copy_context()
+    del model
+    gc.collect()
+    assert there() is None
+    assert context is not None
+
+
+def test_blocks_left_elsewhere_do_not_pile_up():
+    """As those of generators that are closed in another context."""
+
+    def piling():
+        model = FAMILIES["llava"].model()
+        for _ in range(5):
+            block = prune(model, PLAIN)
+            block.__enter__()
+            contextvars.Context().run(block.__exit__, None, None, None)
+        return len(entry._BLOCKS.get())
+
+    assert contextvars.Context().run(piling) <= 1
+
+
+@torch.no_grad()
+def test_a_custom_loop_that_returns_something_else_is_named(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs((1,))
+    with prune(model, PLAIN), pytest.raises(OTPruneError, match="custom_generate"):
+        model.generate(**inputs, **GREEDY, custom_generate=lambda model, input_ids, **_: {"a": 1})
