@@ -275,6 +275,11 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
     for name, fill in {**PER_TOKEN, "input_ids": _padding_id(model)}.items():
         if isinstance(new.get(name), Tensor):
             new[name] = layout.take(new[name], fill)
+    if isinstance(new.get("labels"), Tensor):
+        # Nothing stands in front of the caller's first column, so its label is never predicted:
+        # neither is it where new padding stands in front.
+        first = layout.columns.to(new["labels"].device) == 0
+        new["labels"] = new["labels"].masked_fill(first, -100)
     if new.get("logits_to_keep") is not None:
         new["logits_to_keep"] = last_columns(new["logits_to_keep"], layout)
     return new
