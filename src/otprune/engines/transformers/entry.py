@@ -58,14 +58,17 @@ _users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 def begin(block: Block) -> None:
     """Let a block hold from here on."""
     _hold(block.model)
-    _BLOCKS.set((*_BLOCKS.get(), block))
+    _BLOCKS.set((*(other for other in _BLOCKS.get() if other.open), block))
 
 
 def end(block: Block) -> None:
     """A block holds no more, in whatever context this is said."""
+    if not block.open:
+        return
     block.open = False
-    _BLOCKS.set(tuple(other for other in _BLOCKS.get() if other is not block))
-    _let_go(block.model)
+    _BLOCKS.set(tuple(other for other in _BLOCKS.get() if other.open))
+    model, block.model = block.model, None  # other contexts may hold the block for long
+    _let_go(model)
 
 
 def enable(model: Any, active: Active) -> None:
