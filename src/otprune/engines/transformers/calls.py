@@ -175,6 +175,7 @@ def generate(
         memory, shortened, number = shrunk.memory, shrunk.inputs, outputs.number
         _warn_of_chunks(model, arguments)
     elif memory is not None:
+        arguments = with_mask(model, arguments)
         shortened, number = next_turn(model, arguments, memory), 0
     else:
         return Generating(model, None).run(function, arguments)
@@ -193,6 +194,11 @@ def generate(
     out = call.run(function, prompt.shown_to(shortened))
     if isinstance(out, Tensor):
         return prompt.restore(out)
+    if not isinstance(getattr(out, "sequences", None), Tensor):
+        raise UnsupportedError(
+            f"generate() returned {type(out).__name__}, which has no sequences to put the caller's "
+            "prompt in front of: have custom_generate return ids, or an output with sequences"
+        )
     remember(cache_of(out), memory)
     out.sequences = prompt.restore(out.sequences)
     return out
