@@ -95,6 +95,8 @@ class Weights:
 
 
 _NOW: ContextVar[Weights | None] = ContextVar("otprune_weights", default=None)
+# Whose masks are made: generate() makes those of a static cache before it calls the model.
+_MASKED: ContextVar[Weights | None] = ContextVar("otprune_masks", default=None)
 
 
 def weights_of(model: Any, rows: Tensor | None) -> Weights | None:
@@ -110,12 +112,16 @@ def weights_of(model: Any, rows: Tensor | None) -> Weights | None:
 
 
 @contextmanager
-def weighing(weights: Weights | None) -> Iterator[None]:
-    """Inside, in this thread and context alone, layers weigh a prompt's tokens; or none do."""
-    if weights is None and _NOW.get() is None:
+def weighing(weights: Weights | None, layers: bool = True) -> Iterator[None]:
+    """Inside, in this thread and context alone, layers weigh a prompt's tokens; or none do.
+
+    layers: False if only masks are made that leave room for the masses; layers that somebody calls
+        in between (a criterion that asks a part of the model) weigh nothing.
+    """
+    if weights is None and _NOW.get() is None and _MASKED.get() is None:
         yield
         return
-    token = _NOW.set(weights)
+    masked, now = _MASKED.set(weights), _NOW.set(weights if layers else None)
     if weights is not None:
         _interfaces.enter()
     try:
@@ -123,7 +129,8 @@ def weighing(weights: Weights | None) -> Iterator[None]:
     finally:
         if weights is not None:
             _interfaces.leave()
-        _NOW.reset(token)
+        _NOW.reset(now)
+        _MASKED.reset(masked)
 
 
 def check_attention(model: Any) -> None:
@@ -196,7 +203,7 @@ class _Interfaces:
 
             def getitem(interface: Any, chosen: str) -> Any:
                 found = mask(interface, chosen)
-                return found if _NOW.get() is None else functools.partial(_whole, found)
+                return found if _MASKED.get() is None else functools.partial(_whole, found)
 
             self._function, self._ours = function, (get_interface, getitem)
             setattr(AttentionInterface, "get_interface", get_interface)  # noqa: B010
@@ -219,7 +226,7 @@ _interfaces = _Interfaces()
 
 def _whole(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A mask, where "causal" alone would say too little: there is a bias to go into it."""
-    now, config = _NOW.get(), kwargs.get("config")
+    now, config = _MASKED.get(), kwargs.get("config")
     if now is not None and (config is None or id(config) in now.decoder.configs):
         kwargs["allow_is_causal_skip"] = False
     return make(*args, **kwargs)

@@ -75,7 +75,7 @@ class Generating:
         token = _INNERMOST.set(self)
         try:
             # Masks of a static cache are made before the forward pass.
-            with weighing(self.weights):
+            with weighing(self.weights, layers=False):
                 return function(**arguments)
         finally:
             _INNERMOST.reset(token)
