@@ -226,7 +226,7 @@ def ending_with_an_image(name):
     return {k: v[:, :end] if v.shape == shape else v for k, v in inputs.items()}
 
 
-@pytest.mark.parametrize("name", ["llava", "gemma3", "internvl"])
+@pytest.mark.parametrize("name", ["llava", "mistral3", "internvl"])
 @pytest.mark.parametrize(
     "how",
     [{}, {"use_cache": False}, {"cache_implementation": "static"}, {"num_return_sequences": 2}],

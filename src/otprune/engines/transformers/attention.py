@@ -56,18 +56,20 @@ class Weights:
     decoder: the language model.
     rows: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
     total: tokens so far, those of the current call included; 0 if no layer of the cache slides.
+    again: what keeps a graph and runs it again where the current call began, see `_checkpoint`.
     used: the attention layers that have used them in the current call.
     """
 
     decoder: Decoder
     rows: Tensor
     total: int = 0
+    again: tuple[bool, Any] = (False, None)
     used: set[int] = field(default_factory=set)
     _masks: dict[tuple[Any, ...], tuple[Any, Tensor]] = field(default_factory=dict)
 
     def for_call(self, total: int) -> Weights:
         """The same masses for one more call of the model; see `total`."""
-        return Weights(self.decoder, self.rows, total)
+        return Weights(self.decoder, self.rows, total, _checkpoint())
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor:
         """`(B, keys)` float32, where the layer is."""
@@ -83,6 +85,16 @@ class Weights:
             self._masks[known] = mask, as_mask(mask, self.bias(query, key), query, causal)
         return self._masks[known][1]
 
+    def check_once(self) -> None:
+        """In a layer: raise UnsupportedError if it will run again when the call is long over."""
+        graph, hook = _checkpoint()
+        if (self.again[0] and not graph) or (hook is not None and hook is not self.again[1]):
+            raise UnsupportedError(
+                "mass with activation checkpointing: layers run again after the call, without "
+                "their masses, and gradients would be wrong: checkpoint the whole call, or use "
+                "mass='none'"
+            )
+
     def check_used(self) -> None:
         """After a call: raise UnsupportedError unless all layers have weighed their tokens."""
         layers = int(self.decoder.config.num_hidden_layers)
@@ -92,6 +104,17 @@ class Weights:
                 "layers through transformers' attention interface, so the mass would be lost in "
                 "the others: use mass='none'"
             )
+
+
+def _checkpoint() -> tuple[bool, Any]:
+    """Whether a graph is made, and the innermost torch.utils.checkpoint around here, if any.
+
+    A reentrant one makes no graph of what it runs the first time.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    pack = hooks[0] if hooks else None
+    ours = getattr(pack, "__module__", None) == "torch.utils.checkpoint"
+    return torch.is_grad_enabled(), pack if ours else None
 
 
 _NOW: ContextVar[Weights | None] = ContextVar("otprune_weights", default=None)
@@ -257,6 +280,7 @@ def _attend(
             f"mass is not known to reach the {chosen} attention of {type(module).__name__}: use "
             "model.set_attn_implementation('sdpa'), or mass='none'"
         )
+    now.check_once()
     now.used.add(id(module))
     return way(function, now, module, query, key, value, attention_mask, **kwargs)
 
