@@ -65,6 +65,8 @@ class Generating:
         self.memory = memory
         self.number = number
         self.past = past
+        # A conversation that goes on says all its positions at once.
+        self.gap = memory.gap if memory is not None and number else None
         self.weights = weights_of(model, memory.weights) if memory is not None else None
         self.outer = _INNERMOST.get()
         self._cache: Any = None
@@ -99,7 +101,23 @@ class Generating:
                 return function(**arguments)
         if self.memory.positions.ndim == 2:
             arguments = _fill_gaps(arguments)
+        if self.gap is not None:
+            arguments = self._behind(arguments, self.gap, self.memory)
         return _weighed(function, arguments, self.weights)
+
+    def _behind(self, arguments: dict[str, Any], gap: Tensor, memory: Memory) -> dict[str, Any]:
+        """A call whose answer stands behind the full prompt, the last token of which was dropped.
+
+        generate() counts on from the last token that is there.
+        """
+        positions = arguments.get("position_ids")
+        if positions is None:
+            return arguments
+        past = length_of(cache_of(arguments))
+        columns = torch.arange(past, past + positions.shape[-1], device=positions.device)
+        gap = gap.repeat_interleave(positions.shape[-2] // gap.shape[-2], dim=-2)
+        behind = gap.to(positions.device) * (columns >= memory.layout.columns.shape[1])
+        return arguments | {"position_ids": positions + behind}
 
 
 def _number(arguments: Mapping[str, Any]) -> int:

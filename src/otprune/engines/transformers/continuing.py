@@ -75,10 +75,28 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
         more = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.layout.valid.device)
         mask = torch.cat([memory.layout.valid.long(), more], dim=1)
         changed["attention_mask"] = mask
-    if inputs.get("position_ids") is None and takes_positions(model):
+    if takes_positions(model):
         tail = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.positions.device)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == past + q:
             tail = mask[:, n:].long().to(tail.device)
         steps = tail.cumsum(-1)[:, -q:]
-        changed["position_ids"] = memory.last + steps
+        given = inputs.get("position_ids")
+        if given is None or (memory.compact and _same(given, memory.callers_last + steps)):
+            changed["position_ids"] = memory.last + steps
+        elif memory.compact and not _same(given, memory.last + steps):
+            raise UnsupportedError(
+                "position_ids on a cache whose pruned prompt was counted anew (compact) are "
+                "neither those that follow it nor those that follow the full prompt: leave them "
+                "out, they are known"
+            )
     return changed
+
+
+def _same(given: Tensor, known: Tensor) -> bool:
+    """Whether two position tensors say the same; M-RoPE's three axes are what counts."""
+    given = given.to(known.device)
+    if given.ndim != known.ndim or given.shape[-1] != known.shape[-1]:
+        return False
+    return (
+        bool((given[-3:] == known[-3:]).all()) if given.ndim == 3 else bool((given == known).all())
+    )

@@ -32,6 +32,7 @@ from otprune.engines.transformers.positions import (
     compact_positions,
     documents_of,
     full_positions,
+    last_of,
     rope_delta,
     takes_positions,
     with_text_index,
@@ -247,12 +248,19 @@ def shrink(
         new["position_ids"] = placed
     if hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = rope_delta(placed, layout.valid)
+    callers_last, last = last_of(full, attended), last_of(placed, layout.valid)
+    if positions == "preserved":
+        # A prompt may end with a token that was dropped.
+        text = 1 if full.ndim == 3 and full.shape[0] == 4 else 0  # an axis that is counted anew
+        last = torch.cat([last[:text], callers_last[text:]])
     memory = Memory(
         ids=ids,
         layout=layout,
         positions=placed,
+        last=last,
+        callers_last=callers_last,
         weights=None if mass == "none" else layout.take(weights, 0),
-        counted=positions == "compact" and placed.ndim == 2,
+        compact=positions == "compact",
     )
     return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns)
 

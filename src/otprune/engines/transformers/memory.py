@@ -24,31 +24,46 @@ class Memory:
     ids: `(B, S)` of the full prompt.
     layout: of what was kept.
     positions: `(..., B, n)` of what was kept.
+    last: `(..., B, 1)`, what the positions of the next tokens count on from: that of the prompt's
+        last token, be it dropped or not, in the scheme of `positions`.
+    callers_last: `(..., B, 1)`, that of the prompt's last token in the full prompt.
     weights: `(B, n)` float32, what attention adds to the logits of each; None if nothing.
-    counted: the positions are those that the model counts by itself if it is told none.
+    compact: the positions are counted anew.
     """
 
     ids: Tensor
     layout: Layout
     positions: Tensor
+    last: Tensor
+    callers_last: Tensor
     weights: Tensor | None = None
-    counted: bool = False
+    compact: bool = False
 
     @property
-    def last(self) -> Tensor:
-        """Position `(..., B, 1)` of the last token of each row's prompt."""
-        column = self.layout.valid.long().cumsum(dim=1).argmax(dim=1, keepdim=True)
-        column = column.to(self.positions.device).expand(*self.positions.shape[:-1], 1)
-        return self.positions.gather(-1, column)
+    def counted(self) -> bool:
+        """Whether the positions are those that the model counts by itself if it is told none."""
+        return self.compact and self.positions.ndim == 2
+
+    @property
+    def gap(self) -> Tensor | None:
+        """`(..., B, 1)`: how far the next token stands behind the last kept one, less one.
+
+        Of a prompt that is padded in front; None if there is no gap in any row.
+        """
+        gap = self.last - self.positions[..., -1:]
+        return gap if bool(gap.any()) else None
 
     def rows(self, indices: Tensor) -> Memory:
         """The rows `(b,)`, some of them or several times."""
+        there = indices.to(self.positions.device)
         return Memory(
             self.ids[indices.to(self.ids.device)],
             self.layout.rows(indices),
-            self.positions.index_select(-2, indices.to(self.positions.device)),
+            self.positions.index_select(-2, there),
+            self.last.index_select(-2, there),
+            self.callers_last.index_select(-2, there),
             None if self.weights is None else self.weights[indices.to(self.weights.device)],
-            self.counted,
+            self.compact,
         )
 
     def repeated(self, rows: int) -> Memory:

@@ -72,6 +72,12 @@ def compact_positions(mask: Tensor, like: Tensor, documents: Tensor | None = Non
     return counted.expand(*like.shape[:-2], *counted.shape).clone()
 
 
+def last_of(positions: Tensor, mask: Tensor) -> Tensor:
+    """`(..., B, 1)`, the position of each row's last token; `mask` `(B, n)`, 1 at tokens."""
+    column = mask.long().cumsum(dim=1).argmax(dim=1, keepdim=True).to(positions.device)
+    return positions.gather(-1, column.expand(*positions.shape[:-1], 1))
+
+
 def documents_of(inputs: Mapping[str, Any], full: Tensor) -> Tensor | None:
     """`(B, S)`: which of several documents in its row each token belongs to; None if there is one.
 
