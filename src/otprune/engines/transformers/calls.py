@@ -154,6 +154,15 @@ def _check_handed_on(call: Generating, memory: Memory, arguments: Mapping[str, A
         )
 
 
+def check_whole_cache(arguments: Mapping[str, Any]) -> None:
+    """Refuse a cache that holds a pruned prompt, for a call that is not pruned."""
+    if recall(cache_of(arguments)) is not None:
+        raise UnsupportedError(
+            "the cache holds a pruned prompt, and this call is not pruned, so what follows would "
+            "be misplaced: go on with it in a with block, or with the otprune= of its prompt"
+        )
+
+
 # -- generate ------------------------------------------------------------------------------------
 
 

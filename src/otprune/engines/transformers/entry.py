@@ -207,6 +207,7 @@ class Entry:
                 return inside.call(function, arguments)
         active = _settings(model)
         if active is None or active.settings is None:
+            calls.check_whole_cache(arguments)
             plain = calls.plain_forward if self.name == "forward" else calls.plain_generate
             return plain(model, function, arguments)
         pruned = calls.forward if self.name == "forward" else calls.generate
