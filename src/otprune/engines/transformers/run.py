@@ -22,7 +22,8 @@ class Run:
     columns: `(B, n)` int64, the column of the caller's prompt that each column of the shortened one
         comes from, -1 for padding that the caller's has not; None after a call without images.
     input_ids, labels: `(B, n)`, of the shortened prompt, beside the logits that `model(...)`
-        returned; None likewise, labels also if the call had none.
+        returned; None likewise, labels also if the call had none. The label of the caller's first
+        column is -100: nothing predicts it, also where new padding stands in front of it.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
