@@ -27,6 +27,7 @@ from otprune import (
     enable,
     prune,
 )
+from otprune.engines.transformers.memory import recall
 from tests.engines.transformers.test_conversation import longer, without_pictures
 from tests.engines.transformers.test_run import state
 from tests.families.tiny import FAMILIES
@@ -409,7 +410,7 @@ def test_a_memory_follows_the_rows_of_its_cache(build, name, settings, move):
         else:
             whole, cache = cache, copy.deepcopy(cache)
             cache.batch_select_indices(torch.tensor(rows))
-            assert len(whole._otprune_memory.ids) == 3
+            assert len(recall(whole).ids) == 3
         out = model(input_ids=step[rows], attention_mask=mask[rows], past_key_values=cache)
     torch.testing.assert_close(out.logits, expected, rtol=0, atol=1e-4)
 

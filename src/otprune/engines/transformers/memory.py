@@ -87,10 +87,17 @@ def remember(cache: Any, memory: Memory) -> None:
     """
     if cache is None:
         return
-    setattr(cache, _ATTRIBUTE, memory)
+    setattr(cache, _ATTRIBUTE, _Held(memory))
     for name in _MOVING_ROWS:
         if hasattr(type(cache), name):
             setattr(cache, name, _Following(cache, name))
+
+
+@dataclass
+class _Held:
+    """What shallow copies of a cache share, as they share its layers."""
+
+    memory: Memory
 
 
 class _Following:
@@ -104,18 +111,18 @@ class _Following:
         self._name = name
 
     def __call__(self, rows: Any) -> Any:
-        before, memory = _rows_of(self._cache), getattr(self._cache, _ATTRIBUTE, None)
-        if before is None and memory is not None and length_of(self._cache):
+        before, held = _rows_of(self._cache), getattr(self._cache, _ATTRIBUTE, None)
+        if before is None and held is not None and length_of(self._cache):
             raise UnsupportedError(
                 f"{type(self._cache).__name__}.{self._name} on a pruned prompt: which row went "
                 "where is not known for this kind of cache; use a DynamicCache"
             )
         out = getattr(type(self._cache), self._name)(self._cache, rows)
-        if memory is not None and before is not None:
-            memory = memory.repeated(before)
+        if held is not None and before is not None:
+            memory = held.memory.repeated(before)
             if self._name == "batch_repeat_interleave":
                 rows = torch.arange(before).repeat_interleave(rows)
-            setattr(self._cache, _ATTRIBUTE, memory.rows(torch.as_tensor(rows)))
+            held.memory = memory.rows(torch.as_tensor(rows))
         return out
 
 
@@ -136,9 +143,10 @@ def recall(cache: Any) -> Memory | None:
     Raises:
         UnsupportedError: the cache was cut inside the pruned prompt.
     """
-    memory: Memory | None = getattr(cache, _ATTRIBUTE, None)
-    if memory is None:
+    held: _Held | None = getattr(cache, _ATTRIBUTE, None)
+    if held is None:
         return None
+    memory = held.memory
     length = length_of(cache)
     if length == 0:
         _forget(cache)
