@@ -266,6 +266,16 @@ def test_a_conversation_goes_on_behind_an_image(build, name):
     close(logits_of(again), logits_of(first)[:, 3:])
 
 
+@torch.no_grad()
+def test_inputs_that_end_with_a_dropped_token_are_refused(build):
+    """Nothing there could tell generate() where to go on."""
+    model, inputs = build("llava"), ending_with_an_image("llava")
+    with pytest.raises(UnsupportedError, match="ends with a visual token"):
+        prune_inputs(model, inputs, PLAIN.selector)
+    for settings in (COMPACT, Settings(RandomPrune(1.0))):
+        prune_inputs(model, inputs, settings.selector, settings.positions)
+
+
 # -- caches --------------------------------------------------------------------------------------
 
 

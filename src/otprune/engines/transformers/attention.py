@@ -229,6 +229,7 @@ class _Interfaces:
                 return found if _MASKED.get() is None else functools.partial(_whole, found)
 
             self._function, self._ours = function, (get_interface, getitem)
+            self._mask = vars(AttentionMaskInterface).get("__getitem__")
             setattr(AttentionInterface, "get_interface", get_interface)  # noqa: B010
             setattr(AttentionMaskInterface, "__getitem__", getitem)  # noqa: B010
 
@@ -242,6 +243,8 @@ class _Interfaces:
                 setattr(AttentionInterface, "get_interface", self._function)  # noqa: B010
             if AttentionMaskInterface.__getitem__ is self._ours[1]:
                 delattr(AttentionMaskInterface, "__getitem__")
+                if self._mask is not None:
+                    setattr(AttentionMaskInterface, "__getitem__", self._mask)  # noqa: B010
 
 
 _interfaces = _Interfaces()

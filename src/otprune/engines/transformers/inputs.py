@@ -160,7 +160,17 @@ def prune_inputs(
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
     if not has_pictures(inputs):
         return dict(inputs)
-    return shrink(model, inputs, padding_side, selector, positions, merge).inputs
+    shrunk = shrink(model, inputs, padding_side, selector, positions, merge)
+    memory = shrunk.memory
+    if memory is not None and bool(
+        (memory.last != last_of(memory.positions, memory.layout.valid)).any()
+    ):
+        raise UnsupportedError(
+            "the prompt ends with a visual token that was dropped, and what follows it would be "
+            "placed where that one stood: put text behind it, use positions='compact', or a with "
+            "block (otprune.prune), which knows its place"
+        )
+    return shrunk.inputs
 
 
 def has_pictures(inputs: Mapping[str, Any]) -> bool:

@@ -147,7 +147,7 @@ def new_tokens(model: Any, arguments: dict[str, Any]) -> int:
 def check_lengths(model: Any, arguments: dict[str, Any]) -> None:
     """Raise OTPruneError where max_length leaves no room behind the caller's prompt."""
     prompt = int(arguments["input_ids"].shape[1])
-    if new_tokens(model, arguments) <= 0:
+    if setting(model, arguments, "max_new_tokens") is None and new_tokens(model, arguments) <= 0:
         raise OTPruneError(
             f"max_length={setting(model, arguments, 'max_length')} leaves no room behind a prompt "
             f"of {prompt} tokens, which it counts as they are before pruning: set max_new_tokens, "
