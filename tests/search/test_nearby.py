@@ -89,6 +89,23 @@ def test_a_token_pays_by_what_was_looked_up_alone_or_among_many(monkeypatch):
     assert min(min(shape) for shape in asked if 0 not in shape) > 3
 
 
+def test_bounds_are_above_what_is_saved_and_near_it(monkeypatch):
+    """Of candidates that are looked at again when others have been picked."""
+    at_most, asked = nearby._Early._at_most, []
+
+    def checked(self, candidates):
+        bounds = at_most(self, candidates)
+        saved = self._saved_by(self._columns(torch.from_numpy(candidates)))
+        assert (bounds >= saved).all()
+        assert (bounds <= saved * (1 + 1e-5) + 1.1 * self.unit).all()
+        asked.append(len(candidates))
+        return bounds
+
+    monkeypatch.setattr(nearby._Early, "_at_most", checked)
+    check(clusters(300, 20), 100)
+    assert sum(asked) > 10
+
+
 def test_a_wrong_first_token_is_noticed(monkeypatch):
     """The costs of single tokens by formula are only a guess."""
     costs, asked = transport.Points.costs, []

@@ -6,10 +6,11 @@ On sets whose gains are soon at the level of rounding, where the last bit decide
 import pytest
 import torch
 
-from otprune import METHODS, Auto, OTPrune, threads
+from otprune import METHODS, Auto, OTPrune, TransportPrune, threads
 from otprune.engines.transformers import selection
 from otprune.engines.vllm import selection as served
 from otprune.engines.vllm.settings import METHOD_NAMES
+from otprune.search import nearby
 from tests.random_tokens import random_tokens
 
 M, D = 100, 350  # so many numbers that torch would use all its threads
@@ -141,3 +142,12 @@ def test_large_sets_share_out_what_is_in_them(small, number, monkeypatch):
     monkeypatch.setattr(threads, "_WORTH", 2**12)
     for selector in (OTPrune(0.5), OTPrune(0.5, rank=64), METHODS["dpp"](0.5)):
         same(selector.select(torch.stack(SETS)), one_thread(selector, SETS))
+
+
+@KEEP
+def test_distances_that_are_not_all_held(keep, number, monkeypatch):
+    monkeypatch.setattr("otprune.selectors.transport._MANY", 10)
+    for name, value in {"_BLOCK": 16, "_NEAR": 4, "_WIDE": 32, "_LEAST": 8, "_MOST": 16}.items():
+        monkeypatch.setattr(nearby, name, value)
+    selector = TransportPrune(keep)
+    same(selector.select(torch.stack(SETS)), one_thread(selector, SETS))

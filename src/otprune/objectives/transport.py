@@ -88,8 +88,12 @@ class Points:
     def distances(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         """As `pairwise` has them, `(n, n')`."""
         sums = self._squares[rows, None] + self._squares[columns]
-        distance = (self._points[rows] @ self._points[columns].mT).mul_(-2).add_(sums)
-        return distance.masked_fill_(distance <= sums.mul_(8 * torch.finfo(sums.dtype).eps), 0.0)
+        product = self._points[rows] @ self._points[columns].mT
+        distance = torch.add(sums, product, alpha=-2, out=product)
+        noise = 8 * torch.finfo(sums.dtype).eps
+        if 0 in distance.shape or distance.amin() > noise * sums.amax():  # most often
+            return distance
+        return distance.masked_fill_(distance <= sums.mul_(noise), 0.0)
 
 
 def assign(points: Tensor, indices: Tensor) -> Tensor:
