@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -366,5 +366,6 @@ def _way(
     if chosen == "eager":  # every model has its own
         return _by_mask
     if function is not None and shared and function not in _WAYS:
-        function = type(ALL_ATTENTION_FUNCTIONS)._global_mapping.get(chosen)
+        known: Mapping[str, Any] = type(ALL_ATTENTION_FUNCTIONS)._global_mapping
+        function = known.get(chosen)
     return None if function is None else _WAYS.get(function)
