@@ -255,6 +255,7 @@ def test_an_argument_of_another_width_is_refused(build, name, argument):
             model(**inputs | {argument: longer})
         cache = model(**inputs).past_key_values
         step = torch.full((1, 1), 40)
+        longer = torch.cat([longer, longer[:, -2:]], dim=1)
         with pytest.raises(UnsupportedError, match=f"{argument} has .* for 1 tokens"):
             model(input_ids=step, past_key_values=cache, **{argument: longer})
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.inputs import check_widths, take_columns
+from otprune.engines.transformers.inputs import TYPES, check_widths, take_columns
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import takes_positions
 from otprune.errors import UnsupportedError
@@ -64,9 +64,14 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     memory = memory.repeated(rows)
     n = memory.layout.columns.shape[1]
     changed = dict(inputs)
-    check_widths(inputs, q)
     mask = inputs.get("attention_mask")
     full = memory.layout.width + past - n + q
+    for name in TYPES:
+        value = inputs.get(name)
+        if isinstance(value, Tensor) and value.shape[-1] in (full, past + q):
+            # Of the whole conversation, as generate() of transformers 5.18 hands them on.
+            changed[name] = value[..., -q:]
+    check_widths(changed, q)
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == full:
         mask = memory.layout.extended(full).take(mask, 0)
         changed["attention_mask"] = mask

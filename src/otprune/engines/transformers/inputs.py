@@ -48,13 +48,8 @@ if TYPE_CHECKING:
     from otprune.selectors import Selector
 
 # Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
-PER_TOKEN = {
-    "attention_mask": 0,
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-    "moe_mm_token_type_ids": 0,
-    "labels": -100,
-}
+TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+PER_TOKEN = {"attention_mask": 0, **dict.fromkeys(TYPES, 0), "labels": -100}
 # What flash attention and linear attention are told of documents that are packed into one row.
 _OF_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
