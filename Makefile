@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 RUN ?= runs/demo
 # torch of this version comes as a CPU build; a plain `torch` would pull gigabytes of CUDA.
 TORCH := torch==2.13.0
+# Packages beside the library: the benches, and how the embedded model is made.
+BESIDE := -e ./training -e ./bench
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
@@ -18,23 +20,23 @@ test test-slow test-oldest test-middle test-lmms test-vllm demo-model demo-model
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@test -f $(VENV)/$(1).done -a ! pyproject.toml -nt $(VENV)/$(1).done || \
-	  { echo "installing otprune[$(1)] into $(VENV)"; \
-	    $(VENV)/bin/pip install -q --disable-pip-version-check $(TORCH) -e ".[$(1)]" && \
+	  { echo "installing $(2) into $(VENV)"; \
+	    $(VENV)/bin/pip install -q --disable-pip-version-check $(TORCH) $(2) && \
 	    touch $(VENV)/$(1).done; }
 endef
 
 demo: ## answer a question about a photograph, unpruned and pruned; writes out/demo.png
-	$(call install,demo)
+	$(call install,demo,-e '.[demo]')
 	@mkdir -p out
 	$(VENV)/bin/otprune ask src/otprune/demo/samples/coffee.jpg "Is the blue star left of the red circle?" \
 	  --keep 0.1 --overlay out/demo.png
 
 test: ## the default suite
-	$(call install,dev)
+	$(call install,dev,-e '.[dev]' $(BESIDE))
 	$(PY) -m pytest
 
 test-slow: ## what takes minutes
-	$(call install,dev)
+	$(call install,dev,-e '.[dev]' $(BESIDE))
 	$(PY) -m pytest -m slow
 
 # The oldest transformers that pyproject.toml allows, and the last before 5.24 renamed the cache;
@@ -42,7 +44,7 @@ test-slow: ## what takes minutes
 define test-transformers
 	@test -x $(VENV)-$(1)/bin/python || $(PYTHON) -m venv $(VENV)-$(1)
 	$(VENV)-$(1)/bin/pip install -q --disable-pip-version-check \
-	  $(TORCH) transformers==$(2) -e ".[dev]"
+	  $(TORCH) transformers==$(2) -e ".[dev]" $(BESIDE)
 	$(VENV)-$(1)/bin/python -m pytest tests/engines tests/families tests/demo
 endef
 
@@ -58,12 +60,12 @@ define install-lmms
 	@test -f $(VENV)-lmms/lmms.done -a ! pyproject.toml -nt $(VENV)-lmms/lmms.done || \
 	  { echo "installing otprune[dev,lmms] into $(VENV)-lmms"; \
 	    $(VENV)-lmms/bin/pip install -q --disable-pip-version-check \
-	      $(TORCH) -e ".[dev,lmms]" && touch $(VENV)-lmms/lmms.done; }
+	      $(TORCH) -e ".[dev,lmms]" $(BESIDE) && touch $(VENV)-lmms/lmms.done; }
 endef
 
 test-lmms: ## the plugin, run by lmms-eval itself on a task of our own
 	$(install-lmms)
-	$(VENV)-lmms/bin/python -m pytest -m lmms tests/bench/test_lmms.py
+	$(VENV)-lmms/bin/python -m pytest -m lmms tests/engines/lmms_eval
 
 # vLLM pins torch, transformers and a hundred more: an environment of its own.
 define install-vllm
@@ -72,7 +74,7 @@ define install-vllm
 	  -a ! requirements/vllm.txt -nt $(VENV)-vllm/vllm.done || \
 	  { echo "installing requirements/vllm.txt into $(VENV)-vllm"; \
 	    $(VENV)-vllm/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/vllm.txt && \
-	    $(VENV)-vllm/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	    $(VENV)-vllm/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . $(BESIDE) && \
 	    $(VENV)-vllm/bin/python -m tools.vllm_environment && touch $(VENV)-vllm/vllm.done; }
 endef
 
@@ -93,7 +95,7 @@ bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Fa
 	$(VENV)-lmms/bin/python -m tools.bench_paper --model "$(MODEL)" $(ARGS)
 
 bench-quick: ## the benches on small sizes, to see that they work; under three minutes each
-	$(call install,dev)
+	$(call install,dev,-e '.[dev]' $(BESIDE))
 	rm -rf out/bench-quick
 	$(VENV)/bin/otprune bench quality --quick --out out/bench-quick/quality
 	$(VENV)/bin/otprune bench mass --quick --out out/bench-quick/mass
@@ -105,25 +107,25 @@ bench-quick: ## the benches on small sizes, to see that they work; under three m
 	$(VENV)/bin/otprune bench stream --quick --out out/bench-quick/stream
 
 bench-guards: ## what selection may cost beside the published algorithm, alone and beside two busy processes
-	$(call install,dev)
-	$(PY) -m pytest benchmarks
+	$(call install,dev,-e '.[dev]' $(BESIDE))
+	$(PY) -m pytest bench/guards
 
 check: ## lint, format, types
-	$(call install,dev)
+	$(call install,dev,-e '.[dev]' $(BESIDE))
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
 demo-model: ## train the embedded model again: hours; resumes where it stopped
-	$(call install,train)
-	$(PY) -m otprune.demo.train $(RUN)
-	$(PY) -m otprune.demo.export $(RUN)
-	$(PY) -m otprune.demo.evaluate $(RUN)
+	$(call install,train,-e '.[demo]' -e './training[photos]')
+	$(PY) -m otprune_training.train $(RUN)
+	$(PY) -m otprune_training.export $(RUN)
+	$(PY) -m otprune_training.evaluate $(RUN)
 
 demo-models: ## two more of the embedded model's kind, which `make bench-mass` compares
-	$(call install,train)
+	$(call install,train,-e '.[demo]' -e './training[photos]')
 	test -f $(RUN)/talks.pt || $(MAKE) demo-model
-	$(PY) -m otprune.demo.train runs/seed1 --seed 1 --tower $(RUN) --language 600 --talks 150
-	$(PY) -m otprune.demo.export $(RUN) runs/models/questions --stage language
-	$(PY) -m otprune.demo.export runs/seed1 runs/models/seed1
+	$(PY) -m otprune_training.train runs/seed1 --seed 1 --tower $(RUN) --language 600 --talks 150
+	$(PY) -m otprune_training.export $(RUN) runs/models/questions --stage language
+	$(PY) -m otprune_training.export runs/seed1 runs/models/seed1
 
 bench-mass: demo-models ## what attention mass adds, in three models
 	$(VENV)/bin/otprune bench mass --out docs/results/mass \

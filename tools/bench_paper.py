@@ -20,9 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from otprune.bench.report import table
 from otprune.cli.sources import HUB_TIMEOUT, find
 from otprune.errors import MissingDependencyError, OTPruneError
+from otprune_bench.runs.report import table
 
 KEEP = 0.098
 

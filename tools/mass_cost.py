@@ -2,10 +2,10 @@
 
     python -m tools.mass_cost [--shape llava|onevision|tiny] [--keep 0.25] [--repeats 5]
 
-A model of real size with random weights in bfloat16 (`otprune.bench.shapes`), one picture, encoded
-before the clock starts. Runs of all settings take turns; a figure is the median over rounds of the
-ratio to the run without mass of the same round. Memory is the most bytes of tensors that a call
-holds at once (`otprune.bench.memory`), counted, not sampled.
+A model of real size with random weights in bfloat16 (`otprune_bench.timing.shapes`), one picture,
+encoded before the clock starts. Runs of all settings take turns; a figure is the median over rounds
+of the ratio to the run without mass of the same round. Memory is the most bytes of tensors that a
+call holds at once (`otprune_bench.timing.memory`), counted, not sampled.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import statistics
 import torch
 
 from otprune import TransportPrune
-from otprune.bench import measure
-from otprune.bench.memory import peak_bytes
-from otprune.bench.shapes import LLAVA, ONEVISION, TINY
-from otprune.objectives.mass import Mass
+from otprune.measures.mass import Mass
+from otprune_bench.timing import measure
+from otprune_bench.timing.memory import peak_bytes
+from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY
 
 SHAPES = {"llava": LLAVA, "onevision": ONEVISION, "tiny": TINY}
 MASSES: tuple[Mass, ...] = ("none", "total", "token")

@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from otprune.budget import Auto, Budget, count
     from otprune.engines.transformers.inputs import prune_inputs
     from otprune.engines.transformers.prune import disable, enable, prune
     from otprune.engines.transformers.settings import Settings
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
         WeightError,
     )
     from otprune.flops import kv_cache_bytes, prefill_flops
-    from otprune.objectives.distances import exact_w2, free_mass_w2, gaussian_w2
+    from otprune.keep import Auto, Budget, count
+    from otprune.measures.distances import exact_w2, free_mass_w2, gaussian_w2
     from otprune.selectors import (
         METHODS,
         DivPrune,
@@ -39,11 +39,10 @@ if TYPE_CHECKING:
         Reduction,
         Selection,
         Selector,
-        StreamSelector,
         TransportPrune,
         recommended,
-        select_video,
     )
+    from otprune.streaming import StreamSelector, select_video
 
     __version__: str
 
@@ -89,12 +88,14 @@ __all__ = [
 _ERRORS = {name for name in __all__ if name.endswith("Error")}
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
-    "Auto": "budget",
-    "Budget": "budget",
-    "count": "budget",
-    "exact_w2": "objectives.distances",
-    "free_mass_w2": "objectives.distances",
-    "gaussian_w2": "objectives.distances",
+    "Auto": "keep",
+    "Budget": "keep",
+    "count": "keep",
+    "exact_w2": "measures.distances",
+    "free_mass_w2": "measures.distances",
+    "gaussian_w2": "measures.distances",
+    "StreamSelector": "streaming",
+    "select_video": "streaming",
     "kv_cache_bytes": "flops",
     "prefill_flops": "flops",
     **dict.fromkeys(

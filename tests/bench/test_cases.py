@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from otprune.bench.cases import FILE, failures, run_cases
 from otprune.errors import OTPruneError
+from otprune_bench.runs.cases import FILE, failures, run_cases
 
 
 def counted(calls, key, result):

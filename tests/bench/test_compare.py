@@ -2,9 +2,9 @@
 
 import pytest
 
-from otprune.bench.compare import compare
-from otprune.bench.report import write_report
 from otprune.errors import OTPruneError
+from otprune_bench.runs.compare import compare
+from otprune_bench.runs.report import write_report
 
 
 def spread(median, low, high):

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from otprune.bench import efficiency, measure
-from otprune.bench.memory import peak_bytes
-from otprune.bench.shapes import LLAVA, ONEVISION, TINY
 from otprune.flops import kv_cache_bytes, prefill_flops
 from otprune.selectors import OTPrune
+from otprune_bench.efficiency import cases as efficiency
+from otprune_bench.timing import measure
+from otprune_bench.timing.memory import peak_bytes
+from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from otprune import DivPrune
-from otprune.bench import mass, mass_report, scoring, tasks
-from otprune.bench.mass import EMBEDDED, QUICK, WEIGHINGS, Plan, World
 from otprune.demo import MODEL_DIR
-from otprune.demo.vocabulary import WORDS
+from otprune.demo.words import WORDS
 from otprune.errors import OTPruneError
+from otprune_bench.embedded import scoring, tasks
+from otprune_bench.mass import cases as mass
+from otprune_bench.mass import report as mass_report
+from otprune_bench.mass.cases import EMBEDDED, QUICK, WEIGHINGS, Plan, World
 
 PLAN = replace(QUICK, pictures=3, models=(("again", str(MODEL_DIR)),))
 

@@ -6,12 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otprune.bench import hypothesis, quality, quality_report
-from otprune.bench.hypothesis import Finding
-from otprune.bench.quality import KEEPS, PLAIN, PUBLISHED, QUICK, RANDOM, SETTINGS, UNPRUNED, World
-from otprune.bench.statistics import Correlation
-from otprune.bench.summary import NAMES, Summary
 from otprune.errors import OTPruneError
+from otprune_bench.figures.statistics import Correlation
+from otprune_bench.quality import cases as quality
+from otprune_bench.quality import hypothesis
+from otprune_bench.quality import report as quality_report
+from otprune_bench.quality.cases import (
+    KEEPS,
+    PLAIN,
+    PUBLISHED,
+    QUICK,
+    RANDOM,
+    SETTINGS,
+    UNPRUNED,
+    World,
+)
+from otprune_bench.quality.hypothesis import Finding
+from otprune_bench.quality.summary import NAMES, Summary
 
 PLAN = replace(QUICK, pictures=4, measured=2, random_seeds=2, draws=40)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import otprune
-from otprune.bench.report import figure, table, write_report
+from otprune_bench.runs.report import figure, table, write_report
 
 
 def test_folder(tmp_path, monkeypatch):

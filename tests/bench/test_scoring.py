@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from otprune import OTPrune, RandomPrune, TransportPrune, prune
-from otprune.bench import scoring, tasks
 from otprune.demo import load
-from otprune.demo.architecture import WORD_ID
-from otprune.objectives.mass import log_mass
+from otprune.measures.mass import log_mass
+from otprune_bench.embedded import scoring, tasks
+from otprune_training.architecture import WORD_ID
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import pytest
 
 from otprune import MissingDependencyError
-from otprune.bench import serving, serving_report
-from otprune.bench.serving_server import Reply
+from otprune_bench.serving import cases as serving
+from otprune_bench.serving import report as serving_report
+from otprune_bench.serving.server import Reply
 
 
 def test_without_vllm_nothing_is_measured_and_nothing_written(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from otprune import GridPrune
-from otprune.bench.spaces import NAMES, measure
+from otprune_bench.embedded.spaces import NAMES, measure
 from tests.random_tokens import random_tokens
 
 

@@ -7,12 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otprune.bench import race, speed, speed_models, speed_report, transcription
-from otprune.bench.neighbours import neighbours
-from otprune.bench.race import EXACT, SKETCHED, TRANSCRIPTION, contenders, make_tokens, paired
-from otprune.bench.shapes import LLAVA
-from otprune.bench.speed import Point, Sweep
 from otprune.cli import main
+from otprune_bench.speed import cases as speed
+from otprune_bench.speed import models as speed_models
+from otprune_bench.speed import report as speed_report
+from otprune_bench.speed.cases import Point, Sweep
+from otprune_bench.timing import race, transcription
+from otprune_bench.timing.neighbours import neighbours
+from otprune_bench.timing.race import (
+    EXACT,
+    SKETCHED,
+    TRANSCRIPTION,
+    contenders,
+    make_tokens,
+    paired,
+)
+from otprune_bench.timing.shapes import LLAVA
 
 SMALL = replace(
     speed.QUICK,
@@ -165,7 +175,7 @@ def test_what_fails_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(speed, "QUICK", SMALL)
     monkeypatch.setattr(speed_models, "measure", broken)
-    monkeypatch.setattr("otprune.bench.race.transcription.select", broken)
+    monkeypatch.setattr("otprune_bench.timing.race.transcription.select", broken)
     speed.run(tmp_path, seed=0, quick=True)
     report = (tmp_path / "report.md").read_text()
     assert "`model/tiny LLaVA`: RuntimeError: no such luck" in report

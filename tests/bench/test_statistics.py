@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from otprune.bench.statistics import (
+from otprune_bench.figures.statistics import (
     average_rank,
     clustered_mean,
     clustered_ratio,

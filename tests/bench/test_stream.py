@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from otprune.bench import stream, stream_report
-from otprune.bench.stream import QUICK, STREAM, VIDEO, Camera
 from otprune.cli import main
+from otprune_bench.stream import cases as stream
+from otprune_bench.stream import report as stream_report
+from otprune_bench.stream.cases import QUICK, STREAM, VIDEO, Camera
 
 TINY = replace(QUICK, frames=40, tokens=12, features=32, rate=2.0, every=10, videos=1, length=5)
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from otprune.bench import synthetic
-from otprune.bench.synthetic import GAMMAS, KINDS, MEASURES, Measures, ratio, win_rate
-from otprune.objectives import distances
+from otprune.measures import distances
 from otprune.selectors import OTPrune
+from otprune_bench.synthetic import cases as synthetic
+from otprune_bench.synthetic.cases import GAMMAS, KINDS, MEASURES, Measures, ratio, win_rate
 
 SUBSETS = torch.tensor(list(itertools.combinations(range(9), 3)))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from otprune.bench.tasks import KINDS, backgrounds, make
-from otprune.demo.scenes import SIZE
-from otprune.demo.vocabulary import UNSEEN
+from otprune.demo.words import UNSEEN
+from otprune_bench.embedded.tasks import KINDS, backgrounds, make
+from otprune_training.scenes import SIZE
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from otprune.bench import photographs, tokens
-from otprune.bench.summary import NAMES
-from otprune.bench.tasks import backgrounds
-from otprune.demo import photos
-from otprune.demo.scenes import GRID, owners, render
 from otprune.encoders import vit_s
 from otprune.errors import MissingDependencyError
+from otprune_bench.embedded import photographs
+from otprune_bench.embedded.tasks import backgrounds
+from otprune_bench.quality.summary import NAMES
+from otprune_bench.tokens import cases as tokens
+from otprune_training import photos
+from otprune_training.scenes import GRID, owners, render
 
 PLAN = replace(tokens.QUICK, pictures=2, keeps=(0.25, 0.098))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from otprune.bench import transcription
+from otprune_bench.timing import transcription
 from tests.selectors.test_golden import CASES, remake
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from otprune import demo
 from otprune.cli import main
-from otprune.demo.architecture import build
-from otprune.demo.processor import build_processor
+from otprune_training.architecture import build
+from otprune_training.processor import build_processor
 
 QUESTION = "Is there a red circle?"
 QUICK = ("--repeats", "1", "--max-new-tokens", "2")

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from otprune.bench import efficiency, serving, synthetic
+from otprune_bench.efficiency import cases as efficiency
+from otprune_bench.serving import cases as serving
+from otprune_bench.synthetic import cases as synthetic
 
 
 @pytest.mark.parametrize("bench", [efficiency, serving, synthetic])

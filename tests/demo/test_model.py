@@ -12,10 +12,10 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from otprune import METHODS, OTPrune, prune
 from otprune.demo import HELP, MODEL_DIR, SAMPLES_DIR, load, suggestions, unknown_words
-from otprune.demo.architecture import BOS, build
-from otprune.demo.evaluate import answer
-from otprune.demo.export import export, name_as_published
 from otprune.errors import OTPruneError
+from otprune_training.architecture import BOS, build
+from otprune_training.evaluate import answer
+from otprune_training.export import export, name_as_published
 
 ASKED = {
     "coffee": {

@@ -20,7 +20,7 @@ from otprune import (
     WeightError,
     free_mass_w2,
 )
-from otprune.budget import count
+from otprune.keep import count
 from tests.random_tokens import best_by_brute_force, random_tokens
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

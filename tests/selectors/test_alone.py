@@ -6,11 +6,12 @@ On sets whose gains are soon at the level of rounding, where the last bit decide
 import pytest
 import torch
 
-from otprune import METHODS, Auto, OTPrune, TransportPrune, threads
+from otprune import METHODS, Auto, OTPrune, TransportPrune
 from otprune.engines.transformers import selection
 from otprune.engines.vllm import selection as served
 from otprune.engines.vllm.settings import METHOD_NAMES
-from otprune.search import nearby
+from otprune.greedy.cover import blockwise
+from otprune.numerics import threads
 from tests.random_tokens import random_tokens
 
 M, D = 100, 350  # so many numbers that torch would use all its threads
@@ -134,20 +135,21 @@ def test_in_a_vllm_batch(name, merge, number):
 @pytest.mark.parametrize("small", [0, 1000])
 def test_large_sets_share_out_what_is_in_them(small, number, monkeypatch):
     monkeypatch.setattr("otprune.selectors.batches._LARGE", 1)
-    monkeypatch.setattr("otprune.tokens._CACHED", 2**12)
-    monkeypatch.setattr("otprune.threads._PANEL", 32)
-    monkeypatch.setattr("otprune.search.rounds.SMALL", small)
-    monkeypatch.setattr("otprune.search.rounds._PART", 32)
-    monkeypatch.setattr("otprune.search.rounds._LEAST", 24)
-    monkeypatch.setattr(threads, "_WORTH", 2**12)
+    monkeypatch.setattr("otprune.numerics.arrays._AT_ONCE", 2**12)
+    monkeypatch.setattr("otprune.numerics.products._PANEL", 32)
+    monkeypatch.setattr("otprune.greedy.logdet.dense.MOST", small)
+    monkeypatch.setattr("otprune.greedy.logdet.speculative._PART", 32)
+    monkeypatch.setattr("otprune.greedy.logdet.speculative._LEAST", 24)
+    monkeypatch.setattr("otprune.numerics.products._WORTH", 2**12)
+    monkeypatch.setattr("otprune.numerics.products._LEAST", 16)
     for selector in (OTPrune(0.5), OTPrune(0.5, rank=64), METHODS["dpp"](0.5)):
         same(selector.select(torch.stack(SETS)), one_thread(selector, SETS))
 
 
 @KEEP
 def test_distances_that_are_not_all_held(keep, number, monkeypatch):
-    monkeypatch.setattr("otprune.selectors.transport._MANY", 10)
+    monkeypatch.setattr("otprune.greedy.cover.MANY", 10)
     for name, value in {"_BLOCK": 16, "_NEAR": 4, "_WIDE": 32, "_LEAST": 8, "_MOST": 16}.items():
-        monkeypatch.setattr(nearby, name, value)
+        monkeypatch.setattr(blockwise, name, value)
     selector = TransportPrune(keep)
     same(selector.select(torch.stack(SETS)), one_thread(selector, SETS))

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from otprune import METHODS, OTPrune, OTPruneError, RandomPrune, Selector, TransportPrune
-from otprune.tokens import check_tokens
+from otprune.checks import check_tokens
 from tests.random_tokens import random_tokens
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -13,7 +13,8 @@ from otprune import (
     RandomPrune,
     TransportPrune,
 )
-from otprune.search import cover, herding, ties
+from otprune.greedy import herding, ties
+from otprune.greedy.cover import sequential
 from tests.random_tokens import random_tokens
 
 
@@ -97,7 +98,7 @@ def test_transport_with_one_huge_token(metric, length):
     D = (x[:, None] - x[None]).square().sum(-1)
     # Two tokens that are each other's nearest save the same: true ties, so the true rule.
     rank = ties.preference(tokens.norm(dim=-1)[None])
-    wanted = cover.greedy(D[None], D.new_full((1, 60), 1 / 60), 20, rank)[0]
+    wanted = sequential.greedy(D[None], D.new_full((1, 60), 1 / 60), 20, rank)[0]
     assert TransportPrune(20, metric=metric).select(tokens).equal(wanted.sort().values)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from otprune import METHODS, OTPrune
-from otprune.search import cholesky
+from otprune.greedy import logdet
+from otprune.greedy.logdet import sequential
 from otprune.selectors import batches
 from tests.random_tokens import random_tokens
 
@@ -32,11 +33,11 @@ def test_any_method_in_order(method, keep):
     same(method(keep).select_each(SETS), one_by_one(method(keep), SETS))
 
 
-@pytest.fixture(params=["rounds", "steps"])
+@pytest.fixture(params=["host", "device"])
 def search(request, monkeypatch):
     """As on a CPU, or as on a device."""
-    if request.param == "steps":
-        monkeypatch.setattr(cholesky, "greedy", cholesky.steps)
+    if request.param == "device":
+        monkeypatch.setattr(logdet, "greedy", sequential.greedy)
 
 
 def filled(selector, sets, weights=None):

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from otprune import OTPrune, OTPruneError
-from otprune import tokens as normalisation
-from otprune.objectives import logdet
-from otprune.objectives.sketch import random_signs, unit_columns_norms
-from otprune.tokens import norms, unit_columns
+from otprune.measures import logdet
+from otprune.numerics import arrays
+from otprune.numerics.normalize import norms, unit_columns
+from otprune.numerics.projection import random_signs, unit_columns_norms
 from tests.random_tokens import best_by_brute_force, random_tokens
 
 
@@ -34,7 +34,7 @@ def test_the_same_again_row_by_row_and_whatever_the_global_seed():
 @pytest.mark.parametrize("cached", [1, 10**6])
 def test_inner_products_are_right_in_the_mean(cached, monkeypatch):
     """Of tokens with columns at unit length, whose norms are told as well, but for a factor."""
-    monkeypatch.setattr(normalisation, "_CACHED", cached)
+    monkeypatch.setattr(arrays, "_AT_ONCE", cached)
     x = random_tokens(1, 5, 90) * 10.0 ** torch.linspace(-3, 3, 90)
     x[..., 7] = 0
     w = torch.tensor([[0.5, 2.0, 1.0, 1.0, 0.5]])

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from otprune import METHODS, GridPrune, HerdingPrune, Selector, TransportPrune
-from otprune.objectives import transport
-from otprune.objectives.transport import Metric
+from otprune.measures import transport
+from otprune.measures.transport import Metric
 from tests.random_tokens import random_tokens
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,6 @@ from rich.text import Text
 
 import otprune
 from otprune.cli import options
-from otprune.cli.bench import bench
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
 from otprune.cli.options import make_selector, make_weighing
@@ -34,7 +34,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=HELP,
 )
-app.add_typer(bench)
+
+
+def _add_commands() -> None:
+    """Commands of other packages that are installed: `otprune bench` is of the one in bench/."""
+    found = entry_points(group="otprune.commands")
+    for entry in found:
+        app.add_typer(entry.load(), name=entry.name)
+    if "bench" not in found.names:
+        app.command("bench", hidden=True, context_settings=_ANY)(_no_bench)
+
+
+def _no_bench() -> None:
+    raise OTPruneError(
+        "the benches are a package of their own, which is not installed: "
+        "pip install ./training ./bench, from a copy of otprune's repository"
+    )
+
+
+_ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_add_commands()
 
 
 def run(argv: Sequence[str] | None) -> int:

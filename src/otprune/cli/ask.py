@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from otprune.bench.memory import cache_bytes
 from otprune.cli.drawing import Grid
 from otprune.cli.grid import grid_of
 from otprune.cli.models import Loaded, answer_of, prompt
 from otprune.cli.pictures import Photo
 from otprune.cli.progress import Steps
 from otprune.engines.transformers import Pruned, prune
-from otprune.engines.transformers.memory import cache_of
+from otprune.engines.transformers.memory import cache_bytes, cache_of
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import UnsupportedError
 from otprune.flops import prefill_flops
-from otprune.objectives.mass import Mass
+from otprune.measures.mass import Mass
 from otprune.selectors import Selection, Selector
 
 

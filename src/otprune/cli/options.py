@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprune.budget import Auto
 from otprune.errors import KeepError, OTPruneError
+from otprune.keep import Auto
 
 if TYPE_CHECKING:
-    from otprune.objectives import mass as attention
+    from otprune.measures import mass as attention
     from otprune.selectors import Selector
 
 PRESET = "recommended"  # a value of --method that is more than a method

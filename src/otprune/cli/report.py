@@ -12,12 +12,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from otprune import __version__
-from otprune.budget import Auto
 from otprune.cli.ask import Asked, Side
 from otprune.cli.console import Cell, Figures, Words
 from otprune.cli.drawing import Grid, Row
 from otprune.cli.pictures import Photo
 from otprune.cli.select import Selected
+from otprune.keep import Auto
 from otprune.selectors import Selection, Selector
 
 FORMULA = "layers * (4 n d^2 + 2 n^2 d + 2 n d f)"

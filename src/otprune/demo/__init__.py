@@ -63,7 +63,7 @@ def load(folder: Path = MODEL_DIR) -> tuple[LlavaForConditionalGeneration, Llava
 
 def unknown_words(question: str) -> list[str]:
     """The words of a question that the embedded model does not know, in order, each once."""
-    from otprune.demo.vocabulary import WORDS
+    from otprune.demo.words import WORDS
 
     words = re.findall(r"[^\s?.,!]+", question.lower().replace("colour", "color"))
     return [word for word in dict.fromkeys(words) if word not in WORDS]
@@ -71,6 +71,6 @@ def unknown_words(question: str) -> list[str]:
 
 def suggestions(word: str) -> list[str]:
     """Known words that look like `word`, best first."""
-    from otprune.demo.vocabulary import WORDS
+    from otprune.demo.words import WORDS
 
     return difflib.get_close_matches(word.lower(), WORDS, n=2)

@@ -13,9 +13,7 @@ from otprune.selectors.otprune import OTPrune
 from otprune.selectors.preset import recommended
 from otprune.selectors.random import RandomPrune
 from otprune.selectors.results import Reduction, Selection
-from otprune.selectors.stream import StreamSelector
 from otprune.selectors.transport import TransportPrune
-from otprune.selectors.video import select_video
 
 METHODS: dict[str, type[Selector]] = {
     method.name: method
@@ -43,9 +41,7 @@ __all__ = [
     "Reduction",
     "Selection",
     "Selector",
-    "StreamSelector",
     "TransportPrune",
     "check_selector",
     "recommended",
-    "select_video",
 ]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from otprune import budget, threads
-from otprune.budget import Auto, Budget
-from otprune.objectives import transport
+from otprune import keep as budget
+from otprune.keep import Auto, Budget
+from otprune.measures import transport
+from otprune.numerics import threads
 from otprune.selectors.batches import Batch
 
 if TYPE_CHECKING:

@@ -10,17 +10,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from otprune import budget
-from otprune.budget import Auto, Keep
+from otprune import keep as budget
+from otprune.checks import check_finite, check_shape, check_tokens, check_weights
 from otprune.errors import KeepError, MissingDependencyError, TokenError, WeightError
-from otprune.objectives import distances, transport
-from otprune.objectives.certificate import Certificate
-from otprune.objectives.transport import Metric
+from otprune.keep import Auto, Keep
+from otprune.measures import distances, transport
+from otprune.measures.certificate import Certificate
+from otprune.measures.transport import Metric
+from otprune.numerics.arrays import host_readable
 from otprune.selectors import adaptive, batches
 from otprune.selectors.batches import Batch
 from otprune.selectors.picks import check_picks
 from otprune.selectors.results import Lazy, Reduction, Selection
-from otprune.tokens import at_hand, check_finite, check_shape, check_tokens, check_weights
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,8 @@ class Selector(ABC):
         certifies: whether `explain` gives a certificate.
         nested: whether k tokens are the first k of any longer run, in the order of picking. If so,
             rules need one run to see every k; if not, one for each.
-        several: whether `_pick` may be given several sets on a CPU: if each is worked on as if it
-            were alone, to the last bit.
         looks: whether `_pick` refuses tokens that are not finite by itself if they are at hand
-            (`tokens.at_hand`), so that nobody needs to look before.
+            (`tokens.host_readable`), so that nobody needs to look before.
 
     Raises:
         KeepError: `keep` is none of these, or asks for a certificate that the method has not.
@@ -57,7 +56,6 @@ class Selector(ABC):
     takes_weights: ClassVar[bool] = False
     certifies: ClassVar[bool] = False
     nested: ClassVar[bool] = False
-    several: ClassVar[bool] = False
     looks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -78,8 +76,7 @@ class Selector(ABC):
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         """Indices in the order they were picked, `(B, k)` int64, distinct in every row.
 
-        On a CPU B is 1 unless the method says `several`: sets are picked from one by one, in
-        several threads if there are many.
+        On a CPU B is 1: sets are picked from one by one, in several threads if there are many.
 
         Args:
             tokens: `(B, m, d)` float32, finite but for methods that look by themselves.
@@ -238,7 +235,7 @@ class Selector(ABC):
         checked = check_shape(tokens)
         m = checked.shape[-2]
         picks = isinstance(self.keep, (float, int)) and self.count(m) < m
-        if not (self.looks and picks and at_hand(checked)):
+        if not (self.looks and picks and host_readable(checked)):
             check_finite(checked)
         return checked
 
@@ -280,9 +277,7 @@ class Selector(ABC):
         if k == m:
             return torch.arange(m, device=tokens.device).repeat(batch, 1)
         try:
-            return batches.alone(
-                lambda x, w: self._picks(x, k, w), tokens, weights, several=self.several
-            )
+            return batches.alone(lambda x, w: self._picks(x, k, w), tokens, weights)
         except TokenError:
             check_finite(tokens)  # which counts those of all sets
             raise
@@ -298,14 +293,14 @@ class Selector(ABC):
         """What is kept of each set, `(k_i,)` in the order of picking."""
         if isinstance(self.keep, (float, int)):
             return self._order_counted(sets)
-        if len({batches.shape(one) for one in sets}) == 1 and not at_hand(sets[0].tokens):
+        if len({batches.shape(one) for one in sets}) == 1 and not host_readable(sets[0].tokens):
             sets = [batches.joined(sets)]
         return [choice.order for choice in adaptive.choose(self, sets)] if sets else []
 
     def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
         """`_order_each` where sizes say how many tokens are kept: sets of one size together, but
         each alone on a CPU."""
-        if all(at_hand(one.tokens) for one in sets):
+        if all(host_readable(one.tokens) for one in sets):
             size = max((one.tokens.numel() for one in sets), default=0)
             return batches.shared_out(lambda one: self._order(*one)[0], sets, size)
         return batches.in_groups(

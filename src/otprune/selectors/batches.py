@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from otprune import threads
-from otprune.tokens import at_hand
+from otprune.numerics import threads
+from otprune.numerics.arrays import host_readable
 
 A = TypeVar("A")
 
 # Numbers of a set from which on its own products are worth sharing out.
 _LARGE = 2**22
-# Sets that are worked on together by one thread, at most.
-_TOGETHER = 8
 
 
 class Batch(NamedTuple):
@@ -34,24 +32,20 @@ class Batch(NamedTuple):
         ]
 
 
-def alone(
-    task: Callable[..., Tensor], tokens: Tensor, *others: Tensor | None, several: bool = False
-) -> Tensor:
+def alone(task: Callable[..., Tensor], tokens: Tensor, *others: Tensor | None) -> Tensor:
     """What a task makes of tokens `(B, m, d)` and what belongs to them, set by set on a CPU.
 
     There a set is worked on as if there were no other: what is made of it is the same to the last
-    bit, whatever batch it stands in and however many threads there are. A task that sees to this
-    itself, for the calls that it saves, gets `several` sets. Elsewhere all go together.
+    bit, whatever batch it stands in and however many threads there are. Elsewhere all go together.
     """
-    if not at_hand(tokens):
+    if not host_readable(tokens):
         return task(tokens, *others)
 
     def some(part: slice) -> Tensor:
         return task(tokens[part].contiguous(), *(None if x is None else x[part] for x in others))
 
     with threads.single():
-        size = min(_TOGETHER, -(-len(tokens) // threads.team())) if several else 1
-        made = shared_out(some, threads.parts(len(tokens), size), tokens[0].numel())
+        made = shared_out(some, threads.parts(len(tokens), 1), tokens[0].numel())
     return made[0] if len(made) == 1 else torch.cat(made)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from otprune.errors import OTPruneError
 from otprune.selectors.base import Selector
-from otprune.selectors.stream import StreamSelector
 
 
 def check_selector(given: Any) -> Selector:
@@ -38,7 +37,7 @@ def _advice(given: Any) -> str:
         return f"name the method that keeps so many, like otprune.OTPrune(keep={given})"
     if isinstance(given, Mapping) and "selector" in given:
         return "it holds several arguments, unpack it: prune(model, **otprune.recommended(0.1))"
-    if isinstance(given, StreamSelector):
+    if hasattr(given, "push"):
         return "it is for frames that come one by one; otprune.OTPrune(keep=0.1) is one for models"
     if hasattr(given, "forward"):
         return "it looks like a model; the order is prune(model, selector)"

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from otprune.objectives.logdet import Kernel
-from otprune.search import cholesky, ties
+from otprune.greedy import logdet, ties
+from otprune.numerics.lowrank import LowRank
+from otprune.numerics.normalize import unit_rows_norms
 from otprune.selectors.base import Selector
-from otprune.tokens import unit_rows_norms
 
 # Keeps the kernel of duplicates and of more tokens than features regular in float32.
 JITTER = 1e-4
@@ -30,4 +30,4 @@ class DPPPrune(Selector):
 
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         x, norms = unit_rows_norms(tokens)
-        return cholesky.greedy(Kernel(x, x), k, rank=ties.preference(norms), shift=JITTER)
+        return logdet.greedy(LowRank(x, x), k, ties.preference(norms), shift=JITTER)

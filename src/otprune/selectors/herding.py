@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from otprune.objectives import transport
-from otprune.objectives.transport import Metric
-from otprune.search import herding, ties
+from otprune.greedy import herding, ties
+from otprune.measures import transport
+from otprune.measures.transport import Metric
+from otprune.numerics.distances import pairwise
+from otprune.numerics.normalize import norms, scale_down
 from otprune.selectors.base import Selector
-from otprune.tokens import norms, scale_down
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class HerdingPrune(Selector):
         points = transport.embed(scale_down(tokens)[0], "euclidean")
         mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
         mass = mass / mass.shape[-1]
-        distance = transport.pairwise(points)
+        distance = pairwise(points)
         kernel = distance.div_(-_bandwidth(distance)).exp_()
-        return herding.greedy(kernel, mass, k, rank=ties.preference(norms(tokens)))
+        return herding.greedy(kernel, mass, k, tie_order=ties.preference(norms(tokens)))
 
 
 def _bandwidth(distance: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from otprune.search import ties
+from otprune.greedy import ties
+from otprune.numerics.normalize import norms
 from otprune.selectors.base import Selector
-from otprune.tokens import norms
 
 
 @dataclass(frozen=True)

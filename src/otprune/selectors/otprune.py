@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otprune.checks import check_finite
 from otprune.errors import OTPruneError
-from otprune.objectives import logdet
-from otprune.objectives.certificate import Certificate
-from otprune.search import cholesky, ties
+from otprune.greedy import logdet as search
+from otprune.greedy import ties
+from otprune.measures import logdet
+from otprune.measures.certificate import Certificate
+from otprune.numerics.arrays import as_array, host_readable
 from otprune.selectors import batches
 from otprune.selectors.base import Selector
 from otprune.selectors.batches import Batch
-from otprune.tokens import as_array, at_hand, check_finite
 
 # Beyond this gamma * S S^T leaves the range of float32 at the widest models.
 _LARGEST_GAMMA = 1e18
@@ -45,8 +47,8 @@ class OTPrune(Selector):
             number of features on, exact again. What `explain` says of the choice, value, bound and
             certificate, is of the exact objective: a bound holds for any choice, however made.
         backend: how the search runs; what is kept is the same. "torch", or "triton" for one launch
-            of a program that goes through all picks, on a CUDA or ROCm device (`search.fused`).
-            Meant for many sets of some hundred tokens. Needs `pip install 'otprune[triton]'`.
+            of a program that goes through all picks, on a CUDA or ROCm device. Meant
+            for many sets of some hundred tokens. Needs `pip install 'otprune[triton]'`.
 
     Departures from the published code: ascending order; float32 whatever the input; any batch;
     at least one token; a zero column stays zero instead of becoming NaN.
@@ -61,7 +63,6 @@ class OTPrune(Selector):
     nested: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
     certifies: ClassVar[bool] = True
-    several: ClassVar[bool] = True
     looks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -106,14 +107,14 @@ class OTPrune(Selector):
         rank = _RANK if self.rank == "auto" else self.rank
         K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
         # As good as a look at all tokens, and there are so many numbers less.
-        if at_hand(norms) and not np.isfinite(as_array(norms)).all():
+        if host_readable(norms) and not np.isfinite(as_array(norms)).all():
             check_finite(tokens)
         preference = ties.preference(norms)
         if self.backend == "triton":
-            from otprune.search import fused  # which imports Triton
+            from otprune.greedy.logdet import triton_kernel  # which imports Triton
 
-            return fused.greedy(K, k, preference, 1.0, *lengths_counts)
-        return cholesky.greedy(K, k, preference, shift=1.0)
+            return triton_kernel.greedy(K, k, preference, 1.0, *lengths_counts)
+        return search.greedy(K, k, preference, shift=1.0)
 
     def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
         """Sets of any size together where launches count; on a CPU large ones would only wait."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from otprune.errors import SelectorError
-from otprune.tokens import as_array
+from otprune.numerics.arrays import as_array
 
 _OURS = __name__.partition(".")[0]
 

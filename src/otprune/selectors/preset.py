@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from otprune.budget import Keep
-from otprune.objectives.mass import Mass
+from otprune.keep import Keep
+from otprune.measures.mass import Mass
 from otprune.selectors.base import Selector
 from otprune.selectors.dpp import DPPPrune
 

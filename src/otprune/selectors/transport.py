@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-import torch
 from torch import Tensor
 
 from otprune.errors import OTPruneError
-from otprune.objectives import transport
-from otprune.objectives.certificate import Certificate
-from otprune.objectives.transport import Metric
-from otprune.search import cover, nearby, ties
+from otprune.greedy import cover, ties
+from otprune.measures import transport
+from otprune.measures.certificate import Certificate
+from otprune.measures.transport import Metric
+from otprune.numerics.distances import squared_distances
 from otprune.selectors.base import Selector
-from otprune.tokens import at_hand
-
-# From so many tokens on a CPU not all distances are held at once.
-_MANY = 4096
 
 
 @dataclass(frozen=True)
@@ -27,9 +23,9 @@ class TransportPrune(Selector):
     Minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2` greedily: the squared 2-Wasserstein
     distance from the full set to the kept one when the kept tokens may carry any mass.
     The first pick is the best single token. Weights are the masses `p` of the full set. O(m^2)
-    memory; O(k m^2) time at worst, on a CPU usually much less (`search.cover.lazy`), and among many
-    tokens in a quarter of that memory or less and about the time of one pass over all distances
-    (`search.nearby`).
+    memory; O(k m^2) time at worst, on a CPU usually much less (`greedy.cover.lazy`), and among
+    many tokens in a quarter of that memory or less and about the time of one pass over all
+    distances (`greedy.cover.blockwise`).
 
     Attributes:
         metric: "cosine" measures between tokens at unit length (a zero token stays zero),
@@ -56,14 +52,10 @@ class TransportPrune(Selector):
     def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
         points, norms = transport.embed_norms(tokens, self.metric)
         mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
-        mass, rank = mass / mass.shape[-1], ties.preference(norms)
-        if at_hand(points) and points.shape[1] >= _MANY:
-            sets = zip(points, mass, rank, strict=True)
-            return torch.stack([nearby.greedy(transport.Points(x), p, k, r) for x, p, r in sets])
-        return cover.greedy(transport.pairwise(points), mass, k, rank)
+        return cover.greedy(points, mass / mass.shape[-1], k, ties.preference(norms))
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
         points = transport.embed(tokens, self.metric)
         mass = tokens.new_ones(tokens.shape[0]) if weights is None else weights
-        distance = transport.squared_distances(points, points)
+        distance = squared_distances(points, points)
         return transport.certify(distance, mass / mass.shape[0], order)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from otprune.bench.serving_model import IMAGE, QWEN, SPECIAL, byte_tokenizer
-from otprune.demo.export import name_as_published
+from otprune_bench.serving.model import IMAGE, QWEN, SPECIAL, byte_tokenizer
+from otprune_training.export import name_as_published
 
 INTERN = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 PINPOINTS = [[56, 112], [112, 56], [112, 112]]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from otprune.bench import serving
+from otprune_bench.serving import cases as serving
 
 # The quick way to a small engine on a busy CPU; set before vLLM is imported.
 ENVIRONMENT = serving.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

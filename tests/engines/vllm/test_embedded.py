@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 import otprune
-from otprune.bench.serving_server import NAME, serve
 from otprune.demo import MODEL_DIR, SAMPLES_DIR, load
-from otprune.demo.batches import MIX
-from otprune.demo.evaluate import answer
-from otprune.demo.questions import ask_many
-from otprune.demo.scenes import render, sample_scene
+from otprune_bench.serving.server import NAME, serve
+from otprune_training.batches import MIX
+from otprune_training.evaluate import answer
+from otprune_training.questions import ask_many
+from otprune_training.scenes import render, sample_scene
 from tests.demo.test_model import ASKED
 
 from .engines import engine

@@ -41,7 +41,7 @@ from otprune.engines.transformers.selection import Choice, choose
 from otprune.engines.transformers.settings import Settings
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
-from otprune.objectives.mass import Mass
+from otprune.measures.mass import Mass
 from otprune.selectors.results import Lazy
 
 if TYPE_CHECKING:

@@ -191,3 +191,14 @@ def capacity_of(cache: Any) -> int | None:
         and not getattr(layer, "is_sliding", False)
     ]
     return min(sizes, default=None)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values in a transformers cache; 0 without such."""
+    held = [
+        x
+        for layer in getattr(cache, "layers", [])
+        for x in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if isinstance(x, Tensor)
+    ]
+    return sum(x.numel() * x.element_size() for x in held)

@@ -15,7 +15,7 @@ from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Logits, Settings
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError
-from otprune.objectives.mass import Mass
+from otprune.measures.mass import Mass
 from otprune.selectors import Selector
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from otprune.budget import Auto, Budget
-from otprune.objectives.mass import Mass, log_mass
+from otprune.keep import Auto, Budget
+from otprune.measures.mass import Mass, log_mass
 from otprune.selectors.picks import check_kept
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError
-from otprune.objectives.mass import Mass, check_alpha, check_mass
+from otprune.measures.mass import Mass, check_alpha, check_mass
 from otprune.selectors import Selector, check_selector
 
 Logits = Literal["short", "full"]

@@ -12,7 +12,6 @@ from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing.processor import PromptUpdateDetails
 
-from otprune.budget import count
 from otprune.engines.vllm.prompt import run_lengths, shorten
 from otprune.engines.vllm.selection import row_of
 from otprune.engines.vllm.settings import (
@@ -23,6 +22,7 @@ from otprune.engines.vllm.settings import (
     request_settings,
 )
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.keep import count
 
 PRUNED = ("image", "video")
 _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)

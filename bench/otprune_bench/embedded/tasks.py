@@ -1,0 +1,145 @@
+"""The bench's own task set: questions whose evidence is known to the token.
+
+A task is one held-out picture of the embedded model's world with its questions. Small stickers on
+a photograph are what pruning finds hard: each lives in few tokens, and `Task.evidence` says which.
+Everything follows from the seed; the first n tasks are the same however many are made.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from otprune.demo.words import COLOR_NAMES, NOUNS
+from otprune_training.architecture import WORD_ID
+from otprune_training.questions import Question, ask
+from otprune_training.scenes import GRID, Scene, owners, render, sample_scene
+
+# What one picture is asked, where its scene allows; every kind's chance level differs.
+KINDS = ("existence", "color", "shape", "naming", "position", "relation", "count", "digit")
+MIX = ("existence", *KINDS, "existence", "relation")
+ALL = "all"  # kinds
+SCALE = 4  # pictures are drawn at four times the model's own size, as a photograph would come
+TRIES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One picture and what is asked about it.
+
+    Attributes:
+        picture: RGB, `SCALE` times the embedded model's own size.
+        owners: `(144,)` index of the sticker that holds each patch, -1 where it is photograph.
+    """
+
+    scene: Scene
+    picture: Image.Image
+    questions: tuple[Question, ...]
+    owners: NDArray[np.int8]
+
+    def evidence(self, question: Question) -> NDArray[np.bool_]:
+        """`(144,)` patches of the stickers that a question speaks of; none if they are absent."""
+        meant = {i for _, stickers in question.mentions for i in stickers}
+        there: NDArray[np.bool_] = np.isin(self.owners, sorted(meant))
+        return there
+
+    def objects(self) -> NDArray[np.bool_]:
+        """`(stickers, 144)` the patches of each sticker."""
+        there: NDArray[np.bool_] = self.owners == np.arange(len(self.scene.stickers))[:, None]
+        return there
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Picture, kind and right answer's id of each question of some tasks, `(Q,)`."""
+
+    picture: NDArray[Any]
+    kind: NDArray[Any]
+    answer: NDArray[Any]
+
+    @classmethod
+    def about(cls, tasks: Sequence[Task]) -> Questions:
+        """All that is asked, picture by picture."""
+        asked = [(p, q) for p, task in enumerate(tasks) for q in task.questions]
+        return cls(
+            np.array([p for p, _ in asked]),
+            np.array([q.kind for _, q in asked]),
+            np.array([WORD_ID[q.answer] for _, q in asked]),
+        )
+
+    def of(self, group: str) -> NDArray[np.bool_]:
+        """Those of one kind, or `ALL`."""
+        return np.asarray((self.kind == group) | (group == ALL))
+
+
+def make(photos: Sequence[Image.Image], number: int, seed: int) -> list[Task]:
+    """`number` tasks on crops of `photos`, none with a question twice.
+
+    Every scene has at least one combination of colour and noun that training never showed.
+    Existence questions are balanced; an absentee mostly shares its colour or its noun with
+    something that is there. "relation" is left and right, "digit" is reading.
+    """
+    sizes = [photo.size for photo in photos]
+    tasks = []
+    for i in range(number):
+        rng = np.random.default_rng((seed, i))
+        scene = sample_scene(rng, sizes, unseen=True)
+        picture = render(scene, photos, SCALE)
+        tasks.append(Task(scene, picture, _questions(scene, rng), owners(scene)))
+    return tasks
+
+
+def _questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
+    asked: dict[str, Question] = {}
+    for kind in MIX:
+        for _ in range(TRIES):
+            question = ask(scene, rng, kind, unseen=True)
+            # Relations come out as above/below too, which is a kind of its own.
+            if question and question.kind == kind and question.text not in asked:
+                asked[question.text] = question
+                break
+    return tuple(asked.values())
+
+
+def small_talk(task: Task, number: int, seed: int) -> str:
+    """`number` answered questions that tell nothing about the ones asked: absent things, all "no".
+
+    Neither present things nor what the task's questions name are spoken of. Eight words each, the
+    answer's end among them, as the chat template writes a conversation.
+    """
+    rng = np.random.default_rng((seed, number))
+    asked = {text for question in task.questions for text in _named(question.text)}
+    present = {sticker.name for sticker in task.scene.stickers}
+    names = [f"{color} {noun}" for color in COLOR_NAMES for noun in NOUNS]
+    free = [name for name in names if name not in present | asked]
+    chosen = [free[i] for i in rng.integers(len(free), size=number)]
+    said = [f"is there {'an' if x[0] in 'aeiou' else 'a'} {x} ? no <eos>" for x in chosen]
+    return " ".join(said)
+
+
+def _named(text: str) -> list[str]:
+    return [" ".join(pair) for pair in itertools.pairwise(text.split())]
+
+
+def backgrounds(number: int, seed: int, side: int = 240) -> list[Image.Image]:
+    """Pictures of nothing: colours that change smoothly, coarse to fine (octaves of noise).
+
+    They stand below the stickers where photographs cannot be had, as in `--quick`.
+    """
+    made = []
+    for i in range(number):
+        rng = np.random.default_rng((seed, i))
+        values = np.full((side, side, 3), 118.0) + rng.normal(0, 25, 3)
+        for cells in (3, GRID // 2, GRID, 2 * GRID, 4 * GRID):
+            coarse = rng.uniform(-1, 1, (cells, cells, 3)) * 90 * (3 / cells) ** 0.7
+            levels = np.clip(coarse + 128, 0, 255).astype(np.uint8)
+            smooth = Image.fromarray(levels).resize((side, side), Image.Resampling.BICUBIC)
+            values += np.asarray(smooth, np.float64) - 128
+        made.append(Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)))
+    return made

@@ -1,0 +1,128 @@
+"""The paper's hypothesis, tested: does a smaller distance go with better answers?
+
+A point is a method at a ratio: its distance (mean over the measured pictures) against its share of
+wrong answers, and against its answer loss. A positive rank correlation is what OTPrune (arXiv
+2602.20205) expects. Pooled over ratios it is nearly bound to be positive, since keeping more
+shrinks every distance and every loss; within a ratio it says whether the distance tells methods
+apart, which is what it was chosen for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from otprune_bench.embedded.spaces import NAMES as DISTANCES
+from otprune_bench.figures.statistics import (
+    Correlation,
+    Floats,
+    grouped_spearman,
+    interval,
+    resampled_means,
+    spearman,
+)
+from otprune_bench.quality.cases import KEEPS, PLAIN
+from otprune_bench.quality.summary import Summary
+
+OUTCOMES = ("wrong answers", "answer loss")
+SCOPES = ("within", "pooled")
+
+
+class Finding(NamedTuple):
+    """One correlation with two 95% intervals: other pictures, and other methods.
+
+    Resampling pictures tells how well the points are known; resampling methods tells how much the
+    figure depends on which methods happened to be compared, and is wide for so few.
+    """
+
+    over_pictures: Correlation
+    over_methods: Correlation
+
+
+class Points(NamedTuple):
+    """U points: method and ratio of each `(U,)`; `sums` `(P, U)` of an outcome over a picture's
+    questions, `counts` `(P,)` questions; `distances` name to `(D, U)`, a row a measured picture.
+    """
+
+    names: list[str]
+    keeps: Floats
+    sums: dict[str, Floats]
+    counts: Floats
+    distances: dict[str, Floats]
+
+    def outcome(self, name: str) -> Floats:
+        """`(U,)`"""
+        return np.asarray(self.sums[name].sum(0) / self.counts.sum())
+
+
+def points(summary: Summary, setting: str = PLAIN) -> Points:
+    """The points of a run, without distances that were not measured (exact ones without POT)."""
+    units = [(name, keep) for keep in KEEPS for name in summary.present(keep)]
+    picture = summary.questions.picture
+
+    def per_picture(values: Floats) -> Floats:
+        return np.bincount(picture, weights=values).astype(np.float64)
+
+    found = [summary.outcomes[name, keep, setting] for name, keep in units]
+    distances = {}
+    for name in DISTANCES:
+        columns = [
+            np.mean([np.array(run["distances"][name], np.float64) for run in runs], axis=0)
+            for runs in (summary.runs(*unit) for unit in units)
+        ]
+        table = np.stack(columns, 1)
+        if not np.isnan(table).any():
+            distances[name] = table
+    return Points(
+        names=[name for name, _ in units],
+        keeps=np.array([keep for _, keep in units]),
+        sums={
+            "wrong answers": np.stack([per_picture(1 - o.right) for o in found], 1),
+            "answer loss": np.stack([per_picture(o.loss) for o in found], 1),
+        },
+        counts=per_picture(np.ones(len(picture))),
+        distances=distances,
+    )
+
+
+def findings(of: Points, draws: int, seed: int) -> dict[tuple[str, str, str], Finding]:
+    """Every (distance, outcome, scope) with its intervals."""
+    rng = np.random.default_rng(seed)
+    scores = {name: resampled_means(of.sums[name], of.counts, draws, rng) for name in OUTCOMES}
+    who = np.array(of.names)
+    drawn_methods = [rng.choice(np.unique(who), len(np.unique(who))) for _ in range(draws)]
+    samples = [
+        np.concatenate([np.flatnonzero(who == name) for name in drawn]) for drawn in drawn_methods
+    ]
+    found = {}
+    for distance, table in of.distances.items():
+        moved = resampled_means(table, np.ones(len(table)), draws, rng)
+        here = table.mean(0)
+        for outcome in OUTCOMES:
+            score = of.outcome(outcome)
+            for scope in SCOPES:
+                value = float(_correlate(here, score, of.keeps, scope))
+                pictures = _correlate(moved, scores[outcome], of.keeps, scope)
+                others = np.array(
+                    [_correlate(here[s], score[s], of.keeps[s], scope) for s in samples]
+                )
+                found[distance, outcome, scope] = Finding(
+                    interval(value, pictures), interval(value, others)
+                )
+    return found
+
+
+def _correlate(x: Floats, y: Floats, keeps: Floats, scope: str) -> Floats:
+    return spearman(x, y) if scope == "pooled" else grouped_spearman(x, y, keeps)
+
+
+def as_json(found: dict[tuple[str, str, str], Finding]) -> dict[str, Any]:
+    """Nested by distance, outcome and scope; three numbers each: value, low, high."""
+    tree: dict[str, Any] = {}
+    for (distance, outcome, scope), finding in found.items():
+        tree.setdefault(distance, {}).setdefault(outcome, {})[scope] = {
+            "over pictures": [round(x, 4) for x in finding.over_pictures],
+            "over methods": [round(x, 4) for x in finding.over_methods],
+        }
+    return tree

@@ -1,0 +1,203 @@
+"""Plots of a quality run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from otprune_bench.embedded.tasks import KINDS, SCALE
+from otprune_bench.quality.cases import KEEPS, PUBLISHED, RANDOM, SETTINGS, UNPRUNED, World, methods
+from otprune_bench.quality.hypothesis import Finding, Points
+from otprune_bench.quality.summary import NAMES, Summary
+from otprune_bench.runs.report import COLORS, figure, panels
+from otprune_training.scenes import GRID, PATCH
+
+AT = 0.098  # the ratio that the paper's table is about
+SHOWN = (PUBLISHED, "otprune", "transport", "divprune", RANDOM)
+PICTURES = 10
+_MARKERS = "osD^vP<>X"
+LOOKS: dict[str, dict[str, Any]] = {
+    name: {"color": COLORS[i % len(COLORS)], "marker": _MARKERS[i]} for i, name in enumerate(NAMES)
+}
+LOOKS[RANDOM] = {"color": "#555555", "marker": "X", "linestyle": "--"}
+
+
+def draw(
+    folder: Path,
+    summary: Summary,
+    points: Points,
+    found: dict[tuple[str, str, str], Finding],
+    world: World,
+) -> None:
+    """All of them, as PNG in the run's folder."""
+    _accuracy(folder, summary)
+    _kinds(folder, summary)
+    _merging(folder, summary)
+    _distances(folder, points)
+    _correlations(folder, found)
+    _overlays(folder, world)
+
+
+def _accuracy(folder: Path, summary: Summary) -> None:
+    with figure(folder, "accuracy", (9.5, 5)) as axes:
+        _curves(axes, summary, "all")
+        axes.set(
+            xlabel="tokens kept of 144 (share)",
+            ylabel="right answers, all questions",
+            title="As kept, positions preserved; bars: 1.96 standard errors, clustered by picture",
+        )
+        axes.title.set_fontsize(10)
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _curves(axes: Any, summary: Summary, group: str) -> None:
+    full = summary.accuracy(UNPRUNED, 1.0, group=group).value
+    axes.axhline(full, color="black", linewidth=1, linestyle=":", label="unpruned")
+    for i, name in enumerate(NAMES):
+        keeps = [keep for keep in KEEPS if name in summary.present(keep)]
+        values = [summary.accuracy(name, keep, group=group) for keep in keeps]
+        axes.errorbar(
+            # A little apart, so that error bars of equal methods can be told apart.
+            [keep * 1.012 ** (i - len(NAMES) / 2) for keep in keeps],
+            [v.value for v in values],
+            yerr=[1.96 * v.error for v in values],
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            label=name,
+            **LOOKS[name],
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(KEEPS, [f"{keep:g}" if keep != 0.111 else "" for keep in KEEPS])
+    axes.minorticks_off()
+
+
+def _kinds(folder: Path, summary: Summary) -> None:
+    with panels(folder, "kinds", 3, 3, (11, 9)) as grid:
+        for axes, kind in zip(grid, KINDS, strict=False):
+            _curves(axes, summary, kind)
+            axes.set(title=kind, ylim=(0, 1.04))
+        for axes in grid[::3]:
+            axes.set_ylabel("right answers")
+        for axes in grid[5:8]:
+            axes.set_xlabel("tokens kept (share)")
+        handles, labels = grid[0].get_legend_handles_labels()
+        grid[8].axis("off")
+        grid[8].legend(handles, labels, frameon=False, loc="center", fontsize=10)
+
+
+def _merging(folder: Path, summary: Summary) -> None:
+    names = summary.present(AT)
+    with figure(folder, "settings", (9, 4.8)) as axes:
+        for i, (setting, _, _) in enumerate(SETTINGS):
+            values = [summary.accuracy(name, AT, setting) for name in names]
+            axes.errorbar(
+                np.arange(len(names)) + 0.16 * (i - 1.5),
+                [v.value for v in values],
+                yerr=[1.96 * v.error for v in values],
+                fmt="osD^"[i],
+                markersize=5,
+                capsize=2,
+                color=COLORS[i],
+                label=setting,
+            )
+        full = summary.accuracy(UNPRUNED, 1.0).value
+        axes.axhline(full, color="black", linewidth=1, linestyle=":", label="unpruned")
+        axes.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
+        axes.set(ylabel="right answers, all questions", title=f"Keep {AT}: merging and positions")
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _distances(folder: Path, points: Points) -> None:
+    wanted = [f"{d} {s}" for s in ("raw", "rows") for d in ("gaussian", "exact", "free mass")]
+    names = [name for name in wanted if name in points.distances]
+    if not names:
+        return
+    loss = points.outcome("answer loss")
+    who = np.array(points.names)
+    with panels(folder, "distances", 2, -(-len(names) // 2), (13, 7.4)) as grid:
+        for axes, distance in zip(grid, names, strict=False):
+            here = points.distances[distance].mean(0)
+            for name in NAMES:
+                at = who == name
+                look = {**LOOKS[name], "linestyle": ":"}
+                axes.plot(
+                    here[at], loss[at], linewidth=0.8, markersize=5, alpha=0.85, label=name, **look
+                )
+            space = {"raw": "raw tokens", "rows": "tokens at length one"}[distance.split()[-1]]
+            title = f"{distance.rsplit(' ', 1)[0]}, {space}"
+            axes.set(xscale="log", yscale="log", title=title, xlabel="W2² / mean squared norm")
+            axes.xaxis.set_minor_formatter("")
+        for axes in grid[:: -(-len(names) // 2)]:
+            axes.set_ylabel("answer loss (nats)")
+        grid[0].legend(frameon=False, fontsize=8)
+
+
+def _correlations(folder: Path, found: dict[tuple[str, str, str], Finding]) -> None:
+    distances = list(dict.fromkeys(distance for distance, _, _ in found))
+    if not distances:
+        return
+    with panels(folder, "correlations", 1, 2, (11, 5)) as grid:
+        for axes, scope in zip(grid, ("within", "pooled"), strict=True):
+            for i, outcome in enumerate(("wrong answers", "answer loss")):
+                y = np.arange(len(distances)) + 0.22 * (2 * i - 1)
+                both = [found[distance, outcome, scope] for distance in distances]
+                for line, width, alpha, meant in (
+                    ([f.over_methods for f in both], 1.2, 0.45, "other methods"),
+                    ([f.over_pictures for f in both], 4.0, 0.75, "other pictures"),
+                ):
+                    axes.hlines(
+                        y,
+                        [c.low for c in line],
+                        [c.high for c in line],
+                        color=COLORS[i],
+                        linewidth=width,
+                        alpha=alpha,
+                        label=f"{outcome}, 95%: {meant}",
+                    )
+                value = [f.over_pictures.value for f in both]
+                axes.plot(value, y, "o", color=COLORS[i], markersize=5)
+            axes.axvline(0, color="black", linewidth=1)
+            axes.set_yticks(range(len(distances)), distances)
+            axes.invert_yaxis()
+            title = {"within": "within a keep ratio (mean of five)", "pooled": "all ratios pooled"}
+            axes.set(xlim=(-1, 1), title=title[scope])
+            axes.set_xlabel("rank correlation; right: smaller distance, better answers")
+        grid[1].set_yticklabels([])
+        grid[0].figure.legend(
+            *grid[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+        )
+
+
+def _overlays(folder: Path, world: World) -> None:
+    """The first ten pictures; what a method keeps at `AT` as it is, all else dimmed."""
+    of = methods(world.plan)
+    columns = {name: of[name if name != RANDOM else f"{RANDOM} 0"] for name in SHOWN}
+    number = min(PICTURES, len(world.tasks))
+    with panels(folder, "overlays", number, 1 + len(SHOWN), (7.2, 1.25 * number)) as grid:
+        for p in range(number):
+            picture = np.asarray(world.tasks[p].picture)
+            row = grid[p * (1 + len(SHOWN)) :]
+            row[0].imshow(picture)
+            for axes, choose in zip(row[1:], columns.values(), strict=False):
+                kept = torch.zeros(GRID * GRID, dtype=torch.bool)
+                try:
+                    kept[choose(AT, p).select(world.tokens[p])] = True
+                except Exception:  # the table of failed cases says why
+                    axes.text(0.5, 0.5, "failed", transform=axes.transAxes, ha="center")
+                    continue
+                mask = kept.reshape(GRID, GRID).numpy().repeat(PATCH * SCALE, 0)
+                mask = mask.repeat(PATCH * SCALE, 1)[..., None]
+                dim = 0.3 * (0.3 * picture + 0.7 * picture.mean(-1, keepdims=True))
+                axes.imshow(np.where(mask, picture, dim).astype(np.uint8))
+        for axes in grid:
+            axes.axis("off")
+        for axes, name in zip(grid, ("picture", *SHOWN), strict=False):
+            axes.set_title(name, fontsize=8)

@@ -1,0 +1,115 @@
+"""The report of `otprune bench serving`."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from otprune_bench.runs.cases import Results, failures
+from otprune_bench.runs.report import panels, table
+from otprune_bench.serving.cases import Scope, Workload, arms, key
+
+HEAD = (
+    *("", "prompt", "first token, ms", "of keep 1.0", "whole answer, ms"),
+    *("requests / s", "of keep 1.0", "answer tokens / s"),
+)
+
+
+def write(scope: Scope, found: Results) -> str:
+    """The report in Markdown."""
+    size = scope.size
+    lines = [
+        "# Serving: a vLLM server under load",
+        "",
+        f"`vllm serve` on the loopback, CPU, bfloat16, eager: a Qwen2.5-VL with **random weights** "
+        f"and a small language model ({size.layers} layers of width {size.width}), so that what is "
+        "compared is the work, not the answers. No picture is seen twice, so no cache helps. "
+        "*stock* is a second server without otprune; the others are requests to one server, each "
+        "with its own ratio. Every round runs all of them in an order of its own; medians over "
+        f"{scope.rounds} round{'s' * (scope.rounds > 1)}, least and most in brackets, "
+        "ratios taken within a round. GPUs were not measured.",
+        "",
+        "![First token and throughput by load](load.png)",
+        "",
+    ]
+    for workload in scope.workloads:
+        m = workload.side**2
+        lines += [
+            f"## {workload.name[0].upper()}{workload.name[1:]}",
+            "",
+            f"{m} visual tokens, answers of {workload.new} tokens.",
+            "",
+        ]
+        for concurrent, number in scope.loads:
+            lines += [f"{number} requests, {concurrent} at once:", ""]
+            lines += [table(HEAD, _rows(scope, workload, concurrent, found)), ""]
+    return "\n".join([*lines, *failures(found)])
+
+
+def _rows(scope: Scope, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
+    rows = []
+    for arm, _ in arms():
+        pairs = _pairs(scope, workload, concurrent, arm, found)
+        if not pairs:
+            rows.append([arm, *["failed"] * (len(HEAD) - 1)])
+            continue
+        rows.append(
+            [
+                arm,
+                f"{pairs[0][0]['prompt']:.0f}",
+                _spread([1e3 * run["first"] for run, _ in pairs], "{:.0f}"),
+                _spread([run["first"] / base["first"] for run, base in pairs], "{:.2f}"),
+                _spread([1e3 * run["whole"] for run, _ in pairs], "{:.0f}"),
+                _spread([run["answered"] for run, _ in pairs], "{:.2f}"),
+                _spread([run["answered"] / base["answered"] for run, base in pairs], "{:.2f}"),
+                _spread([run["tokens"] for run, _ in pairs], "{:.0f}"),
+            ]
+        )
+    return rows
+
+
+def _pairs(
+    scope: Scope, workload: Workload, concurrent: int, arm: str, found: Results
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """An arm's runs, each with that of keep 1.0 of the same round; without those that failed."""
+
+    def runs(arm: str) -> list[dict[str, Any]]:
+        return [found[key(workload, concurrent, arm, i)] for i in range(1, scope.rounds + 1)]
+
+    return [
+        (run, base)
+        for run, base in zip(runs(arm), runs("keep 1.0"), strict=True)
+        if "failed" not in run and "failed" not in base
+    ]
+
+
+def draw(folder: Path, scope: Scope, found: Results) -> None:
+    """`load.png`: both against the number of requests at once, relative to keep 1.0."""
+    looks = {"first": "time to first token", "answered": "requests a second"}
+    columns = len(scope.workloads)
+    with panels(folder, "load", len(looks), columns, (4.2 * columns + 1.4, 6.4)) as grid:
+        for i, (figure, said) in enumerate(looks.items()):
+            for j, workload in enumerate(scope.workloads):
+                axes = grid[i * columns + j]
+                for arm, _ in arms():
+                    ratios = {
+                        concurrent: statistics.median(
+                            run[figure] / base[figure] for run, base in pairs
+                        )
+                        for concurrent, _ in scope.loads
+                        if (pairs := _pairs(scope, workload, concurrent, arm, found))
+                    }
+                    axes.plot(list(ratios), list(ratios.values()), marker="o", label=arm)
+                axes.set_xscale("log", base=2)
+                ticks = [concurrent for concurrent, _ in scope.loads]
+                axes.set_xticks(ticks, [str(n) for n in ticks])
+                axes.set(xlabel="requests at once", ylabel=f"{said}, of keep 1.0's", ylim=(0, None))
+                if i == 0:
+                    axes.set_title(workload.name)
+        grid[columns - 1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _spread(values: list[float], form: str) -> str:
+    middle, least, most = (form.format(f(values)) for f in (statistics.median, min, max))
+    return middle if least == most else f"{middle} ({least} to {most})"

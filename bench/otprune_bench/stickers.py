@@ -1,0 +1,78 @@
+"""A task for lmms-eval that needs no hub: questions about the embedded model's own world.
+
+    python -m otprune_bench.stickers FOLDER
+    lmms-eval --model otprune_hf --model_args keep=0.098 \\
+        --include_path FOLDER --tasks otprune_stickers
+
+It shows that an installation works from end to end. It is no benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from otprune_bench.embedded.tasks import backgrounds, make
+
+TASK = "otprune_stickers"
+
+_CONFIG = """\
+task: {task}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.pictures
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs:
+  max_new_tokens: 8
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+    ignore_case: true
+    ignore_punctuation: false
+metadata:
+  - version: 1.0
+"""
+
+_FUNCTIONS = """\
+from PIL import Image
+
+
+def pictures(doc):
+    return [Image.open(doc["picture"]).convert("RGB")]
+"""
+
+
+def write(folder: Path, number: int = 20, seed: int = 0) -> None:
+    """Write the task: its YAML, its functions, `number` pictures and the questions about them.
+
+    Paths in it are absolute: write it anew rather than moving it.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i, task in enumerate(make(backgrounds(8, seed), number, seed)):
+        picture = folder / f"{i:04}.png"
+        task.picture.save(picture)
+        for question in task.questions:
+            doc = {
+                "picture": str(picture),
+                "kind": question.kind,
+                "question": question.text,
+                "answer": question.answer,
+            }
+            lines.append(json.dumps(doc) + "\n")
+    data = folder / "questions.jsonl"
+    data.write_text("".join(lines))
+    (folder / f"{TASK}.yaml").write_text(_CONFIG.format(task=TASK, data=json.dumps(str(data))))
+    (folder / "utils.py").write_text(_FUNCTIONS)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

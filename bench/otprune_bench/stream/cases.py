@@ -1,0 +1,306 @@
+"""`otprune bench stream`: does a stream select well, and as fast at the end as at the start?"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprune.demo import load
+from otprune.measures import distances
+from otprune.numerics.normalize import unit_rows
+from otprune.selectors import DPPPrune, OTPrune, RandomPrune, Selector
+from otprune.streaming import StreamSelector, novelty, select_video
+from otprune_bench.embedded.tasks import backgrounds
+from otprune_bench.runs.cases import Case, Results, run_cases
+from otprune_bench.runs.report import check_plots, write_report
+from otprune_training import photos
+from otprune_training.video import Frame, filmed, moving
+
+Kept = list[Tensor]
+STREAM, VIDEO = "stream", "all frames at hand"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a run is.
+
+    Attributes:
+        frames, tokens, features: of the long stream.
+        rate: tokens a frame that it may keep.
+        every: how many frames a point of its curve stands for.
+        videos, shots, length: the moving pictures on which choices are compared.
+        keep: what the stream may keep of them on average.
+    """
+
+    seed: int = 0
+    frames: int = 10_000
+    tokens: int = 196
+    features: int = 1024
+    rate: float = 16.0
+    every: int = 200
+    videos: int = 8
+    shots: int = 4
+    length: int = 24
+    keep: float = 0.05
+    photographs: bool = True
+
+
+QUICK = Plan(frames=600, every=50, videos=2, shots=2, length=8, photographs=False)
+
+
+def run(folder: Path, plan: Plan, photographs: Path) -> None:
+    """Run what `folder` does not have yet, and write results, report and plots.
+
+    Args:
+        photographs: folder of those below the stickers, collected if it is not there.
+
+    Raises:
+        OTPruneError: the folder has cases of other settings, or matplotlib is missing.
+    """
+    from otprune_bench.stream import report as stream_report
+
+    check_plots()
+    found = run_cases(folder, cases(plan, photographs), "stream", asdict(plan))
+    figures = summarise(plan, found)
+    stream_report.draw(folder, plan, figures)
+    write_report(folder, figures, stream_report.write(plan, figures, found), asdict(plan))
+
+
+def cases(plan: Plan, photographs: Path) -> Iterator[Case]:
+    """The long stream, then the videos one by one."""
+    yield "long stream", functools.partial(_long, plan)
+    world = _World(plan, photographs)
+    for number in range(plan.videos):
+        yield f"video {number + 1}", functools.partial(_compare, plan, world, number)
+
+
+# -- the long stream -------------------------------------------------------------------------------
+
+
+class Camera:
+    """Tokens of a made-up camera for ever: low rank, a slow drift and noise; the view moves on by
+    `PAN` tokens a frame, and is cut now and then."""
+
+    RANK, PAN, CUT = 100, 8, 250
+
+    def __init__(self, tokens: int, features: int, seed: int) -> None:
+        self._shape = (tokens, features)
+        self._g = torch.Generator().manual_seed(seed)
+        self._t = 0
+        self._common = self._normal(features)
+        self._scene = self._common.expand(tokens, -1)
+
+    def frame(self) -> Tensor:
+        """The next one, `(tokens, features)` float32."""
+        m, d = self._shape
+        if self._t % self.CUT == 0:
+            self._world = self._normal(self.RANK, d) / sqrt(self.RANK)
+            self._scene = self._view(m)
+        self._t += 1
+        self._scene = torch.cat([self._scene[self.PAN :], self._view(self.PAN)])
+        self._scene.addcmul_(self._normal(m, 1), self._normal(d), value=0.01)
+        return self._scene.add(self._normal(m, d), alpha=0.05)
+
+    def _view(self, tokens: int) -> Tensor:
+        _, d = self._shape
+        own = self._normal(tokens, self.RANK) @ self._world
+        return self._common + own + 0.3 * self._normal(tokens, d)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self._g)
+
+
+def _long(plan: Plan) -> dict[str, Any]:
+    camera = Camera(plan.tokens, plan.features, plan.seed)
+    stream = StreamSelector(plan.rate)
+    points: list[dict[str, Any]] = []
+    times: list[float] = []
+    work: list[float] = []
+    kept = 0
+    for t in range(1, plan.frames + 1):
+        frame = camera.frame()
+        start, busy = time.perf_counter(), time.process_time()
+        indices = stream.push(frame)
+        times.append(time.perf_counter() - start)
+        work.append(time.process_time() - busy)
+        kept += len(indices)
+        if t % plan.every == 0:
+            some = sorted(times[-plan.every :])
+            state = sum(x.numel() * x.element_size() for x in stream.state_dict().values())
+            points.append(
+                {
+                    "frames": t,
+                    "median_seconds": statistics.median(some),
+                    "processor_seconds": statistics.median(work[-plan.every :]),
+                    "p99_seconds": some[int(0.99 * len(some))],
+                    "slowest_seconds": some[-1],
+                    "state_bytes": state,
+                    "resident_bytes": _resident(),
+                    "kept": kept,
+                }
+            )
+    return {
+        "points": points,
+        "kept": kept,
+        "frames_per_second": len(times) / sum(times),
+        "seconds": sum(times),
+        "slowest_seconds": max(times),
+        "processor_seconds": sum(work),
+        "load": os.getloadavg()[0],
+        "largest_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _resident() -> int | None:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
+
+
+# -- moving pictures -------------------------------------------------------------------------------
+
+
+class _World:
+    """Videos and their tokens, from the embedded model's tower."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._folder = plan, folder
+
+    @functools.cached_property
+    def embedded(self) -> tuple[Any, Any]:
+        return load()
+
+    def video(self, number: int) -> tuple[list[Frame], Tensor]:
+        """Frames, and their tokens, `(T, 144, d)`."""
+        rng = np.random.default_rng((self._plan.seed, number))
+        if self._plan.photographs:
+            below = photos.load(self._folder, held_out=True)
+        else:
+            below = backgrounds(self._plan.shots, self._plan.seed + number)
+        frames = moving(rng, [p.size for p in below], self._plan.shots, self._plan.length)
+        model, processor = self.embedded
+        tokens = []
+        with torch.no_grad():
+            for frame in frames:
+                pixels = processor.image_processor(
+                    filmed(frame, below, rng), return_tensors="pt"
+                ).pixel_values
+                tokens += model.model.get_image_features(pixels).pooler_output
+        return frames, torch.stack(tokens)
+
+
+def choices(plan: Plan, tokens: Tensor, number: int) -> dict[str, Callable[[], Kept]]:
+    """What is compared; where no share is said, as many tokens in all as the stream keeps."""
+    t, m, _ = tokens.shape
+    streams = {
+        name: [stream.push(frame) for frame in tokens]
+        for name, stream in (
+            (STREAM, StreamSelector(plan.keep * m)),
+            (f"{STREAM}, novelty 0.02", StreamSelector(plan.keep * m, novelty=0.02)),
+        )
+    }
+    k, most = sum(len(i) for i in streams[STREAM]), round(plan.keep * t * m)
+
+    def alone(make: Callable[[int], Selector], total: int = k) -> Kept:
+        """Every frame by itself, the total spread over them as evenly as it goes."""
+        shares = [total * (i + 1) // t - total * i // t for i in range(t)]
+        return [
+            make(share).select(frame) if share else torch.empty(0, dtype=torch.int64)
+            for share, frame in zip(shares, tokens, strict=True)
+        ]
+
+    def joint() -> Kept:
+        chosen = OTPrune(k).select(tokens.flatten(0, 1))
+        return [chosen[chosen // m == i] % m for i in range(t)]
+
+    def drawn(number_of_tokens: int) -> Selector:
+        return RandomPrune(number_of_tokens, seed=plan.seed + number)
+
+    return {
+        **{name: functools.partial(list, kept) for name, kept in streams.items()},
+        VIDEO: lambda: select_video(tokens, k),
+        "otprune, all frames at hand": joint,
+        "dpp, frame by frame": lambda: alone(DPPPrune),
+        "otprune, frame by frame": lambda: alone(OTPrune),
+        "random, frame by frame": lambda: alone(drawn),
+        f"dpp, frame by frame, {plan.keep:.0%}": lambda: alone(DPPPrune, most),
+        f"random, frame by frame, {plan.keep:.0%}": lambda: alone(drawn, most),
+    }
+
+
+def _compare(plan: Plan, world: _World, number: int) -> dict[str, Any]:
+    frames, tokens = world.video(number)
+    full = tokens.flatten(0, 1)
+    points = unit_rows(tokens)
+    result = {}
+    for name, choose in choices(plan, tokens, number).items():
+        kept = choose()
+        chosen = torch.cat([x[i] for x, i in zip(tokens, kept, strict=True)])
+        unit = torch.cat([x[i] for x, i in zip(points, kept, strict=True)])
+        size = float(full.double().square().sum(dim=-1).mean())
+        arrived = [
+            bool(there[indices.numpy()].any())
+            for frame, indices in zip(frames, kept, strict=True)
+            for there in frame.arrivals()
+        ]
+        result[name] = {
+            "kept": len(chosen),
+            "share": len(chosen) / len(full),
+            "value": novelty.value(unit),
+            "gaussian_w2": distances.gaussian_w2(full, chosen) / size,
+            "free_mass_w2": distances.free_mass_w2(full, chosen) / size,
+            "free_mass_w2_rows": distances.free_mass_w2(points.flatten(0, 1), unit),
+            "arrivals": sum(arrived) / len(arrived),
+            "per_frame": [len(i) for i in kept],
+        }
+    result["frames"] = {
+        "new": [frame.new for frame in frames],
+        "shot": [frame.shot for frame in frames],
+    }
+    return result
+
+
+MEASURES = ("share", "value", "gaussian_w2", "free_mass_w2", "free_mass_w2_rows", "arrivals")
+
+
+def summarise(plan: Plan, found: Results) -> dict[str, Any]:
+    """The long stream as it is; means over the videos, with standard errors; and the first video
+    frame by frame. A failed video is left to the report's list of failures."""
+    figures: dict[str, Any] = {"long stream": found["long stream"]}
+    videos = [found[f"video {i + 1}"] for i in range(plan.videos)]
+    whole = [video for video in videos if "failed" not in video]
+    if not whole:
+        return figures
+    figures["first video"] = {
+        **whole[0]["frames"],
+        STREAM: whole[0][STREAM]["per_frame"],
+        VIDEO: whole[0][VIDEO]["per_frame"],
+    }
+    for name in whole[0]:
+        if name != "frames":
+            figures[name] = {
+                measure: _mean([video[name][measure] for video in whole]) for measure in MEASURES
+            }
+            figures[name]["of best value"] = _mean(
+                [video[name]["value"] / video[VIDEO]["value"] for video in whole]
+            )
+    return figures
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    error = statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+    return {"mean": statistics.mean(values), "standard_error": error}

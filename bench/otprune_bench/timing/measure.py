@@ -1,0 +1,123 @@
+"""One call of a model: when each token came, and what it multiplies."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageTextToText, StoppingCriteria
+
+from otprune.engines.transformers import prune, prune_inputs
+from otprune.engines.transformers.memory import cache_bytes, cache_of
+from otprune.measures.mass import Mass
+from otprune.selectors import GridPrune, Selector
+from otprune_bench.timing.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One call of `generate`.
+
+    Attributes:
+        tokens: seconds from the call to each new token.
+        selector: seconds of the selection, within the first of them; 0.0 unpruned.
+        cache_bytes: keys and values of the prompt and of all new tokens but the last.
+        prompt: tokens that the language model saw before the first new one.
+    """
+
+    tokens: list[float]
+    selector: float
+    cache_bytes: int
+    prompt: int
+
+
+class _Clock(StoppingCriteria):
+    """Never stops; notes when it was asked, which is once a token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def generate(
+    model: Any, inputs: dict[str, Any], selector: Selector | None, new: int, mass: Mass = "none"
+) -> Timed:
+    """Greedy decoding of `new` tokens, unpruned if there is no selector."""
+    clock = _Clock()
+    with prune(model, selector, mass=mass) if selector is not None else nullcontext() as run:
+        start = time.perf_counter()
+        out = model.generate(
+            **inputs,
+            max_new_tokens=new,
+            do_sample=False,
+            stopping_criteria=[clock],
+            return_dict_in_generate=True,
+        )
+    items = run.last if run is not None else []
+    assert items is not None
+    dropped = sum(item.before - item.after for item in items)
+    return Timed(
+        tokens=[moment - start for moment in clock.times],
+        selector=sum(item.seconds for item in items),
+        cache_bytes=cache_bytes(cache_of(out)),
+        prompt=inputs["input_ids"].shape[1] - dropped,
+    )
+
+
+def encode(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same call with the encoder's output in the place of the pixels."""
+    shrunk = prune_inputs(model, inputs, GridPrune(1.0))
+    kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    # A plain dict: this call is not pruned yet.
+    return kept | {"mm_encoder_outputs": dict(shrunk["mm_encoder_outputs"])}
+
+
+@torch.no_grad()
+def flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of a call's matrix products and convolutions, by torch's counter.
+
+    A multiplication and the addition after it are two operations.
+    """
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return int(counter.get_total_flops())
+
+
+class Hollow:
+    """A whole model without memory (meta device) under eager attention, to count operations on."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        with torch.device("meta"):
+            self._model = AutoModelForImageTextToText.from_config(
+                shape.full(), dtype=torch.bfloat16, attn_implementation="eager"
+            )
+
+    def encoder(self) -> int:
+        """Operations of encoder and projector for the shape's one picture."""
+        pixels = torch.empty(self._shape.pixels, device="meta", dtype=torch.bfloat16)
+        arguments = copy.copy(self._shape.arguments)
+        return flops(lambda: self._model.model.get_image_features(pixels, **arguments))
+
+    def prefill(self, n: int) -> int:
+        """Operations of the language model's layers for a prompt of n tokens, without its head."""
+        width = self._shape.width
+        embeds = torch.empty(1, n, width, device="meta", dtype=torch.bfloat16)
+        # A mask that is there already: making one asks for values, and there are none.
+        mask = torch.empty(1, 1, n, n, device="meta", dtype=torch.bfloat16)
+        places = torch.empty(1, n, device="meta", dtype=torch.long)
+        return flops(
+            lambda: self._model.model.language_model(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False
+            )
+        )

@@ -1,0 +1,1 @@
+"""Arithmetic below the methods: normalisation, products, projection, and who computes them."""

@@ -1,1 +1,0 @@
-"""What makes a set good: pure functions of tensors."""

@@ -1,0 +1,195 @@
+"""Frames one by one, for ever: bounded memory, bounded time."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprune.checks import check_tokens
+from otprune.errors import OTPruneError, TokenError
+from otprune.greedy.threshold import above
+from otprune.greedy.ties import preference
+from otprune.numerics import threads
+from otprune.numerics.normalize import norms, unit_rows
+from otprune.streaming.novelty import NOISE, Sketch
+
+
+class StreamSelector:
+    """Chooses a frame's tokens when the frame comes, knowing what it kept of those before.
+
+    Two parts. *What is new*: a token's novelty is the share of its squared length that the tokens
+    kept so far leave unexplained, 1 for something at right angles to them all, about 0.01 for a
+    copy (`otprune.streaming.novelty`, also for where this departs from OTPrune). What was kept is
+    held as a sketch of `rank` directions: a forgotten direction can make a token look newer than
+    it is, never less new.
+
+    *What it may cost*: a bucket of `burst` tokens, full at the start, gets `rate` tokens a frame
+    and pays for every kept one; so T frames keep at most `burst + rate * T`. A token must be worth
+    its price, `novelty ** (what is left in the bucket / burst)`: `novelty` while the bucket is
+    full, rising to 1, which nothing reaches, as it empties (the prices of online knapsack: Zhou,
+    Chakrabarty and Lukose, WINE 2008). A still scene saves that way, a cut spends, and under
+    steady motion as much is kept as comes in.
+
+    Nothing is drawn: the same frames give the same tokens. One selector a stream; memory is
+    `1.25 * rank` tokens, time a frame O(m d rank) for m tokens of d features, however long the
+    stream. A frame keeps none, one or many, so the host waits for the device, a few times a frame.
+
+    Args:
+        rate: tokens a frame on average, more than 0.
+        floor: the least number kept of a frame, at most `rate`.
+        ceiling: the largest; None for what the bucket holds.
+        burst: what the bucket holds, at least `rate`; None for 8 frames' worth.
+        novelty: in (0, 1), the least that is ever worth a token (beyond the floor).
+        rank: directions remembered; from d on nothing is lost.
+        half_life: frames after which what was kept counts half, so that a scene that stays is
+            shown again in time; None, for a reader who forgets nothing.
+
+    Raises:
+        OTPruneError: a number outside what is said here.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        floor: int = 0,
+        ceiling: int | None = None,
+        burst: float | None = None,
+        novelty: float = 0.05,
+        rank: int = 256,
+        half_life: float | None = None,
+    ) -> None:
+        self.rate = _number("rate", rate, above=0.0)
+        self.floor = _whole("floor", floor, least=0)
+        self.ceiling = None if ceiling is None else _whole("ceiling", ceiling, least=1)
+        self.burst = 8 * self.rate if burst is None else _number("burst", burst, above=0.0)
+        self.novelty = _number("novelty", novelty, above=0.0)
+        self.rank = _whole("rank", rank, least=1)
+        self.half_life = None if half_life is None else _number("half_life", half_life, above=0.0)
+        if self.floor > self.rate:
+            raise OTPruneError(f"floor={floor} is more than rate={rate}: no rate could hold it")
+        if self.ceiling is not None and self.ceiling < self.floor:
+            raise OTPruneError(f"ceiling={ceiling} is less than floor={floor}")
+        if self.burst < max(self.rate, 1.0):
+            raise OTPruneError(f"burst={burst}: expected at least a frame's rate, and one token")
+        if self.novelty >= 1:
+            raise OTPruneError(f"novelty={novelty}: expected more than 0 and less than 1")
+        self._left = self.burst
+        self._sketch: Sketch | None = None
+
+    @torch.no_grad()
+    def push(self, frame: Any) -> Tensor:
+        """The next frame: indices of its tokens to keep, `(k,)` int64, ascending; k may be 0.
+
+        Args:
+            frame: `(m, d)`, any floating dtype, computed in float32; m may change from frame to
+                frame, d may not.
+
+        Raises:
+            TokenError: the frame is not a finite floating array of that shape. It then counts as
+                not seen.
+        """
+        tokens = check_tokens(frame)
+        if tokens.ndim != 2:
+            raise TokenError(f"a frame has shape {tuple(tokens.shape)}: expected (m, d)")
+        if self._sketch is None:
+            empty = tokens.new_empty((0, tokens.shape[1]), dtype=torch.float32)
+            self._sketch = Sketch(self.rank, empty, empty[:, :0])
+        sketch, d = self._sketch, self._sketch.rows.shape[1]
+        if tokens.shape[1] != d:
+            raise TokenError(
+                f"a frame has {tokens.shape[1]} features a token, those before had {d}: "
+                "start a new StreamSelector for another encoder"
+            )
+        sketch.to(tokens.device)
+        if self.half_life is not None:
+            sketch.forget(0.5 ** (1 / self.half_life))
+        self._left = min(self.burst, self._left + self.rate)
+        prices = self._prices(tokens)
+        if not len(prices):
+            return torch.empty(0, dtype=torch.int64, device=tokens.device)
+        with threads.single(), torch.autocast(tokens.device.type, enabled=False):
+            kept = self._choose(tokens.float().unsqueeze(0), prices, sketch)
+        self._left -= len(kept)
+        return kept
+
+    def _choose(self, batch: Tensor, prices: Tensor, sketch: Sketch) -> Tensor:
+        points = unit_rows(batch)[0]
+        products, known = sketch.explain(points)
+        novelty = points.square().sum(dim=-1) - known.square().sum(dim=0)
+        # Novelty only falls while tokens are kept: what is not worth the first price never is.
+        candidates = (novelty >= prices[0]).nonzero().squeeze(1)
+        if not len(candidates):
+            return candidates
+        x, w = points[candidates], known[:, candidates]
+        rank = preference(norms(batch)[:, candidates])[0]
+        order, _ = above(x @ x.mT - w.mT @ w, prices, rank, NOISE)
+        kept = candidates[order].sort().values
+        sketch.add(points[kept], products[:, kept])
+        return kept
+
+    def _prices(self, tokens: Tensor) -> Tensor:
+        """The least novelty of the first, second, ... token kept of a frame, `(n,)` float32."""
+        m = tokens.shape[0]
+        most = min(m, int(self._left), m if self.ceiling is None else self.ceiling)
+        floor = min(m, self.floor)
+        prices = [
+            -math.inf if t < floor else self.novelty ** ((self._left - t) / self.burst)
+            for t in range(max(most, floor))
+        ]
+        return tokens.new_tensor(prices, dtype=torch.float32)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the next frames depend on, as tensors (`safetensors` can save it)."""
+        settings = [self.rate, self.floor, self.ceiling, self.burst, self.novelty, self.rank]
+        given = [math.nan if x is None else float(x) for x in (*settings, self.half_life)]
+        state = {"settings": torch.tensor(given, dtype=torch.float64)}
+        lost = 0.0
+        if self._sketch is not None:
+            state |= {"rows": self._sketch.rows.clone(), "gram": self._sketch.gram.clone()}
+            lost = self._sketch.lost
+        state["numbers"] = torch.tensor([self._left, lost], dtype=torch.float64)
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where another selector of the same settings was; bit by bit the same choices.
+
+        Raises:
+            OTPruneError: the state is not one of a StreamSelector of these settings.
+        """
+        own = self.state_dict()["settings"]
+        if "settings" not in state or not torch.equal(
+            state["settings"].cpu().nan_to_num(-1.0), own.nan_to_num(-1.0)
+        ):
+            raise OTPruneError(
+                "the state belongs to other settings than this StreamSelector's: make one with "
+                "the settings it was saved with"
+            )
+        left, lost = state["numbers"].tolist()
+        self._left = float(left)
+        self._sketch = None
+        if "rows" in state:
+            rows, gram = state["rows"].clone(), state["gram"].clone()
+            self._sketch = Sketch(self.rank, rows, gram, float(lost))
+
+
+def _number(name: str, value: object, above: float) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not above < float(value) < math.inf
+    ):
+        raise OTPruneError(f"{name}={value!r}: expected a number above {above:g}")
+    return float(value)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise OTPruneError(f"{name}={value!r}: expected a whole number, {least} or more")
+    return int(value)

@@ -1,0 +1,141 @@
+"""keep: a ratio or a number, and nothing else."""
+
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import otprune
+from otprune import Auto, Budget, KeepError, TokenError, count
+from otprune.keep import share
+
+
+@pytest.mark.parametrize(
+    ("keep", "m", "k"),
+    [
+        (0.098, 576, 56),
+        (0.5, 5, 2),  # Python's round: 2.5 -> 2
+        (0.5, 7, 4),  # 3.5 -> 4
+        (0.001, 10, 1),
+        (1.0, 7, 7),
+        (1, 7, 1),
+        (64, 576, 64),
+        (1000, 576, 576),
+        (np.float32(0.25), 8, 2),
+        (np.int64(3), 8, 3),
+        (Fraction(1, 4), 8, 2),
+    ],
+)
+def test_count(keep, m, k):
+    assert count(keep, m) == k
+    assert otprune.NormPrune(keep).count(m) == k
+
+
+@given(keep=st.floats(0, 1, exclude_min=True), m=st.integers(1, 100_000))
+def test_a_ratio_keeps_what_it_says(keep, m):
+    k = count(keep, m)
+    assert type(k) is int
+    assert k == max(1, round(keep * m)) <= m
+
+
+@pytest.mark.parametrize(
+    ("keep", "word"),
+    [
+        (0, "no token"),
+        (-3, "no token"),
+        (0.0, "no token"),
+        (-0.5, "no token"),
+        (float("nan"), "no token"),
+        (1.5, "more than everything"),
+        (56.0, "keep=56"),
+        (float("inf"), "more than everything"),
+        (True, "bool"),
+        (np.True_, "bool"),
+        ("0.5", "str"),
+        (None, "NoneType"),
+        (1 + 0j, "complex"),
+    ],
+)
+def test_bad_keep(keep, word):
+    for make in (otprune.OTPrune, lambda k: count(k, 10)):
+        with pytest.raises(KeepError, match=word) as caught:
+            make(keep)
+        assert "ratio in (0, 1]" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_numpy_numbers_become_plain_ones():
+    assert repr(otprune.GridPrune(np.int32(4))) == "GridPrune(keep=4)"
+    assert repr(otprune.GridPrune(np.float64(0.5))) == "GridPrune(keep=0.5)"
+
+
+def test_no_tokens_to_count():
+    with pytest.raises(TokenError, match="0 tokens"):
+        count(0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"target": 0}, "number > 0"),
+        ({"target": -0.1}, "number > 0"),
+        ({"target": float("nan")}, "number > 0"),
+        ({"target": "low"}, "number > 0"),
+        ({"target": True}, "number > 0"),
+        ({"target": 1.1, "measure": "certificate"}, r"in \(0, 1\]"),
+        ({"measure": "gaussian"}, 'expected "distance" or "certificate"'),
+        ({"max_keep": 0}, "ratio in"),
+        ({"max_keep": "auto"}, "ratio in"),
+    ],
+)
+def test_bad_auto(wrong, word):
+    with pytest.raises(KeepError, match=word):
+        Auto(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"total": 0}, "no token"),
+        ({"total": Auto()}, "ratio in"),
+        ({"total": 5, "floor": 0}, "1 or more"),
+        ({"total": 5, "floor": 0.5}, "1 or more"),
+        ({"total": 5, "floor": True}, "1 or more"),
+    ],
+)
+def test_bad_budget(wrong, word):
+    with pytest.raises(KeepError, match=word):
+        Budget(**wrong)
+
+
+def test_a_fall_that_comes_late_counts_evenly():
+    late, early = [10, 10, 0], [10, 7, 5]
+    assert share([late, early], 4) == [3, 1]
+    assert share([early, late], 5) == [2, 3]
+    assert share([late, early], 99) == [3, 3]
+    assert share([late, early], 4, floor=2) == [2, 2]
+    assert share([early, early, early], 5) == [2, 2, 1]  # the earlier ones, if equal
+    assert share([[1.0]], 1) == [1]
+
+
+@given(
+    costs=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=3),
+    data=st.data(),
+)
+def test_share_is_within_one_picture_of_the_best(costs, data):
+    costs = [sorted(c, reverse=True) for c in costs]
+    total = data.draw(st.integers(len(costs), sum(map(len, costs))))
+    ks = share(costs, total)
+    assert sum(ks) == total
+    assert all(1 <= k <= len(c) for k, c in zip(ks, costs, strict=True))
+    paid = sum(c[k - 1] for c, k in zip(costs, ks, strict=True))
+    splits = product(*(range(1, len(c) + 1) for c in costs))
+    best = min(
+        sum(c[k - 1] for c, k in zip(costs, split, strict=True))
+        for split in splits
+        if sum(split) == total
+    )
+    assert paid <= best + max(c[0] - c[-1] for c in costs)

@@ -1,0 +1,234 @@
+"""Measure the embedded model: `python -m otprune_training.evaluate RUN_DIR [OUT]`.
+
+Every scene stands on a photograph that training never saw and holds at least one combination of
+colour and noun that training never drew. Questions are answered by stock `generate`, greedily; an
+answer counts as right when all its words are. Nothing is pruned here: that is `otprune bench
+quality`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import shutil
+import sys
+from datetime import datetime, timezone
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from otprune.demo import load
+from otprune.demo.words import UNSEEN
+from otprune_training import photos
+from otprune_training.batches import MIX
+from otprune_training.questions import Question, ask_many
+from otprune_training.scenes import render, sample_scene
+from otprune_training.train import STAGES
+
+SEED = 77
+SCENES = 300
+REQUIRED = {
+    "existence": 0.92,
+    "color": 0.92,
+    "shape": 0.92,
+    "position": 0.92,
+    "naming": 0.92,
+    "relation": 0.85,
+    "count": 0.85,
+    "digit": 0.85,
+}
+
+Figures = dict[str, dict[str, float]]
+Asked = list[tuple[Image.Image, list[Question]]]
+
+
+def scenes(folder: Path, number: int) -> Asked:
+    """`number` held-out pictures, 384 pixels wide, and their questions."""
+    rng = np.random.default_rng(SEED)
+    held_out = photos.load(folder / "photos", held_out=True)
+    sizes = [photo.size for photo in held_out]
+    made = []
+    for _ in range(number):
+        scene = sample_scene(rng, sizes, unseen=True)
+        kinds = [*(MIX[i] for i in rng.permutation(len(MIX))), "list"]
+        questions = ask_many(scene, rng, kinds, unseen=True)
+        made.append((render(scene, held_out, scale=4), questions))
+    return made
+
+
+@torch.no_grad()
+def answer(model: Any, processor: Any, picture: Image.Image, talks: list[list[str]]) -> list[str]:
+    """The model's greedy answers about one picture, in one batch.
+
+    A talk is a question, or questions and answers in turn and a question at last.
+    """
+    prompts = [processor.apply_chat_template(_messages(talk)) for talk in talks]
+    inputs = processor(
+        images=[picture] * len(talks),
+        text=prompts,
+        padding=True,
+        add_special_tokens=not prompts[0].startswith(processor.tokenizer.bos_token),
+        return_tensors="pt",
+    )
+    output = model.generate(**inputs, do_sample=False)
+    answers = processor.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return [text.strip() for text in answers]
+
+
+def _messages(talk: list[str]) -> list[dict[str, Any]]:
+    first = [{"type": "image"}, {"type": "text", "text": talk[0]}]
+    rest = [
+        {"role": role, "content": text}
+        for role, text in zip(itertools.cycle(("assistant", "user")), talk[1:], strict=False)
+    ]
+    return [{"role": "user", "content": first}, *rest]
+
+
+def measure(model: Any, processor: Any, asked: Asked) -> Figures:
+    """Share of right answers by kind and over "all" but lists, errors clustered by picture.
+
+    "unseen" has the questions that name an unseen combination; "fourth of a conversation" one
+    question a picture, behind three others with their right answers.
+    """
+    right: dict[str, list[list[bool]]] = {}
+    for picture, questions in asked:
+        before, fourth = questions[:3], questions[3]
+        talk = [text for question in before for text in (question.text, question.answer)]
+        talks = [*([question.text] for question in questions), [*talk, fourth.text]]
+        *answers, at_last = answer(model, processor, picture, talks)
+        of_picture = {"fourth of a conversation": [at_last == fourth.answer]}
+        for question, given in zip(questions, answers, strict=True):
+            for kind in _groups(question):
+                of_picture.setdefault(kind, []).append(given == question.answer)
+        for kind, hits in of_picture.items():
+            right.setdefault(kind, []).append(hits)
+    return {kind: _summary(pictures) for kind, pictures in sorted(right.items())}
+
+
+def _groups(question: Question) -> list[str]:
+    words = question.text.split()
+    unseen = any((noun, color) in UNSEEN for color, noun in itertools.pairwise(words))
+    both = [] if question.kind == "list" else ["all"]
+    return [question.kind, *both, *(["unseen"] if unseen else [])]
+
+
+def _summary(pictures: list[list[bool]]) -> dict[str, float]:
+    questions = sum(map(len, pictures))
+    share = sum(map(sum, pictures)) / questions
+    spread = sum((sum(hits) - share * len(hits)) ** 2 for hits in pictures)
+    return {"accuracy": share, "standard_error": sqrt(spread) / questions, "questions": questions}
+
+
+def plot_curve(log: Path, out: Path) -> None:
+    """What training went through: the tower's losses, then right answers, seen and held out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    stages = {s: [line for line in lines if line["stage"] == s] for s in STAGES}
+    later = stages["language"] + stages["talks"]
+    offset = max(line["step"] for line in stages["language"])
+
+    def step(line: dict[str, Any]) -> int:
+        return int(line["step"]) + (offset if line["stage"] == "talks" else 0)
+
+    figure, (tower, answers) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in ("kind", "color", "big", "centre", "same"):
+        steps = [line["step"] for line in stages["vision"]]
+        tower.plot(steps, [line[name] for line in stages["vision"]], label=name)
+    tower.set(title="vision", xlabel="step (32 pictures each)", ylabel="loss", yscale="log")
+    answers.plot(
+        [step(line) for line in later],
+        [line["right"] for line in later],
+        color="0.5",
+        label="words, in training",
+    )
+    held_out = [line for line in later if "held_out" in line]
+    for kind in REQUIRED:
+        answers.plot(
+            [step(line) for line in held_out],
+            [line["held_out"].get(kind, float("nan")) for line in held_out],
+            marker="o",
+            markersize=3,
+            linewidth=0.8,
+            label=f"{kind}, held out",
+        )
+    answers.axvline(offset, color="0.7", linewidth=0.8)
+    answers.set(
+        title="language, then talks",
+        xlabel="step (32 pictures each)",
+        ylabel="right",
+        ylim=(0.4, 1),
+    )
+    for axes in (tower, answers):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is answers else None)
+    figure.savefig(out, dpi=140)
+    plt.close(figure)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    lines = [
+        "# The embedded model on held-out scenes",
+        "",
+        f"`make demo-model`, {report['date']}, {report['machine']}, torch {report['torch']}, seed "
+        f"{report['seed']}. Unseen photographs, unseen combinations; standard errors clustered by "
+        "picture.",
+        "",
+        f"{report['scenes']} scenes:",
+        "",
+        "| questions | right | standard error | number | required |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind, figure in report["unpruned"].items():
+        least = report["required"].get(kind, "")
+        lines.append(
+            f"| {kind} | {figure['accuracy']:.3f} | {figure['standard_error']:.3f} "
+            f"| {figure['questions']} | {least} |"
+        )
+    lines += ["", "![Losses and held-out accuracy against the step](curve.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def main(folder: Path, out: Path) -> None:
+    torch.set_num_threads(2)
+    out.mkdir(parents=True, exist_ok=True)
+    model, processor = load()
+    asked = scenes(folder, SCENES)
+    figures = measure(model, processor, asked)
+    for kind, figure in figures.items():
+        least = f"  required {REQUIRED[kind]}" if kind in REQUIRED else ""
+        print(f"{kind:12s} {figure['accuracy']:.3f} +- {figure['standard_error']:.3f}{least}")
+    report = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "seed": SEED,
+        "scenes": SCENES,
+        "unpruned": figures,
+        "required": REQUIRED,
+        "missed": [k for k, least in REQUIRED.items() if figures[k]["accuracy"] < least],
+    }
+    (out / "figures.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.md").write_text(markdown(report))
+    shutil.copy(folder / "log.jsonl", out / "log.jsonl")
+    plot_curve(out / "log.jsonl", out / "curve.png")
+
+
+if __name__ == "__main__":
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2] if len(sys.argv) > 2 else "docs/results/demo_model"),
+    )
