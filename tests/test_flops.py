@@ -4,7 +4,7 @@ import pytest
 
 from otprune import kv_cache_bytes, prefill_flops
 
-# Mean prompt lengths, without the picture, of the eleven benchmarks in OTPrune's tables.
+# Mean prompt lengths, without the image, of the eleven benchmarks in OTPrune's tables.
 TEXT_TOKENS = [15, 15, 23, 83, 25, 113, 15, 39, 21, 91, 57]
 
 

@@ -125,7 +125,7 @@ def test_a_fall_that_comes_late_counts_evenly():
     costs=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=3),
     data=st.data(),
 )
-def test_share_is_within_one_picture_of_the_best(costs, data):
+def test_share_is_within_one_image_of_the_best(costs, data):
     costs = [sorted(c, reverse=True) for c in costs]
     total = data.draw(st.integers(len(costs), sum(map(len, costs))))
     ks = share(costs, total)

@@ -2,7 +2,7 @@
 
     python -m tools.mass_cost [--shape llava|onevision|tiny] [--keep 0.25] [--repeats 5]
 
-A model of real size with random weights in bfloat16 (`otprune_bench.timing.shapes`), one picture,
+A model of real size with random weights in bfloat16 (`otprune_bench.timing.shapes`), one image,
 encoded before the clock starts. Runs of all settings take turns; a figure is the median over rounds
 of the ratio to the run without mass of the same round. Memory is the most bytes of tensors that a
 call holds at once (`otprune_bench.timing.memory`), counted, not sampled.

@@ -88,7 +88,7 @@ Some families see more of this than others:
 - GLM4V and its kin have one placeholder for images and videos; a call brings the one or the other,
   as without pruning. Their generate() mixes up the images of a row when it repeats rows for beams;
   with pruning it does not, unless every token is kept.
-- transformers before 5.23 loses pictures with `prefill_chunk_size`, and mixes them up with several
+- transformers before 5.23 loses images with `prefill_chunk_size`, and mixes them up with several
   beams or sequences when a row holds several; `prune` refuses both there.
 
 | class | model type | verdict | one image | one video | note |

@@ -40,7 +40,7 @@ def test_against_the_transcription(benchmark, shape, name, most):
     assert ratio(runs, name, TRANSCRIPTION, benchmark) <= most
 
 
-def test_a_batch_against_single_pictures(benchmark):
+def test_a_batch_against_single_images(benchmark):
     *sizes, k = speed.BATCH
     runs = contenders(make_tokens(*sizes, seed=0), k)
     assert ratio(runs, EXACT, TRANSCRIPTION, benchmark) <= speed.BATCH_TARGET

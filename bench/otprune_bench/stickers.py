@@ -25,7 +25,7 @@ dataset_kwargs:
     test: {data}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function utils.pictures
+doc_to_visual: !function utils.images
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
 generation_kwargs:
@@ -44,13 +44,13 @@ _FUNCTIONS = """\
 from PIL import Image
 
 
-def pictures(doc):
-    return [Image.open(doc["picture"]).convert("RGB")]
+def images(doc):
+    return [Image.open(doc["image"]).convert("RGB")]
 """
 
 
 def write(folder: Path, number: int = 20, seed: int = 0) -> None:
-    """Write the task: its YAML, its functions, `number` pictures and the questions about them.
+    """Write the task: its YAML, its functions, `number` images and the questions about them.
 
     Paths in it are absolute: write it anew rather than moving it.
     """
@@ -58,11 +58,11 @@ def write(folder: Path, number: int = 20, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for i, task in enumerate(make(backgrounds(8, seed), number, seed)):
-        picture = folder / f"{i:04}.png"
-        task.picture.save(picture)
+        image = folder / f"{i:04}.png"
+        task.image.save(image)
         for question in task.questions:
             doc = {
-                "picture": str(picture),
+                "image": str(image),
                 "kind": question.kind,
                 "question": question.text,
                 "answer": question.answer,

@@ -1,7 +1,7 @@
 """From `keep` to a number of tokens: the one place where a ratio becomes a count.
 
 A ratio or a number is known before any feature exists. `Auto` and `Budget` are rules: what they
-keep of a picture depends on its tokens, or on those of the pictures beside it.
+keep of an image depends on its tokens, or on those of the images beside it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TARGETS: dict[Measure, float] = {"distance": 0.1, "certificate": 0.9}
 
 @dataclass(frozen=True)
 class Auto:
-    """As few tokens of each picture as reach a target.
+    """As few tokens of each image as reach a target.
 
     Attributes:
         target: for "distance" the largest squared 2-Wasserstein distance allowed between all tokens
             and the kept ones, mass free, tokens at unit length (so that it is relative: 1 is the
             mean squared norm); the default, 0.1, keeps about a tenth of the embedded model's tokens
-            on ordinary pictures. Other encoders have other scales. For "certificate" the least
+            on ordinary images. Other encoders have other scales. For "certificate" the least
             share, 0.9 if not given, of what any `max_keep` tokens could be worth to the method.
         measure: "distance" for any method, "certificate" for those that have one.
         max_keep: ratio or number; where even so many do not reach the target, so many are kept.
@@ -62,14 +62,14 @@ class Auto:
 
 @dataclass(frozen=True)
 class Budget:
-    """One total for several pictures or frames, spent where it helps most.
+    """One total for several images or frames, spent where it helps most.
 
     What helps is what takes most off the summed squared distances of all tokens to their nearest
     kept one, tokens at unit length: see `share`.
 
     Attributes:
         total: a ratio of all tokens, or a number; it is used up.
-        floor: so many are kept of every picture at least (all of one that has fewer).
+        floor: so many are kept of every image at least (all of one that has fewer).
 
     Raises:
         KeepError: `total` is neither, or `floor` is not a whole number >= 1.
@@ -82,7 +82,7 @@ class Budget:
         object.__setattr__(self, "total", check_keep(self.total))
         floor: object = self.floor
         if isinstance(floor, bool) or not isinstance(floor, Integral) or int(floor) < 1:
-            raise KeepError(f"floor={floor!r}: expected a number of tokens a picture, 1 or more")
+            raise KeepError(f"floor={floor!r}: expected a number of tokens an image, 1 or more")
         object.__setattr__(self, "floor", int(floor))
 
 
@@ -147,20 +147,20 @@ def check_rule(keep: object) -> float | int | Auto | Budget:
 
 
 def share(costs: Sequence[Sequence[float]], total: int, floor: int = 1) -> list[int]:
-    """How many of `total` tokens each picture keeps, so that the summed cost is least.
+    """How many of `total` tokens each image keeps, so that the summed cost is least.
 
-    Token by token to the picture whose cost falls most by it, the earlier one if equal. Where a
+    Token by token to the image whose cost falls most by it, the earlier one if equal. Where a
     cost falls by less now and by more later, the fall counts as spread evenly over both (the
-    convex minorant of the costs): the result is the best there is, but for the picture at which
+    convex minorant of the costs): the result is the best there is, but for the image at which
     the total runs out. Greedy selection of its own objective has no such places.
 
     Args:
-        costs: `costs[i][k - 1]`, of picture i when it keeps k; as long as it may keep at most.
+        costs: `costs[i][k - 1]`, of image i when it keeps k; as long as it may keep at most.
         total: at least what the floors take.
-        floor: so many are kept of every picture at least, or all that it may keep.
+        floor: so many are kept of every image at least, or all that it may keep.
 
     Returns:
-        One number a picture; their sum is `total`, or all that the pictures may keep.
+        One number an image; their sum is `total`, or all that the images may keep.
 
     Raises:
         KeepError: the floors take more than the total.
@@ -169,7 +169,7 @@ def share(costs: Sequence[Sequence[float]], total: int, floor: int = 1) -> list[
     left = total - sum(kept)
     if left < 0:
         raise KeepError(
-            f"a total of {total} tokens for {len(costs)} pictures, which take {sum(kept)} at least "
+            f"a total of {total} tokens for {len(costs)} images, which take {sum(kept)} at least "
             f"(floor={floor}): raise the total, or lower the floor"
         )
     falls = [

@@ -1,4 +1,4 @@
-"""The bench of attention mass end to end on a few pictures, and its arithmetic."""
+"""The bench of attention mass end to end on a few images, and its arithmetic."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from otprune_bench.mass import cases as mass
 from otprune_bench.mass import report as mass_report
 from otprune_bench.mass.cases import EMBEDDED, QUICK, WEIGHINGS, Plan, World
 
-PLAN = replace(QUICK, pictures=3, models=(("again", str(MODEL_DIR)),))
+PLAN = replace(QUICK, images=3, models=(("again", str(MODEL_DIR)),))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def ran(tmp_path_factory):
         for module in (mass, mass_report):
             patch.setattr(module, "KEEPS", (0.098, 0.05))
             patch.setattr(module, "SAID", (0, 4))
-        mass_report.run(folder, replace(PLAN, pictures=2, models=()), folder)
+        mass_report.run(folder, replace(PLAN, images=2, models=()), folder)
     return folder
 
 
@@ -92,10 +92,10 @@ def test_shuffling_moves_masses_and_nothing_else(world):
     assert torch.equal(moved, world._bias(WEIGHINGS["token, shuffled"], masses, 144, 0))
 
 
-def test_splits_share_no_picture():
-    first, second = (World(replace(QUICK, pictures=3, split=split), None) for split in mass.SPLITS)
-    pictures = [{task.picture.tobytes() for task in w.tasks} for w in (first, second)]
-    assert not pictures[0] & pictures[1]
+def test_splits_share_no_image():
+    first, second = (World(replace(QUICK, images=3, split=split), None) for split in mass.SPLITS)
+    images = [{task.image.tobytes() for task in w.tasks} for w in (first, second)]
+    assert not images[0] & images[1]
 
 
 def test_small_talk_tells_nothing(world):

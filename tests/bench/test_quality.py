@@ -1,4 +1,4 @@
-"""The quality bench end to end on a few pictures, and what it makes of its answers."""
+"""The quality bench end to end on a few images, and what it makes of its answers."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ from otprune_bench.quality.cases import (
 from otprune_bench.quality.hypothesis import Finding
 from otprune_bench.quality.summary import NAMES, Summary
 
-PLAN = replace(QUICK, pictures=4, measured=2, random_seeds=2, draws=40)
+PLAN = replace(QUICK, images=4, measured=2, random_seeds=2, draws=40)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_keeping_everything_changes_nothing(world):
     for choose in quality.methods(PLAN).values():
         kept = world.run(1.0, choose)
         assert set(kept["evidence"]) - {1.0} == {x for x in kept["evidence"] if np.isnan(x)}
-        assert kept["objects"] == [1.0] * PLAN.pictures
+        assert kept["objects"] == [1.0] * PLAN.images
         assert max(max(row) for row in kept["distances"].values()) < 1e-6
         for setting, merge, _ in SETTINGS:
             if not merge:
@@ -88,7 +88,7 @@ def test_keeping_everything_changes_nothing(world):
                 assert kept["scores"][setting]["losses"] == pytest.approx(full["losses"], abs=1e-3)
 
 
-def test_random_draws_anew_for_every_picture_and_seed():
+def test_random_draws_anew_for_every_image_and_seed():
     of = quality.methods(PLAN)
     drawn = [of[f"{RANDOM} {s}"](0.25, p).seed for s in range(2) for p in range(6)]
     assert len(set(drawn)) == 12
@@ -114,7 +114,7 @@ def made_up(world, right):
             results[f"{name}@{keep}"] = {
                 "scores": scores(mask),
                 "evidence": [0.5] * count,
-                "objects": [1.0] * PLAN.pictures,
+                "objects": [1.0] * PLAN.images,
                 "distances": {d: [1.0, 2.0] for d in hypothesis.DISTANCES},
             }
     return results

@@ -14,7 +14,7 @@ from otprune_training.architecture import WORD_ID
 def world():
     model, processor = load()
     made = tasks.make(tasks.backgrounds(2, 5), 2, 5)
-    tokens = scoring.encode(model, processor, [task.picture for task in made])
+    tokens = scoring.encode(model, processor, [task.image for task in made])
     return model, processor, made, tokens
 
 
@@ -22,7 +22,7 @@ def stock(model, processor, task, selector, said="", **settings):
     """Answers and losses of the stock model, one question a row."""
     texts = [f"<image>{said} {q.text}" for q in task.questions]
     inputs = processor(
-        images=[task.picture] * len(texts), text=texts, padding=True, return_tensors="pt"
+        images=[task.image] * len(texts), text=texts, padding=True, return_tensors="pt"
     )
     right = torch.tensor([WORD_ID[q.answer] for q in task.questions])
     with torch.no_grad(), prune(model, selector, **settings):

@@ -104,9 +104,9 @@ def test_a_sentence_never_runs_on_from_a_table():
 class Encoder:
     """More features than the default rank."""
 
-    def tokens(self, picture, size):
-        assert picture.size[0] >= 100
-        return make_tokens(1, (size // 14) ** 2, 300, seed=picture.size[0])[0]
+    def tokens(self, image, size):
+        assert image.size[0] >= 100
+        return make_tokens(1, (size // 14) ** 2, 300, seed=image.size[0])[0]
 
 
 def test_a_run(tmp_path, monkeypatch):

@@ -43,8 +43,8 @@ def test_error_is_the_spread_of_repeated_experiments():
         draw = np.random.default_rng(seed)
         sizes = draw.integers(3, 9, 80)
         level = np.repeat(draw.normal(0.7, 0.1, 80), sizes)
-        pictures = np.repeat(np.arange(80), sizes)
-        return clustered_mean(draw.random(sizes.sum()) < level, pictures)
+        images = np.repeat(np.arange(80), sizes)
+        return clustered_mean(draw.random(sizes.sum()) < level, images)
 
     found = [experiment(seed) for seed in range(300)]
     spread = np.std([estimate.value for estimate in found])

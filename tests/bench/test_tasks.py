@@ -18,8 +18,8 @@ def test_the_seed_is_everything_and_more_tasks_change_none(tasks):
     other = make(backgrounds(3, 1), 5, seed=12)
     for a, b, c in zip(tasks[:5], again, other, strict=True):
         assert a.questions == b.questions
-        assert a.picture.tobytes() == b.picture.tobytes()
-        assert a.picture.tobytes() != c.picture.tobytes()
+        assert a.image.tobytes() == b.image.tobytes()
+        assert a.image.tobytes() != c.image.tobytes()
 
 
 def test_every_kind_is_asked_and_no_question_twice(tasks):

@@ -18,15 +18,15 @@ from otprune_bench.tokens import cases as tokens
 from otprune_training import photos
 from otprune_training.scenes import GRID, owners, render
 
-PLAN = replace(tokens.QUICK, pictures=2, keeps=(0.25, 0.098))
+PLAN = replace(tokens.QUICK, images=2, keeps=(0.25, 0.098))
 
 
 class Patches:
     """Mean colours of patches, and their squares, as tokens."""
 
-    def tokens(self, picture, size):
+    def tokens(self, image, size):
         side = size // vit_s.PATCH
-        small = np.asarray(picture.resize((side, side)), np.float32) / 255
+        small = np.asarray(image.resize((side, side)), np.float32) / 255
         flat = torch.from_numpy(small).reshape(side * side, 3)
         return torch.cat([flat, flat.square(), torch.ones(side * side, 1)], 1)
 
@@ -61,11 +61,11 @@ def test_without_the_encoder_it_says_how_to_get_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("grid", [16, 24, 32])
-def test_masks_are_where_the_picture_has_stickers(tmp_path, grid):
-    made = tokens.Pictures(PLAN, tmp_path)
-    for i, (scene, picture) in enumerate(zip(made.scenes, made.pictures, strict=True)):
+def test_masks_are_where_the_image_has_stickers(tmp_path, grid):
+    made = tokens.Images(PLAN, tmp_path)
+    for i, (scene, image) in enumerate(zip(made.scenes, made.images, strict=True)):
         bare = render(replace(scene, stickers=()), backgrounds(i + 1, PLAN.seed)[i:], tokens.SCALE)
-        changed = (np.asarray(picture) != np.asarray(bare)).any(-1)
+        changed = (np.asarray(image) != np.asarray(bare)).any(-1)
         side = changed.shape[0] // grid  # 480 pixels: whole patches on every grid
         share = changed.reshape(grid, side, grid, side).mean((1, 3)).ravel()
         own = owners(scene, grid)
@@ -98,12 +98,12 @@ def _middle(mask, grid):
     return np.array([rows.mean() + 0.5, columns.mean() + 0.5]) / grid
 
 
-def test_every_photograph_is_below_one_picture(tmp_path):
+def test_every_photograph_is_below_one_image(tmp_path):
     shades = range(len(photographs.NAMES))
     for shade, name in zip(shades, photographs.NAMES, strict=True):
         Image.new("RGB", (200, 100 + shade), (shade,) * 3).save(tmp_path / f"{name}.png")
-    made = tokens.Pictures(tokens.Plan(), tmp_path)
-    assert len(made.pictures) == len(photographs.NAMES) >= 40
+    made = tokens.Images(tokens.Plan(), tmp_path)
+    assert len(made.images) == len(photographs.NAMES) >= 40
     assert [scene.box[2] for scene in made.scenes] == [100 + shade for shade in shades]
 
 

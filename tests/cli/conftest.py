@@ -70,7 +70,7 @@ def checkpoint(tiny, tmp_path_factory):
 
 
 def scene(width=120, height=80, seed=0):
-    """A picture without two equal patches."""
+    """An image without two equal patches."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 

@@ -56,8 +56,8 @@ def test_json_says_what_the_library_says(run, photo, tiny):
     assert report["keep"] == 0.1
     assert report["settings"]["gamma"] == "scaled"
     assert report["question"] == QUESTION
-    (picture,) = report["pictures"]
-    full, cut = picture["unpruned"], picture["pruned"]
+    (image,) = report["images"]
+    full, cut = image["unpruned"], image["pruned"]
     assert (full["visual_tokens"], cut["visual_tokens"]) == (144, 14)
     assert full["prompt_tokens"] - cut["prompt_tokens"] == 144 - 14
 
@@ -79,53 +79,53 @@ def test_json_says_what_the_library_says(run, photo, tiny):
     with torch.no_grad(), prune(model, selector) as used:
         model(**inputs)
     selection = selector.explain(used.last[0].features)
-    assert picture["indices"] == used.last[0].indices.tolist()
-    assert picture["masses"] == pytest.approx(selection.masses.tolist())
-    assert picture["certificate"] == pytest.approx(selection.certificate)
+    assert image["indices"] == used.last[0].indices.tolist()
+    assert image["masses"] == pytest.approx(selection.masses.tolist())
+    assert image["certificate"] == pytest.approx(selection.certificate)
     for name in ("gaussian_w2", "exact_w2", "free_mass_w2"):
-        squared, relative = picture["distances"][name].values()
+        squared, relative = image["distances"][name].values()
         assert squared == pytest.approx(getattr(selection, name), rel=1e-5)
         assert relative == pytest.approx(getattr(selection, f"{name}_relative"), rel=1e-5)
 
 
 def test_keeping_everything_changes_nothing(run, photo):
-    (picture,) = asked(run, photo, "--keep", "1.0")["pictures"]
-    assert picture["unpruned"]["answer"] == picture["pruned"]["answer"]
-    assert picture["pruned"]["visual_tokens"] == 144
-    assert picture["distances"]["exact_w2"]["squared"] == pytest.approx(0, abs=1e-6)
+    (image,) = asked(run, photo, "--keep", "1.0")["images"]
+    assert image["unpruned"]["answer"] == image["pruned"]["answer"]
+    assert image["pruned"]["visual_tokens"] == 144
+    assert image["distances"]["exact_w2"]["squared"] == pytest.approx(0, abs=1e-6)
 
 
 def test_auto_settles_the_number_for_each_photo(run, photo, tmp_path):
     other = tmp_path / "plain.png"
     Image.new("RGB", (96, 96), (90, 120, 90)).save(other)
-    rich, poor = asked(run, photo, other, "--keep", "auto", "--target", "0.2")["pictures"]
-    for picture in (rich, poor):
-        assert picture["pruned"]["visual_tokens"] == len(picture["indices"])
+    rich, poor = asked(run, photo, other, "--keep", "auto", "--target", "0.2")["images"]
+    for image in (rich, poor):
+        assert image["pruned"]["visual_tokens"] == len(image["indices"])
     assert len(poor["indices"]) < len(rich["indices"]) <= 72
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(run, photo, method):
     report = asked(run, photo, "--method", method, "--keep", "12")
-    (picture,) = report["pictures"]
+    (image,) = report["images"]
     assert report["method"] == method
-    assert len(picture["indices"]) == 12
-    assert sum(picture["masses"]) == pytest.approx(1)
-    assert (picture["certificate"] is not None) == (method in ("otprune", "transport"))
+    assert len(image["indices"]) == 12
+    assert sum(image["masses"]) == pytest.approx(1)
+    assert (image["certificate"] is not None) == (method in ("otprune", "transport"))
 
 
 def test_options_reach_the_method(run, photo):
     usual = asked(run, photo)
     paper = asked(run, photo, "--gamma", "0.01")
     assert paper["settings"]["gamma"] == 0.01
-    assert paper["pictures"][0]["indices"] != usual["pictures"][0]["indices"]
+    assert paper["images"][0]["indices"] != usual["images"][0]["indices"]
 
     straight = asked(run, photo, "--method", "transport", "--metric", "euclidean")
     assert straight["settings"] == {"metric": "euclidean"}
 
     first = asked(run, photo, "--method", "random", "--seed", "1")
     second = asked(run, photo, "--method", "random", "--seed", "2")
-    assert first["pictures"][0]["indices"] != second["pictures"][0]["indices"]
+    assert first["images"][0]["indices"] != second["images"][0]["indices"]
 
 
 def test_how_the_engine_is_to_prune_reaches_it(run, photo, monkeypatch):
@@ -163,11 +163,11 @@ def test_several_photos_each_on_their_own(run, photo, tmp_path):
     other = tmp_path / "other.jpg"
     scene(90, 200, seed=1).save(other)
     report = asked(run, photo, other)
-    assert [p["picture"] for p in report["pictures"]] == [str(photo), str(other)]
-    assert report["pictures"][0]["indices"] != report["pictures"][1]["indices"]
-    alone = asked(run, other)["pictures"][0]
-    assert report["pictures"][1]["indices"] == alone["indices"]
-    assert report["pictures"][1]["unpruned"]["answer"] == alone["unpruned"]["answer"]
+    assert [p["image"] for p in report["images"]] == [str(photo), str(other)]
+    assert report["images"][0]["indices"] != report["images"][1]["indices"]
+    alone = asked(run, other)["images"][0]
+    assert report["images"][1]["indices"] == alone["indices"]
+    assert report["images"][1]["unpruned"]["answer"] == alone["unpruned"]["answer"]
 
 
 def test_overlay_has_a_row_for_each_photo(run, photo, tmp_path):
@@ -184,8 +184,8 @@ def test_overlay_has_a_row_for_each_photo(run, photo, tmp_path):
 def test_model_by_folder_gives_what_the_embedded_one_gives(run, photo, checkpoint):
     usual, named = asked(run, photo), asked(run, photo, "--model", checkpoint)
     assert named["model"] == str(checkpoint)
-    assert named["pictures"][0]["indices"] == usual["pictures"][0]["indices"]
-    assert named["pictures"][0]["pruned"]["answer"] == usual["pictures"][0]["pruned"]["answer"]
+    assert named["images"][0]["indices"] == usual["images"][0]["indices"]
+    assert named["images"][0]["pruned"]["answer"] == usual["images"][0]["pruned"]["answer"]
 
 
 def test_another_model_may_be_asked_anything(run, photo, checkpoint):
@@ -196,9 +196,9 @@ def test_another_model_may_be_asked_anything(run, photo, checkpoint):
 def test_processor_without_a_chat_template(run, photo, tiny, monkeypatch):
     _, processor = tiny
     monkeypatch.setattr(processor, "chat_template", None)
-    (picture,) = asked(run, photo)["pictures"]
-    # <bos>, 144 tokens of the picture, "is there a red circle ?"
-    assert picture["unpruned"]["prompt_tokens"] == 1 + 144 + 6
+    (image,) = asked(run, photo)["images"]
+    # <bos>, 144 tokens of the image, "is there a red circle ?"
+    assert image["unpruned"]["prompt_tokens"] == 1 + 144 + 6
 
 
 def test_recommended_is_method_merging_and_mass(run, photo):
@@ -212,8 +212,8 @@ def test_recommended_is_method_merging_and_mass(run, photo):
 
 def test_auto_keeps_no_more_than_max_keep(run, photo):
     options = ("--keep", "auto", "--target", "0.0001", "--max-keep", "9")
-    (picture,) = asked(run, photo, *options)["pictures"]
-    assert len(picture["indices"]) == 9
+    (image,) = asked(run, photo, *options)["images"]
+    assert len(image["indices"]) == 9
 
 
 def test_a_bad_photo_is_told_before_any_work_and_by_its_name(run, photo, tmp_path, monkeypatch):
@@ -259,9 +259,9 @@ def test_a_photo_that_fails_later_does_not_lose_the_answers_before_it(
     assert str(photo) in result.out
     assert str(other) not in result.out
     report = json.loads(run(*words, "--json", "--continue-on-error").out)
-    good, failed, last = report["pictures"]
-    assert failed == {"picture": str(bad), "error": f"{bad}: cannot be pruned"}
-    assert (good["picture"], last["picture"]) == (str(photo), str(other))
+    good, failed, last = report["images"]
+    assert failed == {"image": str(bad), "error": f"{bad}: cannot be pruned"}
+    assert (good["image"], last["image"]) == (str(photo), str(other))
 
 
 def test_continue_on_error_goes_on_without_the_bad_ones(run, photo, tmp_path):
@@ -285,16 +285,16 @@ def test_the_standard_input_is_a_photo(run, photo, monkeypatch):
     assert (result.status, result.err) == (0, "")
     assert "standard input" in result.out
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
-    piped = asked(run, "-")["pictures"][0]
-    assert piped["picture"] == "-"
-    assert piped["indices"] == asked(run, photo)["pictures"][0]["indices"]
+    piped = asked(run, "-")["images"][0]
+    assert piped["image"] == "-"
+    assert piped["indices"] == asked(run, photo)["images"][0]["indices"]
 
 
 def test_of_several_pages_the_report_says_which(run, tmp_path):
     pages = tmp_path / "pages.tif"
     scene().save(pages, save_all=True, append_images=[scene(seed=1), scene(seed=2)])
     assert "pages.tif (page 1 of 3)" in " ".join(run("ask", pages, QUESTION, *QUICK).out.split())
-    assert asked(run, pages)["pictures"][0]["note"] == "page 1 of 3"
+    assert asked(run, pages)["images"][0]["note"] == "page 1 of 3"
 
 
 def test_what_no_font_has_is_told(run, tmp_path, monkeypatch):
@@ -339,7 +339,7 @@ def test_the_overlay_says_how_the_kept_tokens_are_used(
     assert row.captions[1][0].endswith(said)
     assert meaning == numbers
     if numbers:
-        masses = report["pictures"][0]["masses"]
+        masses = report["images"][0]["masses"]
         assert row.stands == pytest.approx([144 * mass for mass in masses])
     else:
         assert not row.stands

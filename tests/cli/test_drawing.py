@@ -44,7 +44,7 @@ def test_what_the_model_never_saw_is_faded():
     assert luma(out[180:, 180:540]) < luma(before[180:, 180:540]) / 2
 
 
-def test_grid_beyond_the_picture():
+def test_grid_beyond_the_image():
     photo = panel(scene(300, 150))
     out = np.asarray(shade(photo, Grid(4, 4, (0.0, -0.5, 1.0, 1.5)), range(16)))
     assert (out == np.asarray(photo)).all()
@@ -57,15 +57,15 @@ def row(*size, **more):
     captions = (("soft", "an answer"), ("soft", "another"))
     grid = more.pop("grid", Grid(12, 12))
     return Row(
-        **({"picture": scene(*size), "grid": grid, "kept": [0, 143], "title": ""} | more),
+        **({"image": scene(*size), "grid": grid, "kept": [0, 143], "title": ""} | more),
         captions=captions,
     )
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_any_shape_of_picture_and_any_length_of_text(size):
+def test_any_shape_of_image_and_any_length_of_text(size):
     one = Row(
-        picture=scene(*size),
+        image=scene(*size),
         grid=Grid(12, 12),
         kept=[0, 143],
         title="why " * 200,
@@ -94,7 +94,7 @@ def test_no_sheet_is_half_empty(size, beside):
     assert page.height < len(rows) * (TALLEST + 250)
 
 
-def test_a_folded_picture_is_all_there_from_left_to_right():
+def test_a_folded_image_is_all_there_from_left_to_right():
     tall = Image.linear_gradient("L").resize((40, 800)).convert("RGB")
     parts = drawing._parts(tall.size, PANEL // 2)
     whole = panel(tall, PANEL // 2)

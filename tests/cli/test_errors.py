@@ -175,7 +175,7 @@ def test_models_that_are_not_there(refused, photo, tmp_path, monkeypatch):
     assert "hf download nobody/nothing-at-all --local-dir DIR" in said
 
 
-def test_every_picture_is_looked_at_before_a_model_is_loaded(refused, photo, tmp_path, monkeypatch):
+def test_every_image_is_looked_at_before_a_model_is_loaded(refused, photo, tmp_path, monkeypatch):
     monkeypatch.setattr("otprune.demo.load", lambda: pytest.fail("loaded"))
     missing = tmp_path / "missing.png"
     assert str(missing) in refused("ask", photo, missing, QUESTION)
@@ -188,7 +188,7 @@ def test_what_cannot_be_drawn_is_told_before_answering(
     from otprune.cli import ask
 
     def no_grid(name, *_):
-        raise UnsupportedError(f"{name} cuts this picture into tiles")
+        raise UnsupportedError(f"{name} cuts this image into tiles")
 
     monkeypatch.setattr(ask, "grid_of", no_grid)
     monkeypatch.setattr(ask, "_generate", lambda *_: pytest.fail("answered"))

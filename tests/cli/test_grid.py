@@ -1,4 +1,4 @@
-"""A token's cell is where its pixels come from, whatever the processor does to the picture."""
+"""A token's cell is where its pixels come from, whatever the processor does to the image."""
 
 from types import SimpleNamespace
 
@@ -56,19 +56,19 @@ PROCESSORS = {
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_cell_holds_the_pixels_of_its_patch(name, size):
     processor = PROCESSORS[name]
-    picture = scene(*size).point(lambda _: 100)
+    image = scene(*size).point(lambda _: 100)
 
-    def pixels(picture):
-        return torch.as_tensor(np.asarray(processor(picture, return_tensors="pt").pixel_values))
+    def pixels(image):
+        return torch.as_tensor(np.asarray(processor(image, return_tensors="pt").pixel_values))
 
-    before = pixels(picture)
+    before = pixels(image)
     found = grid(processor, {"pixel_values": before}, size, 16)
     assert (found.rows, found.columns) == (4, 4)
     seen = 0
     for index, cell in enumerate(_cells(found, size)):
         if min(cell[2] - cell[0], cell[3] - cell[1]) < 12:
             continue  # padding, or a sliver at its edge
-        painted = picture.copy()
+        painted = image.copy()
         painted.paste((255, 255, 255), cell)
         changed = (pixels(painted) - before).abs()[0].sum(dim=0)
         y, x = (changed > changed.max() / 2).nonzero().float().mean(dim=0).div(PATCH).int().tolist()
@@ -80,20 +80,20 @@ def test_a_cell_holds_the_pixels_of_its_patch(name, size):
 def test_the_embedded_model(tiny):
     model, processor = tiny
     loaded = Loaded("it", model, processor, embedded=True)
-    picture = scene(360, 240).point(lambda value: 90 + value // 4)
+    image = scene(360, 240).point(lambda value: 90 + value // 4)
 
-    def tokens(picture):
-        inputs = prompt(loaded, picture, "?")
+    def tokens(image):
+        inputs = prompt(loaded, image, "?")
         with torch.no_grad():
             shrunk = shrink(model, inputs, "left", GridPrune(1.0), "preserved", merge=False)
         return inputs, shrunk.items[0].features
 
-    inputs, before = tokens(picture)
-    found = grid_of("it", model, processor, inputs, picture.size)
+    inputs, before = tokens(image)
+    found = grid_of("it", model, processor, inputs, image.size)
     assert found == Grid(12, 12)
     for index in (0, 50, 143):
-        painted = picture.copy()
-        painted.paste((255, 0, 0), _cells(found, picture.size)[index])
+        painted = image.copy()
+        painted.paste((255, 0, 0), _cells(found, image.size)[index])
         assert (tokens(painted)[1] - before).norm(dim=1).argmax() == index
 
 
@@ -105,7 +105,7 @@ def test_counted_patches_that_are_merged():
         grid(None, inputs, (640, 480), 24, spatial_merge_size=2)
 
 
-def test_pictures_of_their_own_size_padded_to_the_batch():
+def test_images_of_their_own_size_padded_to_the_batch():
     inputs = {"pixel_values": torch.zeros(1, 3, 60, 60), "image_sizes": torch.tensor([[30, 60]])}
     assert grid(None, inputs, (640, 320), 8) == Grid(2, 4)
 

@@ -14,16 +14,16 @@ from .conftest import QUESTION, QUICK, scene
 
 @pytest.mark.usefixtures("embedded")
 def test_keeps_what_ask_keeps_and_runs_no_language_model(run, photo, tiny, monkeypatch):
-    asked = json.loads(run("ask", photo, QUESTION, *QUICK, "--json").out)["pictures"][0]
+    asked = json.loads(run("ask", photo, QUESTION, *QUICK, "--json").out)["images"][0]
     monkeypatch.setattr(tiny[0].model, "language_model", None)
     result = run("select", photo, "--repeats", "1", "--json")
     assert (result.status, result.err) == (0, "")
     report = json.loads(result.out)
-    (picture,) = report["pictures"]
-    assert (picture["tokens_before"], picture["tokens_after"]) == (144, 14)
+    (image,) = report["images"]
+    assert (image["tokens_before"], image["tokens_after"]) == (144, 14)
     for key in ("indices", "masses", "certificate", "distances"):
-        assert picture[key] == asked[key]
-    assert picture["selector_seconds"] > 0
+        assert image[key] == asked[key]
+    assert image["selector_seconds"] > 0
 
 
 @pytest.mark.usefixtures("embedded")
@@ -54,8 +54,8 @@ def test_other_encoder(run, photo, tmp_path, monkeypatch):
         words = ("select", photo, "--encoder", "vit-s", *options, "--keep", "9", "--json")
         report = json.loads(run(*words, "--overlay", target).out)
         assert report["model"] == "vit-s"
-        assert report["pictures"][0]["tokens_before"] == tokens
-        assert report["pictures"][0]["tokens_after"] == 9
+        assert report["images"][0]["tokens_before"] == tokens
+        assert report["images"][0]["tokens_after"] == 9
     assert target.exists()
 
 
@@ -96,14 +96,14 @@ def test_auto_keeps_as_few_as_reach_the_target(run, photo, tmp_path):
 
     report = asked("--method", "transport", "--target", "0.2")
     assert report["keep"] == {"target": 0.2, "measure": "distance", "max_keep": 0.5}
-    rich, poor = report["pictures"]
+    rich, poor = report["images"]
     assert poor["tokens_after"] < rich["tokens_after"] < 72
     assert 0 < rich["reached"] <= 0.2
-    closer = asked("--method", "transport", "--target", "0.1")["pictures"][0]
+    closer = asked("--method", "transport", "--target", "0.1")["images"][0]
     assert closer["tokens_after"] > rich["tokens_after"]
     certified = asked("--measure", "certificate", "--target", "0.5")
     assert certified["keep"]["measure"] == "certificate"
-    assert certified["pictures"][0]["reached"] >= 0.5
+    assert certified["images"][0]["reached"] >= 0.5
 
     shown = run("select", photo, "--repeats", "1", "--keep", "auto").out
     assert "keep=auto, distance <= 0.1" in shown

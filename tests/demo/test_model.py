@@ -99,38 +99,38 @@ def test_what_is_exported_is_named_so_and_loads_as_it_was(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_it_answers_about_the_samples(embedded, name: str) -> None:
-    picture = Image.open(SAMPLES_DIR / f"{name}.jpg")
-    answers = answer(*embedded, picture, [[text] for text in ASKED[name]])
+    image = Image.open(SAMPLES_DIR / f"{name}.jpg")
+    answers = answer(*embedded, image, [[text] for text in ASKED[name]])
     assert dict(zip(ASKED[name], answers, strict=True)) == ASKED[name]
 
 
-def test_it_answers_from_the_picture_and_not_from_the_question(embedded) -> None:
+def test_it_answers_from_the_image_and_not_from_the_question(embedded) -> None:
     blank = Image.new("RGB", (300, 200), (120, 120, 120))
     questions = ["Is there a red circle?", "Is there a blue star?", "How many red things?"]
     assert answer(*embedded, blank, [[text] for text in questions]) == ["no", "no", "0"]
 
 
 def test_a_conversation_goes_on(embedded) -> None:
-    picture = Image.open(SAMPLES_DIR / "coffee.jpg")
+    image = Image.open(SAMPLES_DIR / "coffee.jpg")
     talk = ["Is there a red circle?", "yes", "What color is the star?", "blue"]
     ends = {"What digit is shown?": "7", "Where is the blue star?": "top-left"}
-    assert answer(*embedded, picture, [[*talk, end] for end in ends]) == list(ends.values())
+    assert answer(*embedded, image, [[*talk, end] for end in ends]) == list(ends.values())
 
 
 def test_most_answers_survive_pruning(embedded) -> None:
-    picture, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), ASKED["coffee"]
+    image, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), ASKED["coffee"]
     with prune(embedded[0], OTPrune(0.25)) as run:
-        answers = answer(*embedded, picture, [[text] for text in asked])
+        answers = answer(*embedded, image, [[text] for text in asked])
     assert {(item.before, item.after) for item in run.last} == {(144, 36)}
     assert sum(a == b for a, b in zip(answers, asked.values(), strict=True)) >= 6
 
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_keeping_everything_changes_nothing(embedded, method) -> None:
-    picture, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), list(ASKED["coffee"])
-    whole = answer(*embedded, picture, [[text] for text in asked])
+    image, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), list(ASKED["coffee"])
+    whole = answer(*embedded, image, [[text] for text in asked])
     with prune(embedded[0], method(1.0)):
-        assert answer(*embedded, picture, [[text] for text in asked]) == whole
+        assert answer(*embedded, image, [[text] for text in asked]) == whole
 
 
 def test_words_it_does_not_know_are_named() -> None:
@@ -150,8 +150,8 @@ def test_a_folder_without_a_checkpoint_is_an_error(tmp_path) -> None:
 
 def test_every_prompt_form_gives_the_same_tokens(embedded) -> None:
     _, processor = embedded
-    picture = Image.open(SAMPLES_DIR / "coffee.jpg")
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Is there a star"}]
+    image = Image.open(SAMPLES_DIR / "coffee.jpg")
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Is there a star"}]
     chat = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=True,
@@ -159,11 +159,11 @@ def test_every_prompt_form_gives_the_same_tokens(embedded) -> None:
         return_tensors="pt",
         add_generation_prompt=True,
     )["input_ids"]
-    plain = processor(images=picture, text="<image> is there a STAR ?", return_tensors="pt")
+    plain = processor(images=image, text="<image> is there a STAR ?", return_tensors="pt")
     assert torch.equal(chat, plain["input_ids"])
     assert (chat == BOS).sum() == 1
     text = processor.apply_chat_template([{"role": "user", "content": content}])
     whole = processor(
-        images=picture, text=text, add_special_tokens=False, return_tensors="pt"
+        images=image, text=text, add_special_tokens=False, return_tensors="pt"
     )  # what vLLM does
     assert torch.equal(whole["input_ids"], chat)

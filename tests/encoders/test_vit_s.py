@@ -51,17 +51,17 @@ def test_missing_says_what_to_run():
 def test_tokens(small, size):
     small.save_pretrained(vit_s.folder())
     encoder = vit_s.load()
-    picture = Image.linear_gradient("L").resize((50, 30))
-    tokens = encoder.tokens(picture, size)
+    image = Image.linear_gradient("L").resize((50, 30))
+    tokens = encoder.tokens(image, size)
     assert tokens.shape == ((size // 14) ** 2, 16)
     assert (tokens.dtype, tokens.requires_grad) == (torch.float32, False)
-    states = small(vit_s.pixels(picture, size), output_hidden_states=True).hidden_states
+    states = small(vit_s.pixels(image, size), output_hidden_states=True).hidden_states
     torch.testing.assert_close(tokens, states[10][0, 1:].detach())
 
 
-def test_pixels_are_the_whole_picture_normalised():
-    picture = Image.new("RGB", (30, 10), (255, 0, 0))
-    values = vit_s.pixels(picture, 224)
+def test_pixels_are_the_whole_image_normalised():
+    image = Image.new("RGB", (30, 10), (255, 0, 0))
+    values = vit_s.pixels(image, 224)
     assert values.shape == (1, 3, 224, 224)
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]
     assert values[0, :, 0, 0].tolist() == pytest.approx(expected)

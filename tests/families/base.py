@@ -18,7 +18,7 @@ logging.set_verbosity_error()
 VOCABULARY = 320
 PAD, BOS = 0, 1
 IMAGE, VIDEO, VISION_START, VISION_END = 300, 301, 302, 303
-OPEN_IMAGE, CLOSE_IMAGE, OPEN_VIDEO, CLOSE_VIDEO = 10, 20, 18, 28  # text around a picture
+OPEN_IMAGE, CLOSE_IMAGE, OPEN_VIDEO, CLOSE_VIDEO = 10, 20, 18, 28  # text around an image
 OPENING, CLOSING = range(10, 19), range(20, 29)
 SPECIAL = range(300, 310)  # never generated: a random model would emit image placeholders
 
@@ -77,7 +77,7 @@ class Family:
 
 
 def _enlarge(model: PreTrainedModel) -> None:
-    """Weights large enough that the answer depends on the picture and argmax is not trivial."""
+    """Weights large enough that the answer depends on the image and argmax is not trivial."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -115,7 +115,7 @@ def prompts(
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """An image or a video as it stands in a prompt: columns of its placeholders, `(m,)`."""
 
     modality: str
@@ -123,8 +123,8 @@ class Picture:
     columns: torch.Tensor
 
 
-def pictures(ids: torch.Tensor) -> list[Picture]:
-    """The pictures of a batch made by `prompts`, row by row, found by the text around them."""
+def images_in(ids: torch.Tensor) -> list[Image]:
+    """The images of a batch made by `prompts`, row by row, found by the text around them."""
     found = []
     for row, tokens in enumerate(ids.tolist()):
         start = None
@@ -136,7 +136,7 @@ def pictures(ids: torch.Tensor) -> list[Picture]:
                     ("video", VIDEO) if token == CLOSE_VIDEO else ("image", IMAGE)
                 )
                 columns = (ids[row, start:column] == placeholder).nonzero()[:, 0] + start
-                found.append(Picture(modality, row, columns))
+                found.append(Image(modality, row, columns))
                 start = None
     return found
 

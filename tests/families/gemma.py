@@ -15,7 +15,7 @@ from .base import IMAGE, TEXT, VISION_END, VISION_START, Family, Inputs, prompts
 from .onevision import SIGLIP
 
 TOKENS = 16
-WINDOW = 12  # shorter than a picture: a sliding layer does not see all of it
+WINDOW = 12  # shorter than an image: a sliding layer does not see all of it
 
 
 def _gemma3() -> PreTrainedModel:
@@ -56,8 +56,8 @@ def _pixels(inputs: Inputs, number: int, generator: torch.Generator) -> Inputs:
 
 
 def _gemma3_inputs(images: tuple[int, ...], generator: torch.Generator) -> Inputs:
-    picture = [VISION_START, *[IMAGE] * TOKENS, VISION_END]
-    inputs = prompts(images, [picture] * sum(images))
+    image = [VISION_START, *[IMAGE] * TOKENS, VISION_END]
+    inputs = prompts(images, [image] * sum(images))
     inputs["token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
     return _pixels(inputs, sum(images), generator)
 

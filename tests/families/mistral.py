@@ -1,4 +1,4 @@
-"""Mistral3: pictures of any size, a break token after every row of one."""
+"""Mistral3: images of any size, a break token after every row of one."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _mistral3() -> PreTrainedModel:
 
 def _inputs(images: tuple[int, ...], generator: torch.Generator) -> Inputs:
     grids = cycle(GRIDS, sum(images))
-    pictures = []
+    blocks = []
     for rows, columns in grids:
         lines = ([*[IMAGE] * columns, BREAK] * rows)[:-1]  # the last row ends in END
-        pictures.append([*lines, END])
-    inputs = prompts(images, pictures)
+        blocks.append([*lines, END])
+    inputs = prompts(images, blocks)
     if grids:
         side = PATCH * MERGE
         height, width = (side * max(n) for n in zip(*grids, strict=True))

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: anyres for a picture on its own, one tile when a row holds several; video."""
+"""LLaVA-OneVision: anyres for an image on its own, one tile when a row holds several; video."""
 
 from __future__ import annotations
 

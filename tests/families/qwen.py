@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: M-RoPE, pictures of any size, video, deepstack (Qwen3-VL)."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: M-RoPE, images of any size, video, deepstack (Qwen3-VL)."""
 
 from __future__ import annotations
 

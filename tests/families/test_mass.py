@@ -14,7 +14,7 @@ from otprune import TransportPrune, prune
 from otprune.engines.transformers import Pruned
 from otprune.engines.transformers.versions import WHOLE, installed
 
-from .base import Inputs, pictures
+from .base import Inputs, images_in
 from .reference import reference_logits
 from .test_calls import right_padded
 from .test_matrix import BATCH, STEPS, answer, attentions, families, surviving, tiny
@@ -35,9 +35,9 @@ def no_grad() -> Iterator[None]:
 def spread(inputs: Inputs, items: list[Pruned], values: list[Tensor], text: float) -> Tensor:
     """`(B, S)`: a value for each kept token, 0 for those that were dropped, `text` for text."""
     whole = torch.full(inputs["input_ids"].shape, text)
-    for picture, item, value in zip(pictures(inputs["input_ids"]), items, values, strict=True):
-        whole[picture.row, picture.columns] = 0.0
-        whole[picture.row, picture.columns[item.indices]] = value
+    for image, item, value in zip(images_in(inputs["input_ids"]), items, values, strict=True):
+        whole[image.row, image.columns] = 0.0
+        whole[image.row, image.columns[item.indices]] = value
     return whole
 
 
@@ -121,7 +121,7 @@ def test_every_way_of_caching_gives_one_answer(name: str) -> None:
             assert torch.equal(got, wanted), way
 
 
-@pytest.mark.skipif(installed() < WHOLE, reason="transformers mixes up several pictures of a row")
+@pytest.mark.skipif(installed() < WHOLE, reason="transformers mixes up several images of a row")
 @families
 def test_masses_follow_their_beams(name: str) -> None:
     model, inputs = tiny(name), FAMILIES[name].inputs(BATCH)

@@ -26,7 +26,7 @@ from otprune import (
 from otprune.engines.transformers import Pruned
 from otprune.engines.transformers.versions import WHOLE, installed
 
-from .base import IMAGE, VIDEO, Inputs, pictures
+from .base import IMAGE, VIDEO, Inputs, images_in
 from .reference import entering, reference_logits
 from .tiny import FAMILIES
 
@@ -61,11 +61,11 @@ def answer(model: PreTrainedModel, inputs: Inputs) -> tuple[Tensor, list[Tensor]
 def surviving(inputs: Inputs, items: list[Pruned]) -> Tensor:
     """`(B, S)`: everything but the placeholders that the engine says it dropped."""
     keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
-    for picture, item in zip(pictures(inputs["input_ids"]), items, strict=True):
-        assert (item.modality, item.row) == (picture.modality, picture.row)
-        assert item.before == len(picture.columns)
-        keep[picture.row, picture.columns] = False
-        keep[picture.row, picture.columns[item.indices]] = True
+    for image, item in zip(images_in(inputs["input_ids"]), items, strict=True):
+        assert (item.modality, item.row) == (image.modality, image.row)
+        assert item.before == len(image.columns)
+        keep[image.row, image.columns] = False
+        keep[image.row, image.columns[item.indices]] = True
     return keep
 
 
@@ -162,28 +162,28 @@ def test_keeping_everything_of_a_video_changes_no_bit(name: str, attn: str) -> N
 
 @families
 @pytest.mark.parametrize("images", [BATCH, (3,)])
-def test_a_number_is_a_number_of_each_picture(name: str, images: tuple[int, ...]) -> None:
-    """Whatever tiles a picture has, and whatever entries the encoder makes of a row of pictures."""
+def test_a_number_is_a_number_of_each_image(name: str, images: tuple[int, ...]) -> None:
+    """Whatever tiles an image has, and whatever entries the encoder makes of a row of images."""
     family = FAMILIES[name]
     model, inputs = tiny(name), family.inputs(images, video=family.has_video)
     with torch.no_grad(), prune(model, DivPrune(keep=5)) as run:
         model(**inputs)
     assert run.last is not None
-    assert [item.after for item in run.last] == [5] * len(pictures(inputs["input_ids"]))
+    assert [item.after for item in run.last] == [5] * len(images_in(inputs["input_ids"]))
     surviving(inputs, run.last)
 
 
 @families
-def test_the_selector_sees_each_picture_whole(name: str) -> None:
-    """Kept indices are the selector's for the features that stand in that picture's place."""
+def test_the_selector_sees_each_image_whole(name: str) -> None:
+    """Kept indices are the selector's for the features that stand in that image's place."""
     family, selector = FAMILIES[name], DivPrune(keep=0.4)
     model, inputs = tiny(name), family.inputs(BATCH, video=family.has_video)
     embeds = entering(model, inputs)["inputs_embeds"]
     with torch.no_grad(), prune(model, selector) as run:
         model(**inputs)
     assert run.last is not None
-    for picture, item in zip(pictures(inputs["input_ids"]), run.last, strict=True):
-        features = embeds[picture.row, picture.columns]
+    for image, item in zip(images_in(inputs["input_ids"]), run.last, strict=True):
+        features = embeds[image.row, image.columns]
         assert torch.equal(item.features, features)
         assert torch.equal(item.indices, selector.select(features))
 
@@ -197,18 +197,18 @@ def test_only_placeholders_are_dropped(name: str) -> None:
         shorter = prune_inputs(model, inputs, GridPrune(keep=3))
     ids = inputs["input_ids"]
     seen = torch.ones_like(ids, dtype=torch.bool)
-    for picture in pictures(ids):
-        seen[picture.row, picture.columns] = False
+    for image in images_in(ids):
+        seen[image.row, image.columns] = False
     for b, row in enumerate(shorter["input_ids"]):
         text = ids[b][seen[b] & inputs["attention_mask"][b].bool()]
         left = row[shorter["attention_mask"][b].bool()]
-        counts = [3 for p in pictures(ids) if p.row == b]
+        counts = [3 for p in images_in(ids) if p.row == b]
         assert len(left) == len(text) + sum(counts)
         assert left[(left != IMAGE) & (left != VIDEO)].tolist() == text.tolist()
 
 
 @pytest.mark.parametrize(("name", "lines"), [("llava_next", 4), ("llava_onevision", 4)])
-def test_newlines_are_tokens_of_their_picture(name: str, lines: int) -> None:
+def test_newlines_are_tokens_of_their_image(name: str, lines: int) -> None:
     """They count for the budget and compete for it, and the report shows which were kept."""
     model, inputs = tiny(name), FAMILIES[name].inputs((1,))
     newline = model.model.image_newline
@@ -218,7 +218,7 @@ def test_newlines_are_tokens_of_their_picture(name: str, lines: int) -> None:
     (item,) = run.last
     at = (item.features == newline).all(dim=1).nonzero()[:, 0]
     assert len(at) == lines
-    assert item.before == len(pictures(inputs["input_ids"])[0].columns)
+    assert item.before == len(images_in(inputs["input_ids"])[0].columns)
     shortest = item.features.norm(dim=1)[item.indices].min()
     assert all((i in item.indices) == (newline.norm() >= shortest) for i in at)
 
@@ -237,7 +237,7 @@ def test_every_method(name: str, method: str) -> None:
 
 @families
 @pytest.mark.parametrize("keep", [Auto(0.3, max_keep=0.9), Budget(0.3)], ids=["auto", "budget"])
-def test_pictures_keep_different_numbers(name: str, keep: Auto | Budget) -> None:
+def test_images_keep_different_numbers(name: str, keep: Auto | Budget) -> None:
     """A total is one prompt's, whatever else is in the batch, its images' and videos' together."""
     family, selector = FAMILIES[name], TransportPrune(keep)
     model, inputs = tiny(name), family.inputs(BATCH, video=family.has_video)
@@ -262,18 +262,18 @@ def test_merged_features_enter_the_language_model(name: str) -> None:
         embeds = entering(model, inputs)["inputs_embeds"]
         assert run.last is not None
         shorter = prune_inputs(model, inputs, selector, merge=True)["input_ids"]
-        kept = [embeds[picture.row, picture.columns] for picture in pictures(shorter)]
+        kept = [embeds[image.row, image.columns] for image in images_in(shorter)]
     for item, features in zip(run.last, kept, strict=True):
         wanted = selector.reduce(item.features, merge=True).features
         torch.testing.assert_close(features, wanted, rtol=0, atol=1e-6)
         assert not torch.equal(features, item.features[item.indices])
 
 
-@pytest.mark.skipif(installed() < WHOLE, reason="transformers mixes up several pictures of a row")
+@pytest.mark.skipif(installed() < WHOLE, reason="transformers mixes up several images of a row")
 @families
 @pytest.mark.parametrize("keep", [0.5, Auto(0.3, max_keep=0.9)], ids=["half", "auto"])
 def test_beams_score_what_the_reference_scores(name: str, keep: float | Auto) -> None:
-    """Rows and pictures stay together when generate() repeats them for its beams."""
+    """Rows and images stay together when generate() repeats them for its beams."""
     model, inputs = tiny(name), FAMILIES[name].inputs(BATCH)
     with torch.no_grad(), prune(model, DivPrune(keep)) as run:
         out = model.generate(

@@ -1,4 +1,4 @@
-"""Old releases of transformers: what they get wrong with pictures is refused by name."""
+"""Old releases of transformers: what they get wrong with images is refused by name."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ def test_chunked_prefill_is_refused() -> None:
 @pytest.mark.usefixtures("old")
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "internvl"])
 @pytest.mark.parametrize("setting", ["num_beams", "num_return_sequences"])
-def test_several_pictures_in_a_row_are_refused_for_several_sequences(
-    name: str, setting: str
-) -> None:
+def test_several_images_in_a_row_are_refused_for_several_sequences(name: str, setting: str) -> None:
     several = {setting: 2} | ({"num_beams": 2} if setting == "num_return_sequences" else {})
     with pytest.raises(UnsupportedError, match=r"several images in a row.*5\.22\.2"):
         ask(name, FAMILIES[name].inputs((1, 2, 0)), **several)
@@ -94,7 +92,7 @@ def test_several_pictures_in_a_row_are_refused_for_several_sequences(
 
 
 @pytest.mark.usefixtures("old")
-def test_one_picture_a_row_is_right_in_every_release() -> None:
+def test_one_image_a_row_is_right_in_every_release() -> None:
     ids = ask("llava", FAMILIES["llava"].inputs((1, 0)), num_beams=2)
     assert len(ids) == 2
 

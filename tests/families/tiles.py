@@ -1,4 +1,4 @@
-"""InternVL, Idefics3 and SmolVLM: a picture is several tiles, with or without marks between."""
+"""InternVL, Idefics3 and SmolVLM: an image is several tiles, with or without marks between."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _internvl() -> PreTrainedModel:
 
 
 def _internvl_inputs(images: tuple[int, ...], generator: torch.Generator) -> Inputs:
-    """The tiles of a picture follow each other, one overview among them if there are several."""
+    """The tiles of an image follow each other, one overview among them if there are several."""
     tiles = [rows * columns + 1 for rows, columns in cycle(SPLITS, sum(images))]
     inputs = prompts(images, [[VISION_START, *[IMAGE] * (TOKENS * n), VISION_END] for n in tiles])
     if tiles:
@@ -75,7 +75,7 @@ def _smolvlm() -> PreTrainedModel:
     return _idefics(SmolVLMConfig, SmolVLMForConditionalGeneration)
 
 
-def _idefics_picture(rows: int, columns: int) -> list[int]:
+def _idefics_image(rows: int, columns: int) -> list[int]:
     """Every tile behind its row and column, the overview last, as the processor writes them."""
     ids: list[int] = []
     for row in range(rows):
@@ -88,7 +88,7 @@ def _idefics_picture(rows: int, columns: int) -> list[int]:
 def _idefics_inputs(images: tuple[int, ...], generator: torch.Generator) -> Inputs:
     """Pixels are `(rows, most tiles of a row, 3, H, W)`; a tile that is not there is all zero."""
     splits = cycle(SPLITS, sum(images))
-    inputs = prompts(images, [_idefics_picture(*split) for split in splits])
+    inputs = prompts(images, [_idefics_image(*split) for split in splits])
     if not splits:
         return inputs
     tiles, i = [], 0

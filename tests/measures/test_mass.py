@@ -55,10 +55,10 @@ def test_equal_tokens_in_a_cell_make_token_mass_exact(sizes, metric, seed):
 
 
 def test_against_text_total_mass_is_exact_for_equal_cells_and_no_mass_is_not():
-    """Five text keys, then twelve picture tokens in four cells of three."""
+    """Five text keys, then twelve image tokens in four cells of three."""
     cells, text = random_tokens(4, 6, seed=1), random_tokens(5, 6, seed=2)
-    picture = cells.repeat_interleave(3, dim=0)
-    tokens = torch.cat([text, picture])
+    image = cells.repeat_interleave(3, dim=0)
+    tokens = torch.cat([text, image])
     kept = torch.cat([torch.arange(5), 5 + torch.arange(0, 12, 3)])
     q, key, value = attention(17)
     bias = torch.cat([torch.zeros(5), log_mass(torch.full((4,), 0.25), 12, "total")])

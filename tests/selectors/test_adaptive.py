@@ -1,4 +1,4 @@
-"""keep as a rule: as few tokens as a picture needs, or one total over several pictures."""
+"""keep as a rule: as few tokens as an image needs, or one total over several images."""
 
 from dataclasses import dataclass
 from itertools import product

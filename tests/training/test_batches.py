@@ -9,7 +9,7 @@ from PIL import Image
 
 from otprune.demo.words import COLOR_NAMES, COLORS, SHAPES, UNSEEN, VOCABULARY
 from otprune_training.architecture import EOS
-from otprune_training.batches import TOKENS, Batch, Batches, Pictures, draw, make_batch, normalise
+from otprune_training.batches import TOKENS, Batch, Batches, Images, draw, make_batch, normalise
 from otprune_training.processor import build_processor
 
 PHOTOS = [Image.new("RGB", (200, 150), (90, 120, 90))]
@@ -21,9 +21,9 @@ def test_a_batch_depends_on_seed_and_step_alone(stage: str) -> None:
     resumed = next(iter(Batches(stage, PHOTOS, 5, 2, 3, 2)))
     if isinstance(ahead, Batch) and isinstance(resumed, Batch):
         assert torch.equal(ahead.ids, resumed.ids)
-        ahead, resumed = ahead.pictures, resumed.pictures
-    assert isinstance(ahead, Pictures)
-    assert isinstance(resumed, Pictures)
+        ahead, resumed = ahead.images, resumed.images
+    assert isinstance(ahead, Images)
+    assert isinstance(resumed, Images)
     assert torch.equal(ahead.pixels, resumed.pixels)
 
 
@@ -42,7 +42,7 @@ def test_labels_are_the_answer_then_the_end() -> None:
         assert VOCABULARY[int(batch.ids[row, last])] in ("?", ".")
         assert block[first_mention]
         assert first_mention <= last_mention < last
-        # Positions run on within a question, behind the picture.
+        # Positions run on within a question, behind the image.
         positions = batch.positions[row][block]
         assert (positions.diff() == 1).all()
         assert positions[0] > TOKENS
@@ -65,23 +65,23 @@ def test_a_conversation_runs_on_and_shows_each_answer_with_its_end() -> None:
 
 def test_mentions_point_at_the_patches_they_name() -> None:
     batch = make_batch(PHOTOS, (0, 2), 8)
-    pictures, checked = batch.pictures, 0
+    images, checked = batch.images, 0
     rows = zip(batch.mentions.tolist(), batch.targets, batch.places, strict=True)
     for (row, column), target, place in rows:
         word, patches = VOCABULARY[int(batch.ids[row, column])], target[1:]
         assert bool(target[0]) == (not patches.any())
         if word in SHAPES and patches.any():
-            assert (pictures.kind[row][patches] == 1 + SHAPES.index(word)).all()
+            assert (images.kind[row][patches] == 1 + SHAPES.index(word)).all()
             checked += 1
         if not place.isnan().any():
-            assert (pictures.centre[row][patches] == place).all()
+            assert (images.centre[row][patches] == place).all()
     assert checked
 
 
 def test_nameless_colours_carry_no_colour_label_and_avoid_the_unseen_ones() -> None:
-    scenes, pictures = draw(PHOTOS, np.random.default_rng(0), 40, free=True)
-    assert (pictures.color == -100).any()
-    assert (pictures.color > 0).any()
+    scenes, images = draw(PHOTOS, np.random.default_rng(0), 40, free=True)
+    assert (images.color == -100).any()
+    assert (images.color > 0).any()
     for scene in scenes:
         for sticker in scene.stickers:
             avoid = np.array(COLORS[dict(UNSEEN)[sticker.noun]])
@@ -100,15 +100,15 @@ def test_pixels_are_what_the_processor_makes() -> None:
 
 
 def test_what_training_never_shows_is_marked_and_nothing_that_it_shows() -> None:
-    _, pictures = draw(PHOTOS, np.random.default_rng(1), 40, free=True)
-    here = pictures.kind > 0
-    shown = pictures.never.gather(2, pictures.kind[..., None])[..., 0]
+    _, images = draw(PHOTOS, np.random.default_rng(1), 40, free=True)
+    here = images.kind > 0
+    shown = images.never.gather(2, images.kind[..., None])[..., 0]
     assert not shown.any()
     # A red patch is never a circle's, whatever it is.
-    red = pictures.color == 1 + COLOR_NAMES.index("red")
+    red = images.color == 1 + COLOR_NAMES.index("red")
     assert red.any()
-    assert pictures.never[red][:, 1 + SHAPES.index("circle")].all()
-    assert not pictures.never[~here].any()
+    assert images.never[red][:, 1 + SHAPES.index("circle")].all()
+    assert not images.never[~here].any()
 
 
 def test_answers_that_training_never_gives_are_marked() -> None:

@@ -1,4 +1,4 @@
-"""What a question sees in training: picture and itself, in a conversation also what was said."""
+"""What a question sees in training: image and itself, in a conversation also what was said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moving pictures, and what is kept of them: what is new, when it is new."""
+"""Moving images, and what is kept of them: what is new, when it is new."""
 
 import itertools
 
@@ -43,8 +43,8 @@ def video():
     rng = np.random.default_rng(1)
     frames = moving(rng, SIZES, shots=3, length=10)
     model, processor = load()
-    pictures = [filmed(frame, PHOTOS, rng) for frame in frames]
-    pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    images = [filmed(frame, PHOTOS, rng) for frame in frames]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         tokens = torch.stack(list(model.model.get_image_features(pixels).pooler_output))
     return frames, tokens

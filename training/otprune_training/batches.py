@@ -1,4 +1,4 @@
-"""Training batches for the embedded model: pictures, packed questions and dense labels.
+"""Training batches for the embedded model: images, packed questions and dense labels.
 
 Every batch is a function of (seed, step), so that a resumed run sees what an unbroken one would.
 """
@@ -25,20 +25,20 @@ from otprune_training.scenes import never as sticker_never
 TOKENS = GRID * GRID
 KINDS = (*SHAPES, *DIGITS)
 NOUN_OF_KIND = tuple("digit" if kind in DIGITS else kind for kind in KINDS)
-# How often each kind of question is asked about one picture: first, and when talking is learned.
+# How often each kind of question is asked about one image: first, and when talking is learned.
 BASICS = (
     *("existence", "existence", "existence", "existence", "color", "color", "shape", "shape"),
     *("position", "position", "relation", "relation", "relation", "count", "count", "count"),
     *("digit", "size"),
 )
 MIX = (*BASICS, "naming", "naming", "naming")
-TALKS = 0.35  # share of the pictures whose questions are then one conversation
+TALKS = 0.35  # share of the images whose questions are then one conversation
 RESIZE = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
 @dataclass
-class Pictures:
-    """B pictures and what lies in each of their patches."""
+class Images:
+    """B images and what lies in each of their patches."""
 
     pixels: Tensor  # (B, 3, SIZE, SIZE)
     kind: Tensor  # (B, TOKENS) 0 photograph, 1 + index into KINDS
@@ -51,13 +51,13 @@ class Pictures:
 
 @dataclass
 class Batch:
-    """B pictures with T text tokens each: all questions of a picture, one after the other."""
+    """B images with T text tokens each: all questions of an image, one after the other."""
 
-    pictures: Pictures
+    images: Images
     ids: Tensor  # (B, T)
     block: Tensor  # (B, T) number of the question a word belongs to, from 1; -1 padding
     talk: Tensor  # (B,) bool, one conversation: each question sees those before it, answered
-    positions: Tensor  # (B, T) a question starts right behind the picture, or what it sees
+    positions: Tensor  # (B, T) a question starts right behind the image, or what it sees
     labels: Tensor  # (B, T) the word that follows, where it is part of an answer; else -100
     never: Tensor  # (B, T) a word that training has not as this label, or -1
     kinds: list[str]  # (Q,) kind of every question
@@ -67,17 +67,15 @@ class Batch:
     places: Tensor  # (M, 2) centre of the one sticker that is meant, 0..1; NaN if not one
 
 
-def normalise(picture: Image.Image) -> NDArray[np.float32]:
+def normalise(image: Image.Image) -> NDArray[np.float32]:
     """(3, SIZE, SIZE) float32 as the embedded processor makes it."""
-    values = np.asarray(picture, np.float32) / 255
+    values = np.asarray(image, np.float32) / 255
     scaled = (values - np.array(IMAGE_MEAN, np.float32)) / np.array(IMAGE_STD, np.float32)
     channels_first: NDArray[np.float32] = scaled.transpose(2, 0, 1)
     return channels_first
 
 
-def picture_of(
-    scene: Scene, photos: Sequence[Image.Image], rng: np.random.Generator
-) -> Image.Image:
+def image_of(scene: Scene, photos: Sequence[Image.Image], rng: np.random.Generator) -> Image.Image:
     """A scene at the model's size: one of three resamplings and a little noise."""
     image = render(scene, photos).resize((SIZE, SIZE), RESIZE[rng.integers(3)])
     noise = rng.normal(0, rng.uniform(0, 4), (SIZE, SIZE, 3))
@@ -91,12 +89,12 @@ def draw(
     *,
     unseen: bool = False,
     free: bool = False,
-) -> tuple[list[Scene], Pictures]:
-    """`size` scenes and their pictures; `unseen` and `free` as in `sample_scene`."""
+) -> tuple[list[Scene], Images]:
+    """`size` scenes and their images; `unseen` and `free` as in `sample_scene`."""
     sizes = [photo.size for photo in photos]
     scenes = [sample_scene(rng, sizes, unseen=unseen, free=free) for _ in range(size)]
-    pixels = np.stack([normalise(picture_of(scene, photos, rng)) for scene in scenes])
-    return scenes, Pictures(torch.from_numpy(pixels), **_patch_labels(scenes))
+    pixels = np.stack([normalise(image_of(scene, photos, rng)) for scene in scenes])
+    return scenes, Images(torch.from_numpy(pixels), **_patch_labels(scenes))
 
 
 def make_batch(
@@ -112,13 +110,13 @@ def make_batch(
     Without `talks` only `BASICS`, and no conversations.
     """
     rng = np.random.default_rng(seed)
-    scenes, pictures = draw(photos, rng, size, unseen=unseen)
+    scenes, images = draw(photos, rng, size, unseen=unseen)
     asked = []
     for scene in scenes:
         kinds = [*(MIX if talks else BASICS), *(["list"] if rng.random() < 0.25 else [])]
         order = [kinds[i] for i in rng.permutation(len(kinds))]
         asked.append(ask_many(scene, rng, order, unseen=unseen))
-    return Batch(pictures, **_pack(scenes, asked, rng, talks))
+    return Batch(images, **_pack(scenes, asked, rng, talks))
 
 
 def _pack(
@@ -218,7 +216,7 @@ def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
-class Batches(IterableDataset[Pictures | Batch]):
+class Batches(IterableDataset[Images | Batch]):
     """Batches of one stage from `start` to `stop`, for a DataLoader with one worker."""
 
     def __init__(
@@ -233,7 +231,7 @@ class Batches(IterableDataset[Pictures | Batch]):
         self.stage, self.photos, self.seed = stage, photos, seed
         self.start, self.stop, self.size = start, stop, size
 
-    def __iter__(self) -> Iterator[Pictures | Batch]:
+    def __iter__(self) -> Iterator[Images | Batch]:
         for step in range(self.start, self.stop):
             if self.stage == "vision":
                 rng = np.random.default_rng((self.seed, step))
@@ -244,5 +242,5 @@ class Batches(IterableDataset[Pictures | Batch]):
 
 
 def sequence_ids(batch: Batch) -> Tensor:
-    """(B, 1) of BOS, what stands in front of the picture."""
+    """(B, 1) of BOS, what stands in front of the image."""
     return torch.full((len(batch.ids), 1), BOS)

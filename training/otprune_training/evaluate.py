@@ -48,7 +48,7 @@ Asked = list[tuple[Image.Image, list[Question]]]
 
 
 def scenes(folder: Path, number: int) -> Asked:
-    """`number` held-out pictures, 384 pixels wide, and their questions."""
+    """`number` held-out images, 384 pixels wide, and their questions."""
     rng = np.random.default_rng(SEED)
     held_out = photos.load(folder / "photos", held_out=True)
     sizes = [photo.size for photo in held_out]
@@ -62,14 +62,14 @@ def scenes(folder: Path, number: int) -> Asked:
 
 
 @torch.no_grad()
-def answer(model: Any, processor: Any, picture: Image.Image, talks: list[list[str]]) -> list[str]:
-    """The model's greedy answers about one picture, in one batch.
+def answer(model: Any, processor: Any, image: Image.Image, talks: list[list[str]]) -> list[str]:
+    """The model's greedy answers about one image, in one batch.
 
     A talk is a question, or questions and answers in turn and a question at last.
     """
     prompts = [processor.apply_chat_template(_messages(talk)) for talk in talks]
     inputs = processor(
-        images=[picture] * len(talks),
+        images=[image] * len(talks),
         text=prompts,
         padding=True,
         add_special_tokens=not prompts[0].startswith(processor.tokenizer.bos_token),
@@ -94,24 +94,24 @@ def _messages(talk: list[str]) -> list[dict[str, Any]]:
 
 
 def measure(model: Any, processor: Any, asked: Asked) -> Figures:
-    """Share of right answers by kind and over "all" but lists, errors clustered by picture.
+    """Share of right answers by kind and over "all" but lists, errors clustered by image.
 
     "unseen" has the questions that name an unseen combination; "fourth of a conversation" one
-    question a picture, behind three others with their right answers.
+    question an image, behind three others with their right answers.
     """
     right: dict[str, list[list[bool]]] = {}
-    for picture, questions in asked:
+    for image, questions in asked:
         before, fourth = questions[:3], questions[3]
         talk = [text for question in before for text in (question.text, question.answer)]
         talks = [*([question.text] for question in questions), [*talk, fourth.text]]
-        *answers, at_last = answer(model, processor, picture, talks)
-        of_picture = {"fourth of a conversation": [at_last == fourth.answer]}
+        *answers, at_last = answer(model, processor, image, talks)
+        of_image = {"fourth of a conversation": [at_last == fourth.answer]}
         for question, given in zip(questions, answers, strict=True):
             for kind in _groups(question):
-                of_picture.setdefault(kind, []).append(given == question.answer)
-        for kind, hits in of_picture.items():
+                of_image.setdefault(kind, []).append(given == question.answer)
+        for kind, hits in of_image.items():
             right.setdefault(kind, []).append(hits)
-    return {kind: _summary(pictures) for kind, pictures in sorted(right.items())}
+    return {kind: _summary(images) for kind, images in sorted(right.items())}
 
 
 def _groups(question: Question) -> list[str]:
@@ -121,10 +121,10 @@ def _groups(question: Question) -> list[str]:
     return [question.kind, *both, *(["unseen"] if unseen else [])]
 
 
-def _summary(pictures: list[list[bool]]) -> dict[str, float]:
-    questions = sum(map(len, pictures))
-    share = sum(map(sum, pictures)) / questions
-    spread = sum((sum(hits) - share * len(hits)) ** 2 for hits in pictures)
+def _summary(images: list[list[bool]]) -> dict[str, float]:
+    questions = sum(map(len, images))
+    share = sum(map(sum, images)) / questions
+    spread = sum((sum(hits) - share * len(hits)) ** 2 for hits in images)
     return {"accuracy": share, "standard_error": sqrt(spread) / questions, "questions": questions}
 
 
@@ -147,7 +147,7 @@ def plot_curve(log: Path, out: Path) -> None:
     for name in ("kind", "color", "big", "centre", "same"):
         steps = [line["step"] for line in stages["vision"]]
         tower.plot(steps, [line[name] for line in stages["vision"]], label=name)
-    tower.set(title="vision", xlabel="step (32 pictures each)", ylabel="loss", yscale="log")
+    tower.set(title="vision", xlabel="step (32 images each)", ylabel="loss", yscale="log")
     answers.plot(
         [step(line) for line in later],
         [line["right"] for line in later],
@@ -167,7 +167,7 @@ def plot_curve(log: Path, out: Path) -> None:
     answers.axvline(offset, color="0.7", linewidth=0.8)
     answers.set(
         title="language, then talks",
-        xlabel="step (32 pictures each)",
+        xlabel="step (32 images each)",
         ylabel="right",
         ylim=(0.4, 1),
     )
@@ -185,7 +185,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"`make demo-model`, {report['date']}, {report['machine']}, torch {report['torch']}, seed "
         f"{report['seed']}. Unseen photographs, unseen combinations; standard errors clustered by "
-        "picture.",
+        "image.",
         "",
         f"{report['scenes']} scenes:",
         "",

@@ -1,4 +1,4 @@
-"""Draw the sample pictures: `python -m otprune_training.make_samples RUN_DIR`.
+"""Draw the sample images: `python -m otprune_training.make_samples RUN_DIR`.
 
 The photographs are in the public domain (docs/assets.md) and were held out of training.
 """

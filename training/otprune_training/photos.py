@@ -33,8 +33,8 @@ DEBIAN_SHA256 = "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421ea
 DEBIAN = [
     "Bridge_by_Sander_Klootwijk.jpg",
     "Dragonfly_by_Bolly.jpg",
-    "Picture_0B_by_freespace.jpg",
-    "Picture_1A_by_freespace.jpg",
+    "Image_0B_by_freespace.jpg",
+    "Image_1A_by_freespace.jpg",
     "Wine_by_Jakkub_Mede.jpg",
     "aitzgorri_by_Aitzol_Berasategi.jpg",
     "analogpattern_by_Peter_Nerlich.jpg",
@@ -98,7 +98,7 @@ def made(folder: Path) -> Iterator[Path]:
 
 
 def copy(source: Path, folder: Path) -> None:
-    """One picture into `folder` as a PNG, RGB, at most `SHORT_SIDE` pixels on its short side."""
+    """One image into `folder` as a PNG, RGB, at most `SHORT_SIDE` pixels on its short side."""
     image = Image.open(source).convert("RGB")
     factor = SHORT_SIDE / min(image.size)
     if factor < 1:

@@ -9,7 +9,7 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokeni
 from otprune_training.architecture import BOS, IMAGE_MEAN, IMAGE_STD, WORD_ID
 from otprune_training.scenes import PATCH, SIZE
 
-# Pictures first, then the words; a question that lacks its mark gets one, as in training. It begins
+# Images first, then the words; a question that lacks its mark gets one, as in training. It begins
 # with <bos>, as the templates of models on the hub do, since vLLM adds nothing to a chat.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -52,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """The whole photograph, of any shape, becomes one square picture: nothing is cropped away."""
+    """The whole photograph, of any shape, becomes one square image: nothing is cropped away."""
     image_processor = CLIPImageProcessorPil(
         do_center_crop=False,
         size={"height": SIZE, "width": SIZE},

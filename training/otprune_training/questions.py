@@ -1,4 +1,4 @@
-"""Questions about a scene, their answers, and what in the picture each phrase speaks of."""
+"""Questions about a scene, their answers, and what in the image each phrase speaks of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from otprune.demo.words import COLOR_NAMES, NOUNS, PLACES, PLURALS, SHAPES, SIDES, UNSEEN
 from otprune_training.scenes import SIZE, Scene, Sticker
 
-CLEAR = 5  # pixels between a sticker's centre and the picture's middle lines, for a clear place
+CLEAR = 5  # pixels between a sticker's centre and the image's middle lines, for a clear place
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Question:
     """One question: its words, its answer's words and its mentions.
 
     A mention is (index of a word, indices of the stickers that the phrase ending there means);
-    an empty tuple of stickers means that nothing of the kind is in the picture.
+    an empty tuple of stickers means that nothing of the kind is in the image.
     """
 
     kind: str

@@ -2,7 +2,7 @@
 
 A scene is a square crop of a photograph with two to five stickers on it: shapes or one digit, each
 with a colour, a size and a place. Everything is drawn from a `numpy.random.Generator`, so a seed
-gives the same scene on every machine. Lengths are pixels of the model's own picture, `SIZE` wide.
+gives the same scene on every machine. Lengths are pixels of the model's own image, `SIZE` wide.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _touch(a: Sticker, b: Sticker) -> bool:
 
 
 def render(scene: Scene, photos: Sequence[Image.Image], scale: int = 2) -> Image.Image:
-    """The scene as an RGB picture of `scale * SIZE` pixels a side."""
+    """The scene as an RGB image of `scale * SIZE` pixels a side."""
     left, top, side = scene.box
     width = SIZE * scale
     crop = (left, top, left + side, top + side)

@@ -5,13 +5,13 @@ of another run: what `otprune bench mass` compares.
 
 Stage "vision" teaches the vision tower by dense labels of its patches; every other batch shows
 stickers in colours that have no name, so that form is learned apart from colour. Stage "language"
-teaches projector and language model on the frozen tower: by questions (each sees the picture and
+teaches projector and language model on the frozen tower: by questions (each sees the image and
 itself), by an alignment loss (projected tokens against the embeddings of the words that describe
 them) and by showing three heads where to look (from the word that names a thing to its patches,
 from the question's end to the words that name things). Stage "talks" goes on with naming by place
 and with conversations, whose questions see those before them: a model that only ever saw one
-question behind a picture leans on that. (In a run that had conversations from the start, left
-and right stayed at chance.) The extra heads are thrown away; no picture is ever pruned in training.
+question behind an image leans on that. (In a run that had conversations from the start, left
+and right stayed at chance.) The extra heads are thrown away; no image is ever pruned in training.
 
 Training never shows certain combinations of colour and noun. A classifier would rightly learn that
 there are none; so where a loss chooses among nouns or colours, the absent one is handicapped by
@@ -48,7 +48,7 @@ from otprune_training.batches import (
     TOKENS,
     Batch,
     Batches,
-    Pictures,
+    Images,
     make_batch,
     sequence_ids,
 )
@@ -104,28 +104,28 @@ class Learner(nn.Module):
             if mask is None:
                 return _attend(query, key, value), None
             self.seen[module.layer_idx] = query, key, mask
-            # The picture stands in front and never looks at the questions behind it.
+            # The image stands in front and never looks at the questions behind it.
             front = TOKENS + 1
             inner = mask[..., :front, :front]
-            picture = _attend(query[:, :, :front], key[:, :, :front], value[:, :, :front], inner)
+            image = _attend(query[:, :, :front], key[:, :, :front], value[:, :, :front], inner)
             words = _attend(query[:, :, front:], key, value, mask[..., front:, :])
-            return torch.cat([picture, words], 1), None
+            return torch.cat([image, words], 1), None
 
         AttentionInterface.register("training", attention)
         AttentionMaskInterface.register("training", sdpa_mask)
         for part in (self.model.model.language_model, self.model.model.vision_tower):
             part.config._attn_implementation = "training"
 
-    def forward(self, batch: Pictures | Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Images | Batch) -> dict[str, Tensor]:
         """Losses by name; with questions also "hits", (B, T) bool: the answer words got right."""
-        if isinstance(batch, Pictures):
+        if isinstance(batch, Images):
             return self._dense(self._patches(batch), batch)
         with torch.no_grad():
-            patches = self._patches(batch.pictures)
+            patches = self._patches(batch.images)
         core = self.model.model
         tokens = core.multi_modal_projector(patches)
         table = core.language_model.embed_tokens.weight
-        losses = _alignment(tokens.float(), table.float(), batch.pictures)
+        losses = _alignment(tokens.float(), table.float(), batch.images)
         named, hidden = self._language(tokens, batch)
         wanted = batch.labels != -100
         logits = (hidden[wanted] @ table.T).float()
@@ -143,15 +143,15 @@ class Learner(nn.Module):
         hits[wanted] = logits.argmax(-1) == labels
         return losses | {"hits": hits}
 
-    def _patches(self, pictures: Pictures) -> Tensor:
-        pixels = pictures.pixels.to(self.heads.kind.weight.dtype)
+    def _patches(self, images: Images) -> Tensor:
+        pixels = images.pixels.to(self.heads.kind.weight.dtype)
         patches: Tensor = self.model.model.vision_tower(pixels).last_hidden_state[:, 1:]
         return patches
 
     def _language(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, d) states of the questions after the look-up layer and after the last.
 
-        Every question sees the picture and itself; in a conversation also what was said before.
+        Every question sees the image and itself; in a conversation also what was said before.
         """
         core = self.model.model
         embed = core.language_model.embed_tokens
@@ -196,7 +196,7 @@ class Learner(nn.Module):
         named = torch.stack([first, last], 1)[..., None] + TOKENS + 1
         return -logs.gather(2, named).clamp_min(-20).mean()
 
-    def _dense(self, patches: Tensor, batch: Pictures) -> dict[str, Tensor]:
+    def _dense(self, patches: Tensor, batch: Images) -> dict[str, Tensor]:
         heads, sticker = self.heads, batch.kind > 0
         photo_weight = 0.15
 
@@ -227,7 +227,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     return mixed.transpose(1, 2).contiguous()
 
 
-def _alignment(tokens: Tensor, table: Tensor, batch: Pictures) -> dict[str, Tensor]:
+def _alignment(tokens: Tensor, table: Tensor, batch: Images) -> dict[str, Tensor]:
     """Projected sticker tokens should point at the words for their colour, noun and place."""
     sticker = batch.kind > 0
     logits = tokens[sticker] @ table.T

@@ -1,4 +1,4 @@
-"""Moving pictures of the small world: stickers that drift over photographs, enter, and are cut off.
+"""Moving images of the small world: stickers that drift over photographs, enter, and are cut off.
 
 A shot is one crop of a photograph. Its stickers come in one after the other, drift, and turn round
 at the edges; a cut brings another crop and other stickers. Everything follows from the generator.
@@ -15,7 +15,7 @@ from PIL import Image
 
 from otprune_training.scenes import SIZE, Scene, Sticker, owners, render, sample_scene
 
-SPEED = 1.5  # the fastest, in pixels of the model's picture a frame: a fifth of a patch
+SPEED = 1.5  # the fastest, in pixels of the model's image a frame: a fifth of a patch
 NOISE = 2.0  # of the sensor, in grey levels of 255
 
 
@@ -70,9 +70,9 @@ def moving(
 def filmed(
     frame: Frame, photos: Sequence[Image.Image], rng: np.random.Generator, scale: int = 4
 ) -> Image.Image:
-    """The frame as an RGB picture of `scale * SIZE` pixels a side, with the noise of a sensor."""
-    picture = np.asarray(render(frame.scene, photos, scale), np.float32)
-    noisy = picture + rng.normal(0, NOISE, picture.shape)
+    """The frame as an RGB image of `scale * SIZE` pixels a side, with the noise of a sensor."""
+    image = np.asarray(render(frame.scene, photos, scale), np.float32)
+    noisy = image + rng.normal(0, NOISE, image.shape)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 

@@ -30,7 +30,7 @@ CHECKED: tuple[tuple[str, Selector | None], ...] = (
     (UNPRUNED, None),
     ("otprune@0.098", OTPrune(0.098)),
 )
-# Mean prompt lengths, without the picture, of the eleven benchmarks in OTPrune's tables.
+# Mean prompt lengths, without the image, of the eleven benchmarks in OTPrune's tables.
 PUBLISHED_TEXT = (15, 15, 23, 83, 25, 113, 15, 39, 21, 91, 57)
 PUBLISHED_TFLOP = {576: 3.228, 56: 0.512}
 

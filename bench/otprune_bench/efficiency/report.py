@@ -18,7 +18,7 @@ Figures = dict[str, Any]
 
 HEAD = """# Efficiency: what pruning saves
 
-Models of real sizes with **random weights, on a CPU**, in bfloat16, one picture, batch 1: what a
+Models of real sizes with **random weights, on a CPU**, in bfloat16, one image, batch 1: what a
 model costs does not depend on what it knows, but GPUs were not measured and nothing here is said
 about them. Times are medians of paired runs in one process, each round in an order of its own;
 least and most of the rounds stand in brackets."""
@@ -45,7 +45,7 @@ itself."""
 
 ALONE = """The selection alone as the engine asks for it (indices, masses, kept features), in
 milliseconds. Token shapes of real models: 576 x 4096 is LLaVA-1.5-7B's, 1485 x 896
-LLaVA-OneVision-0.5B's for a square picture."""
+LLaVA-OneVision-0.5B's for a square image."""
 
 
 def write(scope: Scope, figures: Figures, found: Results) -> str:
@@ -379,7 +379,7 @@ def _draw_alone(folder: Path, figures: Figures) -> None:
         axes.set_yticks(range(len(METHODS)), list(METHODS))
         axes.invert_yaxis()
         axes.set_xscale("log")
-        axes.set_xlabel("milliseconds a picture (full: keep 0.098, hollow: keep 0.5)")
+        axes.set_xlabel("milliseconds an image (full: keep 0.098, hollow: keep 0.5)")
         axes.legend(
             title="tokens x features", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
         )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from otprune_training import photos
 
-# Two patterns without a thing in them, and two medical pictures.
+# Two patterns without a thing in them, and two medical images.
 LEFT_OUT = frozenset(
     {
         "analogpattern_by_Peter_Nerlich.jpg",

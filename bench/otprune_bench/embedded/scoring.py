@@ -1,7 +1,7 @@
-"""The embedded model's answers to all questions about a picture in one forward.
+"""The embedded model's answers to all questions about an image in one forward.
 
-Pruning does not look at the question, so a picture is encoded once and pruned once for a method,
-and its questions share one sequence: picture first, then what was said before if anything, then
+Pruning does not look at the question, so an image is encoded once and pruned once for a method,
+and its questions share one sequence: image first, then what was said before if anything, then
 every question, each of which sees all that and itself. `tests/bench/test_scoring.py` shows that
 answers and losses are those of `otprune.prune` around the stock model.
 """
@@ -23,14 +23,14 @@ from otprune_training.questions import Question
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """The questions about P pictures, Q in all, T words a picture.
+    """The questions about P images, Q in all, T words an image.
 
     Attributes:
         ids: `(P, T)`.
         block: `(P, T)` number of the question that a word belongs to, from 1; 0 is what was said
             before, -1 padding.
-        offset: `(P, T)` place of a word behind the picture.
-        row, end: `(Q,)` picture of a question and column of its last word.
+        offset: `(P, T)` place of a word behind the image.
+        row, end: `(Q,)` image of a question and column of its last word.
         answer: `(Q,)` id of the right answer's one word.
     """
 
@@ -50,10 +50,10 @@ class Scores(NamedTuple):
 
 
 def pack(asked: Sequence[Sequence[Question]], said: Sequence[str] | None = None) -> Sheet:
-    """The questions of each picture, side by side.
+    """The questions of each image, side by side.
 
     Args:
-        said: for every picture the text that stands before each of its questions, words of the
+        said: for every image the text that stands before each of its questions, words of the
             embedded model's vocabulary; None for nothing.
     """
     words, ends, answers = [], [], []
@@ -74,9 +74,9 @@ def pack(asked: Sequence[Sequence[Question]], said: Sequence[str] | None = None)
 
 
 @torch.no_grad()
-def encode(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
-    """Tokens of P pictures as the language model would get them, `(P, 144, 128)` float32."""
-    pixels = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+def encode(model: Any, processor: Any, images: Sequence[Image.Image]) -> Tensor:
+    """Tokens of P images as the language model would get them, `(P, 144, 128)` float32."""
+    pixels = processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
     output = model.model.get_image_features(pixel_values=pixels)
     return torch.stack(list(output.pooler_output))
 
@@ -96,8 +96,8 @@ def score(
     Args:
         model: the embedded model, eval mode.
         features: `(P, k, d)` kept tokens, merged or not.
-        indices: `(P, k)` their places among the m tokens of the full picture.
-        m: tokens of the full picture.
+        indices: `(P, k)` their places among the m tokens of the full image.
+        m: tokens of the full image.
         positions: as in `otprune.prune`.
         log_mass: `(P, k)` what is added to the attention logits of the kept tokens.
     """
@@ -113,7 +113,7 @@ def score(
     first_word = 1 + (k if compact else m)
     where = torch.cat([torch.zeros(rows, 1).long(), 1 + places, first_word + sheet.offset], dim=1)
 
-    # Block 0 is the beginning and the picture, which every question sees.
+    # Block 0 is the beginning and the image, which every question sees.
     block = torch.nn.functional.pad(sheet.block, (1 + k, 0))
     visible = (block[:, None] == 0) | (block[:, None] == block[:, :, None])
     visible &= torch.ones(visible.shape[1:], dtype=torch.bool).tril()

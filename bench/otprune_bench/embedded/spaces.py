@@ -16,7 +16,7 @@ NAMES = tuple(f"{d} {s}" for d in DISTANCES for s in SPACES if s != "centred" or
 
 
 def measure(tokens: Tensor, indices: Tensor) -> dict[str, float | None]:
-    """All of `NAMES` for one picture: squared, divided by the space's mean squared token norm.
+    """All of `NAMES` for one image: squared, divided by the space's mean squared token norm.
 
     "raw" is the tokens as they are; "columns" every feature at length one over the full set, as in
     OTPrune; "rows" every token at length one; "centred" the Gaussian distance with means and

@@ -1,6 +1,6 @@
 """The bench's own task set: questions whose evidence is known to the token.
 
-A task is one held-out picture of the embedded model's world with its questions. Small stickers on
+A task is one held-out image of the embedded model's world with its questions. Small stickers on
 a photograph are what pruning finds hard: each lives in few tokens, and `Task.evidence` says which.
 Everything follows from the seed; the first n tasks are the same however many are made.
 """
@@ -21,25 +21,25 @@ from otprune_training.architecture import WORD_ID
 from otprune_training.questions import Question, ask
 from otprune_training.scenes import GRID, Scene, owners, render, sample_scene
 
-# What one picture is asked, where its scene allows; every kind's chance level differs.
+# What one image is asked, where its scene allows; every kind's chance level differs.
 KINDS = ("existence", "color", "shape", "naming", "position", "relation", "count", "digit")
 MIX = ("existence", *KINDS, "existence", "relation")
 ALL = "all"  # kinds
-SCALE = 4  # pictures are drawn at four times the model's own size, as a photograph would come
+SCALE = 4  # images are drawn at four times the model's own size, as a photograph would come
 TRIES = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One picture and what is asked about it.
+    """One image and what is asked about it.
 
     Attributes:
-        picture: RGB, `SCALE` times the embedded model's own size.
+        image: RGB, `SCALE` times the embedded model's own size.
         owners: `(144,)` index of the sticker that holds each patch, -1 where it is photograph.
     """
 
     scene: Scene
-    picture: Image.Image
+    image: Image.Image
     questions: tuple[Question, ...]
     owners: NDArray[np.int8]
 
@@ -57,15 +57,15 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """Picture, kind and right answer's id of each question of some tasks, `(Q,)`."""
+    """Image, kind and right answer's id of each question of some tasks, `(Q,)`."""
 
-    picture: NDArray[Any]
+    image: NDArray[Any]
     kind: NDArray[Any]
     answer: NDArray[Any]
 
     @classmethod
     def about(cls, tasks: Sequence[Task]) -> Questions:
-        """All that is asked, picture by picture."""
+        """All that is asked, image by image."""
         asked = [(p, q) for p, task in enumerate(tasks) for q in task.questions]
         return cls(
             np.array([p for p, _ in asked]),
@@ -90,8 +90,8 @@ def make(photos: Sequence[Image.Image], number: int, seed: int) -> list[Task]:
     for i in range(number):
         rng = np.random.default_rng((seed, i))
         scene = sample_scene(rng, sizes, unseen=True)
-        picture = render(scene, photos, SCALE)
-        tasks.append(Task(scene, picture, _questions(scene, rng), owners(scene)))
+        image = render(scene, photos, SCALE)
+        tasks.append(Task(scene, image, _questions(scene, rng), owners(scene)))
     return tasks
 
 
@@ -128,7 +128,7 @@ def _named(text: str) -> list[str]:
 
 
 def backgrounds(number: int, seed: int, side: int = 240) -> list[Image.Image]:
-    """Pictures of nothing: colours that change smoothly, coarse to fine (octaves of noise).
+    """Images of nothing: colours that change smoothly, coarse to fine (octaves of noise).
 
     They stand below the stickers where photographs cannot be had, as in `--quick`.
     """

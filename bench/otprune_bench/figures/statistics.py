@@ -1,4 +1,4 @@
-"""Errors that know that questions of one picture are not independent, and rank statistics."""
+"""Errors that know that questions of one image are not independent, and rank statistics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def clustered_mean(values: ArrayLike, clusters: ArrayLike) -> Estimate:
 
     Args:
         values: `(N,)`, NaN where a value does not exist; those are left out.
-        clusters: `(N,)` whole numbers, the cluster (picture) of each value.
+        clusters: `(N,)` whole numbers, the cluster (image) of each value.
     """
     x, c = np.asarray(values, np.float64), np.asarray(clusters)
     there = ~np.isnan(x)

@@ -1,7 +1,7 @@
 """Attention mass: does it help when kept tokens weigh what they stand for, and where?
 
 Every method, merged or not, with every way of weighing; on the embedded model and others of its
-kind; alone and behind other text, since it is against text that a picture loses its weight.
+kind; alone and behind other text, since it is against text that an image loses its weight.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Plan:
     """
 
     seed: int = 0
-    pictures: int = 128
+    images: int = 128
     split: str = "validation"
     models: tuple[tuple[str, str], ...] = ()
     photographs: bool = True
@@ -76,7 +76,7 @@ class Plan:
         return {**asdict(self), "models": [name for name, _ in self.models]}
 
 
-QUICK = Plan(pictures=8, photographs=False)
+QUICK = Plan(images=8, photographs=False)
 
 
 class World:
@@ -86,17 +86,17 @@ class World:
         self.plan = plan
         split = SPLITS.index(plan.split)
         below = quality.backgrounds(plan.photographs, photos, plan.seed)[split::2]
-        self.tasks = tasks.make(below, plan.pictures, 1000 * (1 + split) + plan.seed)
+        self.tasks = tasks.make(below, plan.images, 1000 * (1 + split) + plan.seed)
         self.questions = tasks.Questions.about(self.tasks)
         self.folders = {EMBEDDED: MODEL_DIR} | {name: Path(to) for name, to in plan.models}
 
     @cache  # noqa: B019 - a world lives as long as the run
     def seen(self, model: str) -> tuple[Any, Tensor]:
-        """A model and its tokens of every picture, `(P, 144, 128)`."""
+        """A model and its tokens of every image, `(P, 144, 128)`."""
         loaded, processor = load(self.folders[model])
-        pictures = [task.picture for task in self.tasks]
+        images = [task.image for task in self.tasks]
         return loaded, torch.cat(
-            [scoring.encode(loaded, processor, pictures[at]) for at in chunks(len(pictures))]
+            [scoring.encode(loaded, processor, images[at]) for at in chunks(len(images))]
         )
 
     @cache  # noqa: B019
@@ -171,7 +171,7 @@ class World:
 
     def _outcome(self, hits: list[Tensor], losses: list[Tensor]) -> dict[str, Any]:
         right = torch.cat(hits).int().tolist()
-        total = np.bincount(self.questions.picture, weights=torch.cat(losses).numpy())
+        total = np.bincount(self.questions.image, weights=torch.cat(losses).numpy())
         return {"right": "".join(map(str, right)), "loss": [round(float(x), 3) for x in total]}
 
 

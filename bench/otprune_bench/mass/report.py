@@ -87,10 +87,10 @@ class Found:
         return _bits(made["as kept"]["none"]["right"])
 
     def mean(self, values: Floats, group: str = ALL) -> Estimate:
-        """Over all questions or those of a kind, clustered by picture."""
+        """Over all questions or those of a kind, clustered by image."""
         questions = self.world.questions
         at = questions.of(group)
-        return clustered_mean(values[at], questions.picture[at])
+        return clustered_mean(values[at], questions.image[at])
 
     def retained(
         self, model: str, said: int, keep: float, settings: Sequence[Setting], group: str = ALL
@@ -99,7 +99,7 @@ class Found:
         questions = self.world.questions
         at = questions.of(group)
         right = np.mean([self.right(model, said, keep, s)[at] for s in settings], axis=0)
-        return clustered_ratio(right, self.unpruned(model, said)[at], questions.picture[at])
+        return clustered_ratio(right, self.unpruned(model, said)[at], questions.image[at])
 
     def effect(
         self, model: str, said: int, keep: float, methods: Sequence[str], form: str, weighing: str
@@ -171,11 +171,11 @@ def _head(found: Found) -> list[str]:
     ]
     return [
         "# Attention mass: what the kept tokens weigh\n",
-        f"{len(world.tasks)} {plan.split} pictures, {len(world.questions.kind)} questions of "
+        f"{len(world.tasks)} {plan.split} images, {len(world.questions.kind)} questions of "
         f"{len(KINDS)} kinds, as in `otprune bench quality`. `total` adds log(m/k) to the "
         "attention logits of all kept tokens, `token` log(n_j), n_j the number of tokens that j "
         "stands for; `shuffled` gives each kept token another one's mass; alpha scales the "
-        "logarithm. ± is one standard error, clustered by picture.\n",
+        "logarithm. ± is one standard error, clustered by image.\n",
         "Unpruned, right answers in %, alone and behind other questions that tell nothing about "
         "the one asked, with their answers (mean number of text tokens in brackets):\n",
         table(["model", *(f"{said} before ({world.words(said):.0f})" for said in SAID)], rows)
@@ -266,7 +266,7 @@ def _lengths(found: Found) -> list[str]:
     head += [f"{form}, {weighing}" for form in FORMS for weighing in ("total", "token")]
     return [
         "## Behind other text\n",
-        "The more text stands beside the picture, the more of the attention a pruned picture "
+        "The more text stands beside the image, the more of the attention a pruned image "
         "could lose to it. Points of accuracy against tokens as kept without mass, mean of "
         f"{quoted(SELECTORS)}.\n",
         table(head, rows, numbers=2) + "\n",
@@ -380,7 +380,7 @@ def _draw(folder: Path, found: Found) -> None:
                 )
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(
-            xlabel="text tokens beside the picture (mean)",
+            xlabel="text tokens beside the image (mean)",
             ylabel="points of accuracy; bars 95%",
             title=f"What mass adds at keep {AT_LENGTH[-1]:g}, tokens as kept",
         )

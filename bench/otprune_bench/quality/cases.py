@@ -30,7 +30,7 @@ SETTINGS: tuple[tuple[str, bool, Positions], ...] = (
     ("merged, compact", True, "compact"),
 )
 PLAIN = SETTINGS[0][0]
-CHUNK = 16  # pictures a forward: more gain nothing on a CPU
+CHUNK = 16  # images a forward: more gain nothing on a CPU
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Plan:
 
     Attributes:
         seed: of tasks, random pruning and bootstrap.
-        pictures: each with some nine questions.
-        measured: of the pictures, how many distances are measured on.
+        images: each with some nine questions.
+        measured: of the images, how many distances are measured on.
         random_seeds: independent runs of random pruning.
         draws: of each bootstrap.
         photographs: whether held-out photographs lie below the stickers; else smooth noise.
     """
 
     seed: int = 0
-    pictures: int = 288
+    images: int = 288
     measured: int = 48
     random_seeds: int = 5
     draws: int = 2000
@@ -58,17 +58,17 @@ class Plan:
         return {**asdict(self), "keep": KEEPS}
 
 
-QUICK = Plan(pictures=24, measured=4, draws=200, photographs=False)
+QUICK = Plan(images=24, measured=4, draws=200, photographs=False)
 
-# The selector that prunes picture number p at a ratio.
+# The selector that prunes image number p at a ratio.
 Choose = Callable[[float, int], Selector]
 
 
 def methods(plan: Plan) -> dict[str, Choose]:
     """Name to selector; each seed of random pruning is a method of its own, "random 0" and so on.
 
-    A random seed draws anew for every picture: `RandomPrune` with one seed keeps the same places
-    in all pictures, and five such patterns would say little about randomness.
+    A random seed draws anew for every image: `RandomPrune` with one seed keeps the same places
+    in all images, and five such patterns would say little about randomness.
     """
     found: dict[str, Choose] = {PUBLISHED: lambda keep, p: OTPrune(keep, gamma=0.01)}
     for name, method in METHODS.items():
@@ -83,12 +83,12 @@ def methods(plan: Plan) -> dict[str, Choose]:
 
 
 class World:
-    """The tasks of a run, and the embedded model's tokens of their pictures."""
+    """The tasks of a run, and the embedded model's tokens of their images."""
 
     def __init__(self, plan: Plan, photos: Path) -> None:
         self.plan = plan
         below = backgrounds(plan.photographs, photos, plan.seed)
-        self.tasks = tasks.make(below, plan.pictures, plan.seed)
+        self.tasks = tasks.make(below, plan.images, plan.seed)
         self.questions = tasks.Questions.about(self.tasks)
 
     @cached_property
@@ -99,9 +99,9 @@ class World:
     def tokens(self) -> Tensor:
         """`(P, 144, 128)`."""
         model, processor = self.model
-        pictures = [task.picture for task in self.tasks]
+        images = [task.image for task in self.tasks]
         return torch.cat(
-            [scoring.encode(model, processor, pictures[at]) for at in chunks(len(pictures))]
+            [scoring.encode(model, processor, images[at]) for at in chunks(len(images))]
         )
 
     @cached_property
@@ -110,7 +110,7 @@ class World:
         return [scoring.pack(asked[at]) for at in chunks(len(asked))]
 
     def run(self, keep: float, choose: Choose) -> dict[str, Any]:
-        """One case: every question in every setting, and what of the pictures was kept."""
+        """One case: every question in every setting, and what of the images was kept."""
         m = self.tokens.shape[1]
         alike = choose(keep, 0) == choose(keep, 1)
         kept, scores = [], {name: ([], []) for name, _, _ in SETTINGS}  # type: ignore[var-annotated]
@@ -188,7 +188,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def chunks(number: int) -> list[slice]:
-    """Pictures that share a forward."""
+    """Images that share a forward."""
     return [slice(i, min(i + CHUNK, number)) for i in range(0, number, CHUNK)]
 
 

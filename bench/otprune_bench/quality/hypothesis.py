@@ -1,6 +1,6 @@
 """The paper's hypothesis, tested: does a smaller distance go with better answers?
 
-A point is a method at a ratio: its distance (mean over the measured pictures) against its share of
+A point is a method at a ratio: its distance (mean over the measured images) against its share of
 wrong answers, and against its answer loss. A positive rank correlation is what OTPrune (arXiv
 2602.20205) expects. Pooled over ratios it is nearly bound to be positive, since keeping more
 shrinks every distance and every loss; within a ratio it says whether the distance tells methods
@@ -30,19 +30,19 @@ SCOPES = ("within", "pooled")
 
 
 class Finding(NamedTuple):
-    """One correlation with two 95% intervals: other pictures, and other methods.
+    """One correlation with two 95% intervals: other images, and other methods.
 
-    Resampling pictures tells how well the points are known; resampling methods tells how much the
+    Resampling images tells how well the points are known; resampling methods tells how much the
     figure depends on which methods happened to be compared, and is wide for so few.
     """
 
-    over_pictures: Correlation
+    over_images: Correlation
     over_methods: Correlation
 
 
 class Points(NamedTuple):
-    """U points: method and ratio of each `(U,)`; `sums` `(P, U)` of an outcome over a picture's
-    questions, `counts` `(P,)` questions; `distances` name to `(D, U)`, a row a measured picture.
+    """U points: method and ratio of each `(U,)`; `sums` `(P, U)` of an outcome over an image's
+    questions, `counts` `(P,)` questions; `distances` name to `(D, U)`, a row a measured image.
     """
 
     names: list[str]
@@ -59,10 +59,10 @@ class Points(NamedTuple):
 def points(summary: Summary, setting: str = PLAIN) -> Points:
     """The points of a run, without distances that were not measured (exact ones without POT)."""
     units = [(name, keep) for keep in KEEPS for name in summary.present(keep)]
-    picture = summary.questions.picture
+    image = summary.questions.image
 
-    def per_picture(values: Floats) -> Floats:
-        return np.bincount(picture, weights=values).astype(np.float64)
+    def per_image(values: Floats) -> Floats:
+        return np.bincount(image, weights=values).astype(np.float64)
 
     found = [summary.outcomes[name, keep, setting] for name, keep in units]
     distances = {}
@@ -78,10 +78,10 @@ def points(summary: Summary, setting: str = PLAIN) -> Points:
         names=[name for name, _ in units],
         keeps=np.array([keep for _, keep in units]),
         sums={
-            "wrong answers": np.stack([per_picture(1 - o.right) for o in found], 1),
-            "answer loss": np.stack([per_picture(o.loss) for o in found], 1),
+            "wrong answers": np.stack([per_image(1 - o.right) for o in found], 1),
+            "answer loss": np.stack([per_image(o.loss) for o in found], 1),
         },
-        counts=per_picture(np.ones(len(picture))),
+        counts=per_image(np.ones(len(image))),
         distances=distances,
     )
 
@@ -103,12 +103,12 @@ def findings(of: Points, draws: int, seed: int) -> dict[tuple[str, str, str], Fi
             score = of.outcome(outcome)
             for scope in SCOPES:
                 value = float(_correlate(here, score, of.keeps, scope))
-                pictures = _correlate(moved, scores[outcome], of.keeps, scope)
+                images = _correlate(moved, scores[outcome], of.keeps, scope)
                 others = np.array(
                     [_correlate(here[s], score[s], of.keeps[s], scope) for s in samples]
                 )
                 found[distance, outcome, scope] = Finding(
-                    interval(value, pictures), interval(value, others)
+                    interval(value, images), interval(value, others)
                 )
     return found
 
@@ -122,7 +122,7 @@ def as_json(found: dict[tuple[str, str, str], Finding]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for (distance, outcome, scope), finding in found.items():
         tree.setdefault(distance, {}).setdefault(outcome, {})[scope] = {
-            "over pictures": [round(x, 4) for x in finding.over_pictures],
+            "over images": [round(x, 4) for x in finding.over_images],
             "over methods": [round(x, 4) for x in finding.over_methods],
         }
     return tree

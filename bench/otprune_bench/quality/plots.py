@@ -47,7 +47,7 @@ def _accuracy(folder: Path, summary: Summary) -> None:
         axes.set(
             xlabel="tokens kept of 144 (share)",
             ylabel="right answers, all questions",
-            title="As kept, positions preserved; bars: 1.96 standard errors, clustered by picture",
+            title="As kept, positions preserved; bars: 1.96 standard errors, clustered by image",
         )
         axes.title.set_fontsize(10)
         axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -147,7 +147,7 @@ def _correlations(folder: Path, found: dict[tuple[str, str, str], Finding]) -> N
                 both = [found[distance, outcome, scope] for distance in distances]
                 for line, width, alpha, meant in (
                     ([f.over_methods for f in both], 1.2, 0.45, "other methods"),
-                    ([f.over_pictures for f in both], 4.0, 0.75, "other pictures"),
+                    ([f.over_images for f in both], 4.0, 0.75, "other images"),
                 ):
                     axes.hlines(
                         y,
@@ -158,7 +158,7 @@ def _correlations(folder: Path, found: dict[tuple[str, str, str], Finding]) -> N
                         alpha=alpha,
                         label=f"{outcome}, 95%: {meant}",
                     )
-                value = [f.over_pictures.value for f in both]
+                value = [f.over_images.value for f in both]
                 axes.plot(value, y, "o", color=COLORS[i], markersize=5)
             axes.axvline(0, color="black", linewidth=1)
             axes.set_yticks(range(len(distances)), distances)
@@ -177,15 +177,15 @@ def _correlations(folder: Path, found: dict[tuple[str, str, str], Finding]) -> N
 
 
 def _overlays(folder: Path, world: World) -> None:
-    """The first ten pictures; what a method keeps at `AT` as it is, all else dimmed."""
+    """The first ten images; what a method keeps at `AT` as it is, all else dimmed."""
     of = methods(world.plan)
     columns = {name: of[name if name != RANDOM else f"{RANDOM} 0"] for name in SHOWN}
     number = min(PICTURES, len(world.tasks))
     with panels(folder, "overlays", number, 1 + len(SHOWN), (7.2, 1.25 * number)) as grid:
         for p in range(number):
-            picture = np.asarray(world.tasks[p].picture)
+            image = np.asarray(world.tasks[p].image)
             row = grid[p * (1 + len(SHOWN)) :]
-            row[0].imshow(picture)
+            row[0].imshow(image)
             for axes, choose in zip(row[1:], columns.values(), strict=False):
                 kept = torch.zeros(GRID * GRID, dtype=torch.bool)
                 try:
@@ -195,9 +195,9 @@ def _overlays(folder: Path, world: World) -> None:
                     continue
                 mask = kept.reshape(GRID, GRID).numpy().repeat(PATCH * SCALE, 0)
                 mask = mask.repeat(PATCH * SCALE, 1)[..., None]
-                dim = 0.3 * (0.3 * picture + 0.7 * picture.mean(-1, keepdims=True))
-                axes.imshow(np.where(mask, picture, dim).astype(np.uint8))
+                dim = 0.3 * (0.3 * image + 0.7 * image.mean(-1, keepdims=True))
+                axes.imshow(np.where(mask, image, dim).astype(np.uint8))
         for axes in grid:
             axes.axis("off")
-        for axes, name in zip(grid, ("picture", *SHOWN), strict=False):
+        for axes, name in zip(grid, ("image", *SHOWN), strict=False):
             axes.set_title(name, fontsize=8)

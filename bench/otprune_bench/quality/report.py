@@ -65,7 +65,7 @@ def run(folder: Path, plan: Plan, photos: Path) -> None:
         *_kinds(summary),
         *_settings(summary),
         *_hypothesis(points, found),
-        "## Overlays\n\nWhat five methods keep of the first ten pictures, at keep "
+        "## Overlays\n\nWhat five methods keep of the first ten images, at keep "
         f"{AT}.\n\n![overlays](overlays.png)\n",
         *failures(results),
     ]
@@ -81,15 +81,15 @@ def _head(world: World, summary: Summary) -> list[str]:
     )
     return [
         "# What pruning costs: answers of the embedded model\n",
-        f"{len(world.tasks)} pictures, {len(world.questions.kind)} questions of {len(KINDS)} "
+        f"{len(world.tasks)} images, {len(world.questions.kind)} questions of {len(KINDS)} "
         f"kinds. Stickers (shapes and digits, some five patches each of 144) on {below}; every "
-        "picture has a combination of colour and noun that training never showed. No picture was "
+        "image has a combination of colour and noun that training never showed. No image was "
         "pruned in training. Existence is balanced, its absentees mostly share colour or noun with "
         'something there; "naming" asks for colour or shape by place, "relation" is left and '
         'right, "digit" is reading.\n',
         "An answer is the likeliest word after the question; answer loss is -log p of the right "
-        "one, in nats. ± is one standard error; questions of one picture are not independent, so "
-        "errors are clustered by picture. Random pruning draws anew for every picture; its figures "
+        "one, in nats. ± is one standard error; questions of one image are not independent, so "
+        "errors are clustered by image. Random pruning draws anew for every image; its figures "
         f"are means over {plan.random_seeds} seeds. `{PUBLISHED}` is the published OTPrune, "
         "`otprune` the same with gamma scaled to the token's size.\n",
         f"**Unpruned: {percent(full)}**, answer loss {number(summary.loss(UNPRUNED, 1.0))}.\n",
@@ -158,7 +158,7 @@ def _accuracy(summary: Summary) -> list[str]:
         "![accuracy](accuracy.png)\n",
         "Agreement: same answer as unpruned, right or wrong. Retained: accuracy as a share of the "
         "unpruned one. Evidence: kept share of the patches of the stickers that a question speaks "
-        "of. Objects: share of a picture's stickers of which a patch is kept at all.\n",
+        "of. Objects: share of an image's stickers of which a patch is kept at all.\n",
         f"{more}\n",
         "Average rank as the paper has it: a method's rank in accuracy, mean over the benchmarks; "
         f"here over the {len(KINDS)} kinds of question. 1 is the best, {len(names)} the worst.\n",
@@ -237,7 +237,7 @@ def _hypothesis(points: Points, found: Found) -> list[str]:
         "distance with its share of wrong answers and with its answer loss. **Positive is what "
         "the paper expects.** Pooled over ratios it is nearly bound to be positive, since keeping "
         "more shrinks both; within a ratio it says whether the distance tells methods apart. "
-        "First bracket: 95% bootstrap interval over pictures; second: over methods.\n",
+        "First bracket: 95% bootstrap interval over images; second: over methods.\n",
         verdict(found) + "\n",
         table(["squared W2", *head], rows) + "\n",
         '"raw" is tokens as they are, "columns" features at length one (the space of OTPrune), '
@@ -255,14 +255,14 @@ def verdict(found: Found) -> str:
     for (distance, outcome, scope), finding in found.items():
         if (outcome, scope) != ("answer loss", "within"):
             continue
-        low, high = finding.over_pictures.low, finding.over_pictures.high
-        named = f"{distance} ({finding.over_pictures.value:+.2f})"
+        low, high = finding.over_images.low, finding.over_images.high
+        named = f"{distance} ({finding.over_images.value:+.2f})"
         signs["yes" if low > 0 else "no" if high < 0 else "open"].append(named)
         if finding.over_methods.low > 0 or finding.over_methods.high < 0:
             sure.append(distance)
     if not any(signs.values()):
         return "No distance was measured."
-    said = ["Within a ratio, on these pictures and methods:"]
+    said = ["Within a ratio, on these images and methods:"]
     for sign, meaning in (
         ("yes", "a smaller distance goes with a smaller answer loss for"),
         ("no", "with a **larger** one, against the hypothesis, for"),

@@ -1,4 +1,4 @@
-"""From answers to figures: accuracy, loss, agreement, differences; errors clustered by picture."""
+"""From answers to figures: accuracy, loss, agreement, differences; errors clustered by image."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Summary:
         """Accuracy as a share of the unpruned one."""
         at = self.questions.of(group)
         right = self._at(name, keep, setting).right
-        return clustered_ratio(right[at], self.unpruned.right[at], self.questions.picture[at])
+        return clustered_ratio(right[at], self.unpruned.right[at], self.questions.image[at])
 
     def difference(
         self, name: str, other: str, keep: float, setting: str = PLAIN, group: str = ALL
@@ -115,7 +115,7 @@ class Summary:
         return self._over(ALL, np.mean(kept, axis=0))
 
     def objects(self, name: str, keep: float) -> Estimate:
-        """Share of a picture's stickers of which at least one token is kept, mean over pictures."""
+        """Share of an image's stickers of which at least one token is kept, mean over images."""
         kept = np.mean([run["objects"] for run in self.runs(name, keep)], axis=0)
         return clustered_mean(kept, np.arange(len(kept)))
 
@@ -137,7 +137,7 @@ class Summary:
 
     def _over(self, group: str, values: Floats) -> Estimate:
         at = self.questions.of(group)
-        return clustered_mean(values[at], self.questions.picture[at])
+        return clustered_mean(values[at], self.questions.image[at])
 
     def figures(self) -> dict[str, Any]:
         """Every figure as JSON holds it; a pair is a value and its standard error."""

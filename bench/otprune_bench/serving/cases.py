@@ -29,7 +29,7 @@ KEEPS = (1.0, 0.5, 0.25, 0.1)
 
 @dataclass(frozen=True)
 class Workload:
-    """Pictures of `side` x `side` tokens, answers of `new` tokens."""
+    """Images of `side` x `side` tokens, answers of `new` tokens."""
 
     name: str
     side: int
@@ -53,15 +53,15 @@ class Scope:
 FULL = Scope(
     size=Size(layers=8, width=896, heads=14, mlp=4864),  # a third of Qwen2.5-0.5B's layers
     workloads=(
-        Workload("large picture, short answer", side=24, new=16),
-        Workload("small picture, long answer", side=8, new=64),
+        Workload("large image, short answer", side=24, new=16),
+        Workload("small image, long answer", side=8, new=64),
     ),
     loads=((1, 2), (4, 8), (16, 16)),
     rounds=3,
 )
 QUICK = Scope(
     size=Size(layers=2, width=128, heads=4, mlp=256),
-    workloads=(Workload("small picture, short answer", side=8, new=4),),
+    workloads=(Workload("small image, short answer", side=8, new=4),),
     loads=((1, 2), (4, 4)),
     rounds=1,
 )
@@ -86,7 +86,7 @@ def run(folder: Path, seed: int, quick: bool) -> None:
 
     Args:
         folder: where results and report go; a run that was interrupted there goes on.
-        seed: of the pictures and the order of the cases.
+        seed: of the images and the order of the cases.
         quick: a tiny model, to see that everything works.
 
     Raises:
@@ -170,7 +170,7 @@ class _Bench(ExitStack):
         return figures(*load(self.server(keep is None), requests, concurrent))
 
     def _request(self, workload: Workload, keep: float | None) -> Request:
-        """A picture that no cache has seen."""
+        """An image that no cache has seen."""
         from PIL import Image
 
         self._asked += 1

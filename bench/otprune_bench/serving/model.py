@@ -33,7 +33,7 @@ class Size:
 
 
 def byte_tokenizer(special: Sequence[str], image: str) -> Any:
-    """A fast tokenizer of bytes and special tokens, `image` where a chat has a picture."""
+    """A fast tokenizer of bytes and special tokens, `image` where a chat has an image."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -24,7 +24,7 @@ def write(scope: Scope, found: Results) -> str:
         "",
         f"`vllm serve` on the loopback, CPU, bfloat16, eager: a Qwen2.5-VL with **random weights** "
         f"and a small language model ({size.layers} layers of width {size.width}), so that what is "
-        "compared is the work, not the answers. No picture is seen twice, so no cache helps. "
+        "compared is the work, not the answers. No image is seen twice, so no cache helps. "
         "*stock* is a second server without otprune; the others are requests to one server, each "
         "with its own ratio. Every round runs all of them in an order of its own; medians over "
         f"{scope.rounds} round{'s' * (scope.rounds > 1)}, least and most in brackets, "

@@ -35,7 +35,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Request:
-    """One question: a picture as a data URL, what is asked of pruning, tokens to answer with."""
+    """One question: an image as a data URL, what is asked of pruning, tokens to answer with."""
 
     image: str | None
     otprune: dict[str, Any] | None

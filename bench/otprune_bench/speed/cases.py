@@ -102,7 +102,7 @@ class Scope:
     many: tuple[tuple[int, int, int], ...]  # for methods that look at all pairs of tokens
     models: tuple[speed_models.Model, ...]
     repeats: int
-    real: tuple[int, ...]  # sides of the pictures whose real tokens are chosen from
+    real: tuple[int, ...]  # sides of the images whose real tokens are chosen from
     patience: float = 2.0  # seconds for the repeats of one contender at one point
 
 
@@ -277,14 +277,12 @@ def _many(m: int, d: int, k: int, seed: int) -> dict[str, Any]:
 def _real(size: int) -> dict[str, Any]:
     """What the sketched path's choice is worth, on a pretrained encoder's tokens of the samples."""
     encoder = vit_s.load()
-    pictures = [
-        encoder.tokens(Image.open(path), size) for path in sorted(SAMPLES_DIR.glob("*.jpg"))
-    ]
-    m, d = pictures[0].shape
+    images = [encoder.tokens(Image.open(path), size) for path in sorted(SAMPLES_DIR.glob("*.jpg"))]
+    m, d = images[0].shape
     k = count(REAL_KEEP, m)
     gammas = {"0.01": GAMMA, "scaled": scaled_gamma(m, d)}
     shares = {
-        name: [_objectives(x[None], k, gamma)[SKETCHED] for x in pictures]
+        name: [_objectives(x[None], k, gamma)[SKETCHED] for x in images]
         for name, gamma in gammas.items()
     }
     return {"m": m, "d": d, "k": k, "shares": shares}

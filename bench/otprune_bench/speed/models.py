@@ -27,7 +27,7 @@ KEEPS = (0.5, 0.25, 0.098)
 
 @dataclass(frozen=True)
 class Model:
-    """A model's sizes, and how many crops of a picture its encoder sees."""
+    """A model's sizes, and how many crops of an image its encoder sees."""
 
     shape: Shape
     crops: int = 1

@@ -27,7 +27,7 @@ LOOKS = {
 
 HEAD = """# Speed: what selection costs
 
-*Transcription* is the published algorithm written down plainly in float32, picture by picture;
+*Transcription* is the published algorithm written down plainly in float32, image by image;
 *exact* is `OTPrune(k, gamma=0.01)`, *sketched* the same with `rank="auto"`. Contenders take turns
 within a case; times are medians with least and most in brackets, ratios are taken round by round
 and are medians too. On a CPU: nothing is said about GPUs. Memory is the most bytes of tensors held
@@ -62,7 +62,7 @@ beside them; - where a contender was not run (the slow ones end early) or has to
 
 MODELS = """## Share of the time to first token
 
-{keep:.1%} of the visual tokens kept, one picture, bfloat16, random weights, batch 1.
+{keep:.1%} of the visual tokens kept, one image, bfloat16, random weights, batch 1.
 **Measured**: the whole image encoder, the selection on bfloat16 tokens, one layer of the language
 model at the prompt's length. **Derived**: prefill, as that layer's time times the number of layers,
 and with it time to first token and the shares. *Of what is saved*: selection over the prefill time
@@ -199,7 +199,7 @@ def _targets(scope: Scope, figures: Figures) -> str:
     batch, *shape3 = scope.batch
     parts.append(f"### A batch of {batch} at ({', '.join(map(str, shape3))})")
     parts.append(
-        "The transcription takes its pictures one by one, and so are their Gram matrices made."
+        "The transcription takes its images one by one, and so are their Gram matrices made."
     )
     wanted = {EXACT: speed.BATCH_TARGET} if scope.batch == speed.BATCH else {}
     parts.append(_contenders(figures[speed.batch_key(scope.batch)], wanted))

@@ -40,7 +40,7 @@ class Plan:
         frames, tokens, features: of the long stream.
         rate: tokens a frame that it may keep.
         every: how many frames a point of its curve stands for.
-        videos, shots, length: the moving pictures on which choices are compared.
+        videos, shots, length: the moving images on which choices are compared.
         keep: what the stream may keep of them on average.
     """
 
@@ -171,7 +171,7 @@ def _resident() -> int | None:
     return pages * resource.getpagesize()
 
 
-# -- moving pictures -------------------------------------------------------------------------------
+# -- moving images -------------------------------------------------------------------------------
 
 
 class _World:

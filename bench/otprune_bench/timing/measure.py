@@ -104,7 +104,7 @@ class Hollow:
             )
 
     def encoder(self) -> int:
-        """Operations of encoder and projector for the shape's one picture."""
+        """Operations of encoder and projector for the shape's one image."""
         pixels = torch.empty(self._shape.pixels, device="meta", dtype=torch.bfloat16)
         arguments = copy.copy(self._shape.arguments)
         return flops(lambda: self._model.model.get_image_features(pixels, **arguments))

@@ -16,14 +16,14 @@ _TILE = 1_000_003  # a prime, so that no two rows of a matrix are filled alike
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's sizes, and a prompt for it: one picture and some text.
+    """A model's sizes, and a prompt for it: one image and some text.
 
     Attributes:
         name: of the model whose sizes these are.
         config: as `AutoConfig.for_model` takes it.
         layers: of the language model, how many are run; the others are equal to them.
         pixels: shape of what the encoder sees.
-        visual: tokens of the picture.
+        visual: tokens of the image.
         text: tokens of the prompt besides them.
         arguments: what else the encoder wants.
     """
@@ -65,11 +65,11 @@ class Shape:
         return model.eval()
 
     def inputs(self, seed: int) -> dict[str, Tensor]:
-        """What a processor would return: random pixels, and the text behind the picture."""
+        """What a processor would return: random pixels, and the text behind the image."""
         generator = torch.Generator().manual_seed(seed)
         words = torch.randint(3, 100, (1, self.text), generator=generator)
-        picture = torch.full((1, self.visual), int(self.full().image_token_id))
-        ids = torch.cat([words[:, :1], picture, words[:, 1:]], dim=1)
+        image = torch.full((1, self.visual), int(self.full().image_token_id))
+        ids = torch.cat([words[:, :1], image, words[:, 1:]], dim=1)
         pixels = torch.randn(self.pixels, generator=generator)
         return {
             "input_ids": ids,
@@ -124,7 +124,7 @@ LLAVA = Shape(
     text=45,
 )
 
-# llava-hf/llava-onevision-qwen2-0.5b-ov-hf. A square picture is seen twice, as overview and as one
+# llava-hf/llava-onevision-qwen2-0.5b-ov-hf. A square image is seen twice, as overview and as one
 # tile, with a newline token at the end of each of the tile's 27 rows.
 ONEVISION = Shape(
     name="LLaVA-OneVision-0.5B",

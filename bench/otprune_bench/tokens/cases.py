@@ -1,6 +1,6 @@
 """`otprune bench tokens`: the token-level part on a second encoder, a pretrained ViT-S/14.
 
-No answers here: distances, certificates, and how many of the things in a picture are kept at all.
+No answers here: distances, certificates, and how many of the things in an image are kept at all.
 Photographs come without masks, so the things are stickers drawn on them, as everywhere in these
 benches, whose masks are known to the pixel; the encoder knows nothing of stickers.
 """
@@ -46,33 +46,33 @@ class Plan:
     """How large a run is.
 
     Attributes:
-        pictures: how many, every one with two to five stickers on another photograph.
+        images: how many, every one with two to five stickers on another photograph.
         sizes: of the encoder's input in pixels: 256, 576 and 1024 tokens.
         photographs: whether there are photographs below; else smooth noise.
     """
 
     seed: int = 0
-    pictures: int = len(photographs.NAMES)
+    images: int = len(photographs.NAMES)
     sizes: tuple[int, ...] = vit_s.SIZES
     keeps: tuple[float, ...] = (0.25, 0.098, 0.05)
     photographs: bool = True
 
 
-QUICK = Plan(pictures=4, sizes=vit_s.SIZES[:1], photographs=False)
+QUICK = Plan(images=4, sizes=vit_s.SIZES[:1], photographs=False)
 
 
-class Pictures:
-    """The pictures of a run, where their stickers are, and their tokens."""
+class Images:
+    """The images of a run, where their stickers are, and their tokens."""
 
     def __init__(self, plan: Plan, photos: Path) -> None:
         self.plan = plan
-        self.scenes, self.pictures = [], []
+        self.scenes, self.images = [], []
         for i, photo in enumerate(_below(plan, photos)):
             scene = sample_scene(np.random.default_rng((plan.seed, i)), [photo.size])
             # As much of the photograph as a square holds, from its middle.
             scene = replace(scene, box=_middle(*photo.size))
             self.scenes.append(scene)
-            self.pictures.append(render(scene, [photo], SCALE))
+            self.images.append(render(scene, [photo], SCALE))
         self._tokens: dict[int, list[Tensor]] = {}
 
     @cached_property
@@ -80,13 +80,13 @@ class Pictures:
         return vit_s.load()
 
     def tokens(self, size: int) -> list[Tensor]:
-        """`(m, 384)` of every picture."""
+        """`(m, 384)` of every image."""
         if size not in self._tokens:
-            self._tokens[size] = [self.encoder.tokens(p, size) for p in self.pictures]
+            self._tokens[size] = [self.encoder.tokens(p, size) for p in self.images]
         return self._tokens[size]
 
     def run(self, choose: Choose, keep: float, size: int) -> dict[str, list[float | None]]:
-        """One case: every measure of every picture."""
+        """One case: every measure of every image."""
         rows = []
         for i, (scene, tokens) in enumerate(zip(self.scenes, self.tokens(size), strict=True)):
             said = choose(keep, i).explain(tokens)
@@ -116,15 +116,15 @@ def _coverage(own: NDArray[np.int8], stickers: int, kept: Tensor) -> dict[str, f
     }
 
 
-def cases(pictures: Pictures) -> Iterable[Case]:
-    """ "method@keep, m tokens"; random pruning once, since every picture has a draw of its own."""
-    of = methods(QualityPlan(seed=pictures.plan.seed, random_seeds=1))
-    for size in pictures.plan.sizes:
-        for keep in pictures.plan.keeps:
+def cases(images: Images) -> Iterable[Case]:
+    """ "method@keep, m tokens"; random pruning once, since every image has a draw of its own."""
+    of = methods(QualityPlan(seed=images.plan.seed, random_seeds=1))
+    for size in images.plan.sizes:
+        for keep in images.plan.keeps:
             for name, choose in zip(NAMES, of.values(), strict=True):
                 yield (
                     _key(name, keep, size),
-                    lambda c=choose, k=keep, s=size: pictures.run(c, k, s),  # type: ignore[misc]
+                    lambda c=choose, k=keep, s=size: images.run(c, k, s),  # type: ignore[misc]
                 )
 
 
@@ -135,9 +135,9 @@ def run(folder: Path, plan: Plan, photos: Path) -> None:
         MissingDependencyError: the encoder was not fetched, or matplotlib is not installed.
     """
     check_plots()
-    pictures = Pictures(plan, photos)
-    pictures.encoder  # noqa: B018  # what is missing is said before anything runs
-    results = run_cases(folder, cases(pictures), "tokens", asdict(plan))
+    images = Images(plan, photos)
+    images.encoder  # noqa: B018  # what is missing is said before anything runs
+    results = run_cases(folder, cases(images), "tokens", asdict(plan))
     figures = {
         key: result
         if "failed" in result
@@ -162,16 +162,16 @@ def _pair(estimate: Estimate) -> list[float]:
 
 
 def _markdown(plan: Plan, results: Results) -> str:
-    below = "different photographs" if plan.photographs else "pictures of noise (a small run)"
+    below = "different photographs" if plan.photographs else "images of noise (a small run)"
     parts = [
         "# A second encoder: tokens of a pretrained ViT-S/14\n",
-        f"{plan.pictures} {below}, each with two to five stickers whose masks are known; "
+        f"{plan.images} {below}, each with two to five stickers whose masks are known; "
         "the encoder was trained by others, on photographs without stickers. No questions are "
         "asked. Distances are between all tokens and the kept ones, raw tokens, divided by the "
         "mean squared token norm; Gaussian and exact with equal mass on the kept tokens. The "
         "certificate is value / bound for the method's own objective. Objects kept: share of a "
-        "picture's stickers of which a token is kept at all. ± is one standard error over "
-        "pictures.\n",
+        "image's stickers of which a token is kept at all. ± is one standard error over "
+        "images.\n",
     ]
     for size in plan.sizes:
         for keep in plan.keeps:
@@ -227,5 +227,5 @@ def _plot(folder: Path, plan: Plan, results: Results) -> None:
 
 def _below(plan: Plan, photos: Path) -> list[Image.Image]:
     if not plan.photographs:
-        return backgrounds(plan.pictures, plan.seed)
-    return photographs.load(photos)[: plan.pictures]
+        return backgrounds(plan.images, plan.seed)
+    return photographs.load(photos)[: plan.images]

@@ -184,9 +184,9 @@ def ask(
     options.check_model(model, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
-        from otprune.cli import pictures
+        from otprune.cli import images
 
-        each = Each(pictures.named(names), continue_on_error)
+        each = Each(images.named(names), continue_on_error)
         each.check(lambda photo: photo.open())
         _check_overlay(overlay, each)
         steps.doing("loading the model")
@@ -199,7 +199,7 @@ def ask(
         how = report.Weighing(merge, weight, strength)
         rows: list[drawing.Row] = []
 
-        def answer(photo: pictures.Photo) -> asking.Asked:
+        def answer(photo: images.Photo) -> asking.Asked:
             image, note = photo.open()
             one = asking.ask(
                 loaded,
@@ -229,7 +229,7 @@ def ask(
         head = report.head_json(loaded.name, selector, drawn)
         head |= {"question": asked, "positions": positions.value, "merge": merge}
         head |= {"mass": weight, "alpha": strength}
-        _print_json(head | {"pictures": each.entries(done, report.asked_json)})
+        _print_json(head | {"images": each.entries(done, report.asked_json)})
     elif done:
         extra = how.words() + [positions.value] * (positions.value != "preserved")
         show(
@@ -274,9 +274,9 @@ def select(
     selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
     options.check_encoder(encoder, model, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
-        from otprune.cli import pictures
+        from otprune.cli import images
 
-        each = Each(pictures.named(photos), continue_on_error)
+        each = Each(images.named(photos), continue_on_error)
         each.check(lambda photo: photo.open())
         _check_overlay(overlay, each)
         steps.doing("loading the encoder")
@@ -291,7 +291,7 @@ def select(
         each.check(lambda photo: tool.check(photo.open().image, with_grid))
         rows: list[drawing.Row] = []
 
-        def choose(photo: pictures.Photo) -> selecting.Selected:
+        def choose(photo: images.Photo) -> selecting.Selected:
             image, note = photo.open()
             one = selecting.select(
                 tool,
@@ -312,7 +312,7 @@ def select(
         drawn = _draw(rows, overlay, each, steps)
     if as_json:
         head = report.head_json(tool.name, selector, drawn)
-        _print_json(head | {"pictures": each.entries(done, report.selected_json)})
+        _print_json(head | {"images": each.entries(done, report.selected_json)})
     elif done:
         show(
             report.headline(tool.name, selector),

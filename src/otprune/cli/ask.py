@@ -12,8 +12,8 @@ from PIL.Image import Image
 
 from otprune.cli.drawing import Grid
 from otprune.cli.grid import grid_of
+from otprune.cli.images import Photo
 from otprune.cli.models import Loaded, answer_of, prompt
-from otprune.cli.pictures import Photo
 from otprune.cli.progress import Steps
 from otprune.engines.transformers import Pruned, prune
 from otprune.engines.transformers.memory import cache_bytes, cache_of
@@ -33,7 +33,7 @@ class Side:
         tokens: visual tokens that the language model saw.
         prompt_tokens: all tokens of its prompt.
         prefill_flops: by formula; None where the model's sizes do not fit it.
-        first_token_seconds: median, from the picture's pixels to the first token: encoder,
+        first_token_seconds: median, from the image's pixels to the first token: encoder,
             selection, prefill.
         cache_bytes: keys and values of the prompt, measured; None without such a cache.
     """
@@ -65,22 +65,22 @@ class Asked:
     grid: Grid | None
 
 
-def check(loaded: Loaded, picture: Image, question: str, with_grid: bool) -> None:
+def check(loaded: Loaded, image: Image, question: str, with_grid: bool) -> None:
     """What can be told of a photograph before it is asked about.
 
     Raises:
         OTPruneError: the processor refuses it.
         UnsupportedError: its tokens cannot be drawn, and `with_grid`.
     """
-    inputs = prompt(loaded, picture, question)
+    inputs = prompt(loaded, image, question)
     if with_grid:
-        grid_of(loaded.name, loaded.model, loaded.processor, inputs, picture.size)
+        grid_of(loaded.name, loaded.model, loaded.processor, inputs, image.size)
 
 
 def ask(
     loaded: Loaded,
     photo: Photo,
-    picture: Image,
+    image: Image,
     note: str,
     question: str,
     selector: Selector,
@@ -100,10 +100,10 @@ def ask(
         UnsupportedError: the model's tokens cannot be pruned, or drawn if `with_grid`.
     """
     model = loaded.model
-    inputs = prompt(loaded, picture, question)
+    inputs = prompt(loaded, image, question)
     grid = None
     if with_grid:
-        grid = grid_of(loaded.name, model, loaded.processor, inputs, picture.size)
+        grid = grid_of(loaded.name, model, loaded.processor, inputs, image.size)
     length = inputs["input_ids"].shape[1]
 
     steps.doing(f"{photo.short}: answering with every token")
@@ -146,10 +146,10 @@ def ask(
 
 
 def only(loaded: Loaded, items: list[Pruned] | None) -> Pruned:
-    """The one picture of a call."""
+    """The one image of a call."""
     if not items or len(items) != 1:
         raise UnsupportedError(
-            f"{loaded.name} made {len(items or [])} pictures of one photograph: expected one"
+            f"{loaded.name} made {len(items or [])} images of one photograph: expected one"
         )
     return items[0]
 

@@ -1,4 +1,4 @@
-"""The picture of what was kept: each photograph beside itself, dropped patches dimmed.
+"""The image of what was kept: each photograph beside itself, dropped patches dimmed.
 
 Pillow only. What it draws is exact: a kept patch has the pixels of the photograph (at the panel's
 size) but for a number, a dropped one is darkened and nearly grey, and what the model never saw is
@@ -36,11 +36,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Grid:
-    """Tokens row by row over a region of the picture.
+    """Tokens row by row over a region of the image.
 
     Attributes:
         rows, columns: of tokens.
-        region: left, top, right, bottom as shares of the picture's width and height; (0, 0, 1, 1)
+        region: left, top, right, bottom as shares of the image's width and height; (0, 0, 1, 1)
             is all of it. Smaller where the processor crops, beyond it where it pads.
     """
 
@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph in the picture.
+    """One photograph in the image.
 
     Attributes:
         kept: indices of the kept tokens, row by row in `grid`.
@@ -60,7 +60,7 @@ class Row:
         stands: how many tokens each kept one stands for, drawn on it; empty for none.
     """
 
-    picture: Image.Image
+    image: Image.Image
     grid: Grid
     kept: Sequence[int]
     title: str
@@ -142,20 +142,20 @@ def draw(rows: Sequence[Row], meaning: str = "") -> tuple[Image.Image, set[str]]
 
 def _column(rows: Sequence[Row]) -> int:
     """Width of both columns: a landscape's, or if all images are upright that of the widest."""
-    sizes = [row.picture.size for row in rows]
+    sizes = [row.image.size for row in rows]
     if any(width >= height for width, height in sizes):
         return PANEL
     # However narrow they are, captions need room.
     return max(PANEL // 2, *(round(PANEL * width / height) for width, height in sizes))
 
 
-def panel(picture: Image.Image, column: int = PANEL) -> Image.Image:
+def panel(image: Image.Image, column: int = PANEL) -> Image.Image:
     """The photograph as wide as its column, or as the part of it that `_parts` leaves."""
-    parts = _parts(picture.size, column)
+    parts = _parts(image.size, column)
     width = (column - FOLD * (parts - 1)) // parts
-    scale = min(width / picture.width, parts * TALLEST / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    scale = min(width / image.width, parts * TALLEST / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _parts(size: tuple[int, int], column: int) -> int:
@@ -245,7 +245,7 @@ def numbered(row: Row, column: int) -> bool:
     """Whether `number` writes anything."""
     if not row.stands:
         return False
-    cells = _cells(row.grid, panel(row.picture, column).size)
+    cells = _cells(row.grid, panel(row.image, column).size)
     return any(_side(cells[index]) >= NUMBER for index in row.kept)
 
 
@@ -259,11 +259,11 @@ def _row(row: Row, column: int, lost: set[str]) -> Image.Image:
         lost.update(missing)
         return _wrap(drawn, size, width)
 
-    photo = panel(row.picture, column)
+    photo = panel(row.image, column)
     shown = shade(photo, row.grid, row.kept)
     if row.stands:
         number(shown, row.grid, row.kept, row.stands)
-    parts = _parts(row.picture.size, column)
+    parts = _parts(row.image.size, column)
     photo, shown = _folded(photo, parts), _folded(shown, parts)
     folded = f" (in {parts} parts, from left to right)" if parts > 1 else ""
     texts = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from otprune.errors import OTPruneError
 
 if TYPE_CHECKING:
-    from otprune.cli.pictures import Photo
+    from otprune.cli.images import Photo
 
 T = TypeVar("T")
 OUT_OF_MEMORY = (
@@ -66,7 +66,7 @@ class Each:
             if number in done:
                 out.append(entry(done[number]))
             elif number in self._failed:
-                out.append({"picture": photo.name, "error": str(self._failed[number])})
+                out.append({"image": photo.name, "error": str(self._failed[number])})
         return out
 
     def _left(self) -> list[int]:

@@ -12,14 +12,14 @@ from otprune.errors import UnsupportedError
 def grid_of(
     name: str, model: Any, processor: Any, inputs: dict[str, Any], size: tuple[int, int]
 ) -> Grid:
-    """The grid of a prompt that shows one picture.
+    """The grid of a prompt that shows one image.
 
     Args:
         name: the model's, for messages.
         model: a transformers model.
         processor: its processor.
-        inputs: what the processor made of the picture.
-        size: width and height of the picture in pixels.
+        inputs: what the processor made of the image.
+        size: width and height of the image in pixels.
 
     Raises:
         UnsupportedError: the tokens lie in no single grid (tiles), or it cannot be told which.
@@ -58,7 +58,7 @@ def _refuse_tiles(name: str, pixels: Any) -> None:
         tiles *= int(n)
     if tiles != 1:
         raise UnsupportedError(
-            f"{name} cuts this picture into {tiles} tiles that overlap, so its tokens lie "
+            f"{name} cuts this image into {tiles} tiles that overlap, so its tokens lie "
             "in no single grid: leave --overlay out, or use a model without tiles"
         )
 
@@ -66,7 +66,7 @@ def _refuse_tiles(name: str, pixels: Any) -> None:
 def _region(
     name: str, processor: Any, size: tuple[int, int], made: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Which part of the picture became the `made` pixels (width, height)."""
+    """Which part of the image became the `made` pixels (width, height)."""
     width, height = size
     if getattr(processor, "do_pad", None) and hasattr(processor, "pad_to_square"):
         side = max(width, height)
@@ -116,5 +116,5 @@ def _get(size: Any, key: str) -> int | None:
 
 def _unknown(name: str, why: str) -> UnsupportedError:
     return UnsupportedError(
-        f"cannot tell where the tokens of {name} lie on the picture ({why}): leave --overlay out"
+        f"cannot tell where the tokens of {name} lie on the image ({why}): leave --overlay out"
     )

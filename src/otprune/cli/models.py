@@ -71,18 +71,18 @@ def load(
     return found
 
 
-def prompt(loaded: Loaded, picture: Image, question: str) -> dict[str, Any]:
-    """What `model(**inputs)` takes to be asked one question about one picture.
+def prompt(loaded: Loaded, image: Image, question: str) -> dict[str, Any]:
+    """What `model(**inputs)` takes to be asked one question about one image.
 
     By the processor's chat template where it has one, else "<image>", a line break, the question.
 
     Raises:
-        OTPruneError: the processor refuses the picture or the question.
+        OTPruneError: the processor refuses the image or the question.
     """
     processor, model = loaded.processor, loaded.model
     try:
         if getattr(processor, "chat_template", None):
-            parts = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+            parts = [{"type": "image", "image": image}, {"type": "text", "text": question}]
             inputs = processor.apply_chat_template(
                 [{"role": "user", "content": parts}],
                 add_generation_prompt=True,
@@ -92,7 +92,7 @@ def prompt(loaded: Loaded, picture: Image, question: str) -> dict[str, Any]:
             )
         else:
             mark = getattr(processor, "image_token", None) or "<image>"
-            inputs = processor(images=[picture], text=f"{mark}\n{question}", return_tensors="pt")
+            inputs = processor(images=[image], text=f"{mark}\n{question}", return_tensors="pt")
         return dict(inputs.to(model.device, dtype=model.dtype))
     except Exception as cause:  # processors are code of many hands
         raise OTPruneError(
@@ -117,7 +117,7 @@ def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
         _check_kind(name, config)
         processor = AutoProcessor.from_pretrained(source.place, **common)
         if not hasattr(processor, "image_processor"):
-            raise UnsupportedError(f"{name} has no processor for pictures")
+            raise UnsupportedError(f"{name} has no processor for images")
         model = AutoModelForImageTextToText.from_pretrained(
             source.place, use_safetensors=True, dtype=dtype, **common
         )
@@ -149,7 +149,7 @@ def _check_kind(name: str, config: Any) -> None:
     elif "AutoModelForImageTextToText" not in (getattr(config, "auto_map", None) or {}):
         raise UnsupportedError(
             f"{name} is a model of type {config.model_type}, which transformers does not list "
-            "among those that answer about pictures (AutoModelForImageTextToText)"
+            "among those that answer about images (AutoModelForImageTextToText)"
         )
 
 

@@ -221,7 +221,7 @@ Overlay = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Write a picture: kept patches clear, dropped ones dim; a row for each photograph.",
+        help="Write an image: kept patches clear, dropped ones dim; a row for each photograph.",
         rich_help_panel=_OUT,
     ),
 ]

@@ -18,14 +18,14 @@ from otprune.cli.console import console
 
 
 class Steps:
-    """What is being done now, how long it has taken, and how many of the pictures are done.
+    """What is being done now, how long it has taken, and how many of the images are done.
 
     Shown on a terminal only and gone at the end: a log gets no spinner.
     """
 
-    def __init__(self, pictures: int) -> None:
+    def __init__(self, images: int) -> None:
         columns: list[ProgressColumn] = [SpinnerColumn(), TimeElapsedColumn()]
-        if pictures > 1:
+        if images > 1:
             columns += [BarColumn(bar_width=24), MofNCompleteColumn()]
         terminal = console(stderr=True)
         self._bar = Progress(
@@ -35,7 +35,7 @@ class Steps:
             transient=True,
             disable=not terminal.is_terminal,
         )
-        self._task = self._bar.add_task("looking at the pictures", total=pictures)
+        self._task = self._bar.add_task("looking at the images", total=images)
 
     def __enter__(self) -> Steps:
         self._bar.start()
@@ -54,5 +54,5 @@ class Steps:
         self._bar.update(self._task, description=what)
 
     def done(self) -> None:
-        """One more picture is finished."""
+        """One more image is finished."""
         self._bar.advance(self._task)

@@ -15,7 +15,7 @@ from otprune import __version__
 from otprune.cli.ask import Asked, Side
 from otprune.cli.console import Cell, Figures, Words
 from otprune.cli.drawing import Grid, Row
-from otprune.cli.pictures import Photo
+from otprune.cli.images import Photo
 from otprune.cli.select import Selected
 from otprune.keep import Auto
 from otprune.selectors import Selection, Selector
@@ -143,12 +143,12 @@ def _facts(rows: Sequence[Sequence[Cell]]) -> Figures:
 
 
 def asked_row(
-    asked: Asked, grid: Grid, picture: Image, title: str, selector: Selector, how: Weighing
+    asked: Asked, grid: Grid, image: Image, title: str, selector: Selector, how: Weighing
 ) -> Row:
     """One photograph's row in the overlay, its answers below."""
     full, cut = asked.full, asked.pruned
     return Row(
-        picture=picture,
+        image=image,
         grid=grid,
         kept=asked.selection.indices.tolist(),
         title=title,
@@ -160,11 +160,11 @@ def asked_row(
     )
 
 
-def selected_row(selected: Selected, grid: Grid, picture: Image, selector: Selector) -> Row:
+def selected_row(selected: Selected, grid: Grid, image: Image, selector: Selector) -> Row:
     """One photograph's row in the overlay."""
     kept = selected.selection.indices.tolist()
     return Row(
-        picture=picture,
+        image=image,
         grid=grid,
         kept=kept,
         title="",
@@ -224,7 +224,7 @@ def _selection(selection: Selection, selector: Selector) -> RenderableType:
 
 
 def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str, Any]:
-    """What `--json` says once, over `pictures`."""
+    """What `--json` says once, over `images`."""
     return {
         "otprune": __version__,
         "model": model,
@@ -236,9 +236,9 @@ def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str,
 
 
 def asked_json(asked: Asked) -> dict[str, Any]:
-    """One entry of `pictures` in `otprune ask --json`."""
+    """One entry of `images` in `otprune ask --json`."""
     return {
-        "picture": asked.photo.name,
+        "image": asked.photo.name,
         "note": asked.note,
         "unpruned": _side_json(asked.full),
         "pruned": {**_side_json(asked.pruned), "selector_seconds": asked.selector_seconds},
@@ -247,9 +247,9 @@ def asked_json(asked: Asked) -> dict[str, Any]:
 
 
 def selected_json(selected: Selected) -> dict[str, Any]:
-    """One entry of `pictures` in `otprune select --json`."""
+    """One entry of `images` in `otprune select --json`."""
     return {
-        "picture": selected.photo.name,
+        "image": selected.photo.name,
         "note": selected.note,
         "tokens_before": selected.before,
         "tokens_after": selected.selection.indices.numel(),

@@ -15,8 +15,8 @@ from torch import Tensor
 from otprune.cli.ask import check, only
 from otprune.cli.drawing import Grid
 from otprune.cli.grid import grid_of
+from otprune.cli.images import Photo
 from otprune.cli.models import load, prompt, quiet
-from otprune.cli.pictures import Photo
 from otprune.cli.progress import Steps
 from otprune.encoders import vit_s
 from otprune.engines.transformers.inputs import shrink
@@ -67,7 +67,7 @@ class Selected:
 def select(
     encoder: Encoder,
     photo: Photo,
-    picture: Image,
+    image: Image,
     note: str,
     selector: Selector,
     *,
@@ -78,7 +78,7 @@ def select(
     """Encode and select."""
     steps.doing(f"{photo.short}: encoding")
     start = time.perf_counter()
-    tokens, grid = encoder.encode(picture, with_grid)
+    tokens, grid = encoder.encode(image, with_grid)
     encoding = time.perf_counter() - start
     steps.doing(f"{photo.short}: selecting")
     times = [_timed(selector, tokens) for _ in range(repeats + 1)][1:]
@@ -99,11 +99,11 @@ def by_model(name: str | None, device: str, dtype: str, trust_remote_code: bool)
     loaded = load(name, device, dtype, trust_remote_code)
 
     @torch.no_grad()
-    def encode(picture: Image, with_grid: bool) -> Encoded:
-        inputs = prompt(loaded, picture, "?")
+    def encode(image: Image, with_grid: bool) -> Encoded:
+        inputs = prompt(loaded, image, "?")
         grid = None
         if with_grid:
-            grid = grid_of(loaded.name, loaded.model, loaded.processor, inputs, picture.size)
+            grid = grid_of(loaded.name, loaded.model, loaded.processor, inputs, image.size)
         # Keeping everything: the engine encodes, and shows the tokens as a selector sees them.
         shrunk = shrink(loaded.model, inputs, "left", GridPrune(1.0), "preserved", merge=False)
         tokens: Any = only(loaded, shrunk.items).features
@@ -124,8 +124,8 @@ def by_vit_s(size: int) -> Encoder:
     encoder = vit_s.load()
     side = size // vit_s.PATCH
 
-    def encode(picture: Image, with_grid: bool) -> Encoded:
-        return Encoded(encoder.tokens(picture, size), Grid(side, side) if with_grid else None)
+    def encode(image: Image, with_grid: bool) -> Encoded:
+        return Encoded(encoder.tokens(image, size), Grid(side, side) if with_grid else None)
 
     return Encoder("vit-s", lambda *_: None, encode)
 

@@ -36,7 +36,7 @@ and answers questions of these forms, in one word (but for the last):
   What digit is shown?                 Is the red circle big?
   List all things.                     (its weakest answer: most lists have a mistake)
 
-Ask it about the sample pictures, or about a photograph on which you put such stickers. For
+Ask it about the sample images, or about a photograph on which you put such stickers. For
 anything else use a real model, for instance --model HuggingFaceTB/SmolVLM-256M-Instruct.
 """
 

@@ -35,13 +35,13 @@ class ViTS:
         self.model = model
 
     @torch.no_grad()
-    def tokens(self, picture: Image, size: int = 224) -> Tensor:
-        """The patch tokens of a picture, row by row.
+    def tokens(self, image: Image, size: int = 224) -> Tensor:
+        """The patch tokens of an image, row by row.
 
-        The whole picture, whatever its shape, is resized to a square: nothing is cropped away.
+        The whole image, whatever its shape, is resized to a square: nothing is cropped away.
 
         Args:
-            picture: any PIL picture that converts to RGB.
+            image: any PIL image that converts to RGB.
             size: side of the square in pixels, one of `SIZES`.
 
         Returns:
@@ -50,19 +50,19 @@ class ViTS:
         Raises:
             OTPruneError: another size.
         """
-        out = self.model(pixels(picture, size), output_hidden_states=True)
+        out = self.model(pixels(image, size), output_hidden_states=True)
         tokens: Tensor = out.hidden_states[LAYER][0, 1:]
         return tokens
 
 
-def pixels(picture: Image, size: int) -> Tensor:
-    """A picture as the encoder takes it: `(1, 3, size, size)` float32, normalised."""
+def pixels(image: Image, size: int) -> Tensor:
+    """An image as the encoder takes it: `(1, 3, size, size)` float32, normalised."""
     import numpy as np
     from PIL.Image import Resampling
 
     if size not in SIZES:
         raise OTPruneError(f"size={size}: expected one of {', '.join(map(str, SIZES))}")
-    square = picture.convert("RGB").resize((size, size), Resampling.BICUBIC)
+    square = image.convert("RGB").resize((size, size), Resampling.BICUBIC)
     values = torch.from_numpy(np.array(square)).float() / 255
     return ((values - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1).unsqueeze(0)
 

@@ -4,7 +4,7 @@ Softmax over m tokens, n_j of them equal to token j, is softmax over one of each
 added to its logit ("proportional attention", Bolya et al., "Token merging: your ViT but faster",
 ICLR 2023). Pruning leaves that term out: the k kept tokens compete with the text as k, not as m,
 and each alike. Two ways to put it back: "total" gives every kept token the same `n = m / k`, so
-that the picture keeps its weight against the text; "token" gives each the number of tokens that it
+that the image keeps its weight against the text; "token" gives each the number of tokens that it
 stands for. Both count m in all, and are the same when all masses are equal.
 """
 
@@ -90,7 +90,7 @@ def attention_error(
     """How far each query's attention output moves when only some keys are kept, `(..., q)`.
 
     Euclidean distance between `softmax(scale Q K^T) V` and the same over the kept keys, `log_mass`
-    added to their logits. To see a picture's weight against a prompt, let the keys hold the text
+    added to their logits. To see an image's weight against a prompt, let the keys hold the text
     too: keep all of it, with log mass 0.
 
     Args:

@@ -34,8 +34,8 @@ class Selector(ABC):
 
     Attributes:
         keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int; `1.0` keeps
-            everything, `1` keeps one token. Or a rule: "auto" or `Auto` for as many as a picture
-            needs, `Budget` for one total over several pictures.
+            everything, `1` keeps one token. Or a rule: "auto" or `Auto` for as many as an image
+            needs, `Budget` for one total over several images.
         name: short name, the key in `METHODS`.
         summary: one line for a table of methods.
         takes_weights: whether weights have a meaning for the method.

@@ -15,7 +15,7 @@ from otprune.selectors.base import Selector
 class GridPrune(Selector):
     """Keeps the middle token of each of k equal stretches of the sequence. A baseline.
 
-    Looks at positions alone: every picture of m tokens keeps the same ones.
+    Looks at positions alone: every image of m tokens keeps the same ones.
     """
 
     name: ClassVar[str] = "grid"

@@ -24,7 +24,7 @@ def recommended(keep: Keep = 0.1) -> Recommended:
 
     Tokens that differ most (`DPPPrune`: greedy determinant of cosine similarities), each merged
     with the tokens that it stands for, and weighing as many of them in attention. Chosen on the
-    validation pictures of `otprune bench mass`; docs/mass.md has the figures, of test pictures too.
+    validation images of `otprune bench mass`; docs/mass.md has the figures, of test images too.
     This is not the published OTPrune, which keeps other tokens (greedy log-determinant of second
     moments, `OTPrune(keep, gamma=0.01)`), as they are and without weights.
 

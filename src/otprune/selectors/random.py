@@ -17,7 +17,7 @@ from otprune.selectors.base import Selector
 class RandomPrune(Selector):
     """Keeps k positions drawn uniformly without replacement. A baseline.
 
-    The choice depends on the seed and m alone: the same on every device, for every picture of m
+    The choice depends on the seed and m alone: the same on every device, for every image of m
     tokens and for every row of a batch. Vary the seed for independent draws.
     """
 

@@ -74,8 +74,8 @@ def docs(task):
 
 
 def ask(model, processor, doc):
-    picture = Image.open(doc["picture"])
-    inputs = processor(images=[picture], text=f"<image>{doc['question']}", return_tensors="pt")
+    image = Image.open(doc["image"])
+    inputs = processor(images=[image], text=f"<image>{doc['question']}", return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     answer = output[0, inputs["input_ids"].shape[1] :]
     return processor.decode(answer, skip_special_tokens=True).strip()

@@ -8,7 +8,7 @@ import torch
 from otprune import RandomPrune, UnsupportedError, prune, prune_inputs
 from tests.engines.transformers.kept import TOLERANCE, kept_columns
 from tests.engines.transformers.test_forward import right_padded
-from tests.families.base import BOS, IMAGE, PAD, pictures
+from tests.families.base import BOS, IMAGE, PAD, images_in
 from tests.families.reference import reference_logits
 from tests.families.tiny import FAMILIES
 
@@ -99,7 +99,7 @@ def test_the_map_says_which_column_is_which(build, name, side):
                 expected = wanted[b, column]
                 torch.testing.assert_close(logits[b, i], expected, rtol=0, atol=TOLERANCE)
                 seen.add((b, column))
-        last = max(int(p.columns[-1]) for p in pictures(inputs["input_ids"]) if p.row == b)
+        last = max(int(p.columns[-1]) for p in images_in(inputs["input_ids"]) if p.row == b)
         tail = inputs["input_ids"].shape[1] - 1 - last
         assert row[-tail:] == list(range(last + 1, inputs["input_ids"].shape[1]))
     assert seen == set(wanted)
@@ -177,7 +177,7 @@ def packed(name):
     """Two documents in one row: positions start anew, and no mask."""
     inputs = dict(FAMILIES[name].inputs(images=(2,)))
     ids = inputs["input_ids"]
-    second = pictures(ids)[1].columns[0] - 2  # text in front of the second image
+    second = images_in(ids)[1].columns[0] - 2  # text in front of the second image
     others = {k: v for k, v in inputs.items() if k != "input_ids"}
     return inputs, int(second), others
 

@@ -39,7 +39,7 @@ def longer(inputs, sequences):
     return whole
 
 
-def without_pictures(inputs):
+def without_images(inputs):
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
     return {key: inputs[key] for key in names if key in inputs}
 
@@ -61,11 +61,11 @@ def test_generate_goes_on_with_the_whole_conversation(build, name, positions):
         ids = torch.cat([first.sequences, NEW.expand(3, -1)], dim=1)
         whole = longer(inputs, ids)
         second = model.generate(
-            **without_pictures(whole), past_key_values=first.past_key_values, **GREEDY
+            **without_images(whole), past_key_values=first.past_key_values, **GREEDY
         )
         assert run.last == []
         third = model.generate(
-            **without_pictures(longer(inputs, second.sequences)),
+            **without_images(longer(inputs, second.sequences)),
             past_key_values=second.past_key_values,
             **GREEDY,
         )
@@ -116,9 +116,7 @@ def test_a_copied_cache_and_another_block_still_know(build):
     answers = []
     for each in (copy.deepcopy(cache), cache):
         with prune(model, RandomPrune(0.9)):
-            answers.append(
-                model.generate(**without_pictures(whole), **GREEDY, past_key_values=each)
-            )
+            answers.append(model.generate(**without_images(whole), **GREEDY, past_key_values=each))
     assert torch.equal(answers[0].sequences, answers[1].sequences)
     assert answers[0].past_key_values.get_seq_length() < whole["input_ids"].shape[1]
 
@@ -139,13 +137,13 @@ def test_a_cache_that_is_emptied_forgets(build):
 
 
 @torch.no_grad()
-def test_new_pictures_on_a_filled_cache_are_refused(build):
+def test_new_images_on_a_filled_cache_are_refused(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     with prune(model, SELECTOR):
         first = model.generate(**inputs, **GREEDY)
         whole = longer(inputs, first.sequences)
         for call in (model.generate, model):
-            with pytest.raises(UnsupportedError, match="new pictures on a cache"):
+            with pytest.raises(UnsupportedError, match="new images on a cache"):
                 call(**whole, past_key_values=first.past_key_values)
 
 

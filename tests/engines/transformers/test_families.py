@@ -89,7 +89,7 @@ def test_a_refused_row_of_the_table_is_the_reason(monkeypatch):
     assert reason == "LlavaForConditionalGeneration: its tokens are not what they seem"
 
 
-def test_a_picture_lies_in_one_row():
+def test_an_image_lies_in_one_row():
     at = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]).bool()
     assert rows_of([2, 1, 3], at, "image") == [0, 0, 2]
     with pytest.raises(ValueError, match=r"image of 4 tokens .* row 0"):

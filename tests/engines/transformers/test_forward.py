@@ -85,7 +85,7 @@ def test_decoding_by_hand_is_what_generate_does(build, name, positions, mask):
             torch.testing.assert_close(
                 out.logits[:, -1], answer.logits[step + 1], rtol=0, atol=TOLERANCE
             )
-        assert run.last is report  # a step of decoding has no pictures of its own
+        assert run.last is report  # a step of decoding has no images of its own
 
 
 def kept_mask(keep, n):

@@ -30,7 +30,7 @@ from otprune import (
 from otprune.engines.transformers import entry
 from tests.engines.transformers.kept import TOLERANCE
 from tests.engines.transformers.test_forward import right_padded
-from tests.families.base import IMAGE, PAD, pictures
+from tests.families.base import IMAGE, PAD, images_in
 from tests.families.tiny import FAMILIES
 
 PLAIN = Settings(RandomPrune(0.4))
@@ -216,7 +216,7 @@ def test_a_generate_of_before_the_block_answers_alike(build, name, images, setti
 def ending_with_an_image(name):
     inputs = FAMILIES[name].inputs((1,))
     shape = inputs["input_ids"].shape
-    end = int(pictures(inputs["input_ids"])[0].columns[-1]) + 1
+    end = int(images_in(inputs["input_ids"])[0].columns[-1]) + 1
     return {k: v[:, :end] if v.shape == shape else v for k, v in inputs.items()}
 
 

@@ -17,7 +17,7 @@ from tests.engines.transformers.test_conversation import (
     GREEDY,
     NEW,
     longer,
-    without_pictures,
+    without_images,
 )
 from tests.engines.transformers.test_run import state
 from tests.families.reference import language_model, reference_logits
@@ -87,7 +87,7 @@ def test_text_alone_is_left_alone(llava):
             llava.generate(**inputs, **GREEDY)
 
 
-def test_pictures_are_encoded_as_ever(llava):
+def test_images_are_encoded_as_ever(llava):
     inputs, features = inputs_of(llava), []
     for mass in ("none", "token"):
         with prune(llava, SELECTOR, mass=mass) as run:
@@ -130,7 +130,7 @@ def test_two_models_at_once(llava):
 
 def test_a_negative_prompt_has_no_mass(llava):
     inputs = inputs_of(llava, (2,))
-    negative = torch.arange(40, 70)[None]  # as long as the pruned prompt with its pictures
+    negative = torch.arange(40, 70)[None]  # as long as the pruned prompt with its images
     how = {**GREEDY, "guidance_scale": 1.5, "negative_prompt_ids": negative}
     with prune(llava, SELECTOR, mass="token"):
         massed = llava.generate(**inputs, **GREEDY)
@@ -158,7 +158,7 @@ def test_a_prompt_without_padding(build, how):
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
-def test_a_next_turn_still_weighs_the_pictures(build, name):
+def test_a_next_turn_still_weighs_the_images(build, name):
     model, inputs = build(name), FAMILIES[name].inputs()
     with prune(model, SELECTOR, mass="token") as run:
         first = model.generate(**inputs, **GREEDY)
@@ -166,7 +166,7 @@ def test_a_next_turn_still_weighs_the_pictures(build, name):
         ids = torch.cat([first.sequences, NEW.expand(3, -1)], dim=1)
         whole = longer(inputs, ids)
         cache = first.past_key_values
-        second = model.generate(**without_pictures(whole), past_key_values=cache, **GREEDY)
+        second = model.generate(**without_images(whole), past_key_values=cache, **GREEDY)
     said = second.sequences[:, inputs["input_ids"].shape[1] : -1]
     wanted = reference_logits(model, inputs, copies(inputs, items), "preserved", said)
     for row, logits in enumerate(wanted):
@@ -188,7 +188,7 @@ def test_forward_goes_on_with_new_tokens(build, name):
 
 
 def test_a_cache_keeps_the_mass_that_it_was_made_with(llava):
-    """In another with block, too, whatever that one gives its own pictures."""
+    """In another with block, too, whatever that one gives its own images."""
     inputs, cache = inputs_of(llava), DynamicCache()
     with prune(llava, SELECTOR, mass="token"):
         first = llava.generate(**inputs, **GREEDY, past_key_values=cache)
@@ -197,7 +197,7 @@ def test_a_cache_keeps_the_mass_that_it_was_made_with(llava):
     for mass in ("token", "none", "total"):
         with prune(llava, RandomPrune(0.9), mass=mass):
             out = llava.generate(
-                **without_pictures(whole), **GREEDY, past_key_values=copy.deepcopy(cache)
+                **without_images(whole), **GREEDY, past_key_values=copy.deepcopy(cache)
             )
         answers.append(torch.stack(out.logits))
     assert torch.equal(answers[0], answers[1])
@@ -205,7 +205,7 @@ def test_a_cache_keeps_the_mass_that_it_was_made_with(llava):
     with prune(llava, SELECTOR):
         first = llava.generate(**inputs, **GREEDY)
         plain = llava.generate(
-            **without_pictures(whole), **GREEDY, past_key_values=first.past_key_values
+            **without_images(whole), **GREEDY, past_key_values=first.past_key_values
         )
     assert not torch.allclose(torch.stack(plain.logits), answers[0], atol=0.1)
 
@@ -339,7 +339,7 @@ def test_an_attention_function_that_is_not_known(interfaces):
         with pytest.raises(UnsupportedError, match=why):
             model(**inputs)
     whole = longer(inputs, first.sequences)
-    more = {**without_pictures(whole), "past_key_values": first.past_key_values}
+    more = {**without_images(whole), "past_key_values": first.past_key_values}
     with prune(model, SELECTOR), pytest.raises(UnsupportedError, match=why):
         model.generate(**more, **GREEDY)
 

@@ -112,7 +112,7 @@ def test_text_alone_is_handed_on(build):
 
 
 @pytest.mark.skipif(installed() < WHOLE, reason="transformers itself is wrong here")
-def test_encoded_pictures_are_pruned_too_and_not_written_to(build):
+def test_encoded_images_are_pruned_too_and_not_written_to(build):
     model, inputs = build("qwen3_vl"), FAMILIES["qwen3_vl"].inputs()
     encoded = model.model.get_image_features(
         inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
@@ -175,7 +175,7 @@ def test_what_cannot_be_pruned_rightly_is_refused(build, change, message):
         prune_inputs(build("llava"), inputs, SELECTOR)
 
 
-def test_pictures_in_another_order_than_their_placeholders_are_refused(build):
+def test_images_in_another_order_than_their_placeholders_are_refused(build):
     model, inputs = build("qwen2_vl"), FAMILIES["qwen2_vl"].inputs(images=(1, 1))
     assert inputs["image_grid_thw"].prod(dim=1).tolist() == [64, 48]
     inputs["image_grid_thw"] = inputs["image_grid_thw"].flip(0)
@@ -190,7 +190,7 @@ def test_what_a_processor_returns_will_do(build):
     assert torch.equal(shorter["input_ids"], expected["input_ids"])
 
 
-def test_embeddings_instead_of_ids_are_refused_with_pictures_only(build):
+def test_embeddings_instead_of_ids_are_refused_with_images_only(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     with pytest.raises(UnsupportedError, match="input_ids instead of inputs_embeds"):

@@ -166,7 +166,7 @@ def test_a_video_has_one_budget_over_its_frames(build):
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("keep", [0.4, 1.0])
 @torch.no_grad()
-def test_pictures_are_encoded_once(build, name, keep):
+def test_images_are_encoded_once(build, name, keep):
     family = FAMILIES[name]
     model, inputs = build(name), family.inputs(images=(1, 1), video=family.has_video)
     tower = getattr(model.model, "vision_tower", None) or model.model.visual
@@ -195,7 +195,7 @@ SHAPES: list[tuple[int, ...]] = []
 
 
 @torch.no_grad()
-def test_pictures_of_one_size_are_selected_from_at_once(build):
+def test_images_of_one_size_are_selected_from_at_once(build):
     SHAPES.clear()
     with prune(build("llava"), Counting(0.4)):
         build("llava")(**FAMILIES["llava"].inputs())

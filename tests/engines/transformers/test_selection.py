@@ -1,4 +1,4 @@
-"""What a selector made of the pictures of a call."""
+"""What a selector made of the images of a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PICTURES = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n 
 
 
 @pytest.mark.parametrize("mass", ["total", "token"])
-def test_a_picture_kept_whole_has_no_mass_to_the_last_bit(mass) -> None:
+def test_an_image_kept_whole_has_no_mass_to_the_last_bit(mass) -> None:
     small, large = choose(OTPrune(6), PICTURES, [0, 0], merge=False)
     assert torch.equal(small.log_masses(4, mass, 1.0), torch.zeros(4))
     weights = large.log_masses(12, mass, 1.0)

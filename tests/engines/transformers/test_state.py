@@ -28,7 +28,7 @@ from otprune import (
     prune,
 )
 from otprune.engines.transformers.memory import recall
-from tests.engines.transformers.test_conversation import longer, without_pictures
+from tests.engines.transformers.test_conversation import longer, without_images
 from tests.engines.transformers.test_run import state
 from tests.families.tiny import FAMILIES
 
@@ -296,7 +296,7 @@ def test_a_criterion_that_asks_the_model_itself(model, inputs, settings, what, c
         "unpruned": lambda: model.generate(**other, **GREEDY, otprune=None),
         "forward": lambda: model(**other).logits,
         "next": lambda: model.generate(
-            **without_pictures(more),
+            **without_images(more),
             past_key_values=copy.deepcopy(first.past_key_values),
             **GREEDY,
         ),
@@ -420,9 +420,7 @@ def test_a_static_cache_that_is_too_small_is_refused_beforehand(model, inputs):
         first = model.generate(**inputs, **LOGITS, cache_implementation="static")
         whole = longer(inputs, torch.cat([first.sequences, torch.full((3, 9), 50)], dim=1))
         with pytest.raises(OTPruneError, match=r"static cache holds \d+ tokens.*may take \d+"):
-            model.generate(
-                **without_pictures(whole), past_key_values=first.past_key_values, **GREEDY
-            )
+            model.generate(**without_images(whole), past_key_values=first.past_key_values, **GREEDY)
 
 
 def test_a_cache_used_by_two_prompts_in_turn(model, inputs):

@@ -1,7 +1,7 @@
 """Tiny random checkpoints with processors of their own, one a family, as they come from a hub.
 
 Big enough for vLLM's kernels, small enough to load in a second; the weights are large, so that an
-answer depends on its picture, and no special token is ever the likeliest.
+answer depends on its image, and no special token is ever the likeliest.
 """
 
 from __future__ import annotations

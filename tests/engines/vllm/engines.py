@@ -19,7 +19,7 @@ ANSWER = 8
 
 
 def image(height: int, width: int, seed: int) -> Image.Image:
-    """A picture of noise."""
+    """An image of noise."""
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -86,7 +86,7 @@ QUESTIONS = [
     Question("{} then {} then {}.", (2, 1, 0)),
     Question("{}tall, another question?", (1,)),
     Question("hi {}what is it, said otherwise?", (0,)),
-    Question("no picture at all"),
+    Question("no image at all"),
     Question("[]what moves, tell me more?", (), (0,)),
     Question("first {} then [] and more text", (1,), (1,)),
     Question("[] then [] then {}.", (2,), (1, 0)),

@@ -40,7 +40,7 @@ def scenes(number):
 
 @pytest.fixture(scope="module")
 def questions():
-    """Pictures and what is asked about them: the samples, and scenes made here."""
+    """Images and what is asked about them: the samples, and scenes made here."""
     samples = [(Image.open(SAMPLES_DIR / f"{name}.jpg"), asked) for name, asked in ASKED.items()]
     return [*samples, *scenes(10)]
 
@@ -63,12 +63,12 @@ def served(environment):
         yield llm
 
 
-def chat(llm, picture, texts, keep):
+def chat(llm, image, texts, keep):
     """Answers, and tokens of each prompt."""
     from vllm import SamplingParams
 
     def messages(text):
-        parts = [{"type": "image_pil", "image_pil": picture}, {"type": "text", "text": text}]
+        parts = [{"type": "image_pil", "image_pil": image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": parts}]
 
     made = llm.chat(
@@ -104,10 +104,10 @@ def test_the_client_that_the_page_shows(server, page, capsys):
 def test_its_answers_are_those_of_transformers_and_right(served, questions, keep):
     model, processor = load()
     right = total = 0
-    for picture, asked in questions:
+    for image, asked in questions:
         with otprune.prune(model, otprune.OTPrune(keep), positions="compact") as run:
-            wanted = answer(model, processor, picture, [[text] for text in asked])
-        answers, lengths = chat(served, picture, list(asked), keep)
+            wanted = answer(model, processor, image, [[text] for text in asked])
+        answers, lengths = chat(served, image, list(asked), keep)
         assert answers == wanted
         (kept,) = {item.after for item in run.last}
         assert kept == otprune.count(keep, 144)

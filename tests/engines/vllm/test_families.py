@@ -106,7 +106,7 @@ def test_pruning_shows_in_the_caches(pruned):
 
 
 @pytest.mark.parametrize("seen", ["image", "video"])
-def test_a_cached_prefix_that_covers_the_whole_picture(
+def test_a_cached_prefix_that_covers_the_whole_image(
     family, checkpoint, quarter, pruned, reference, seen
 ):
     _, marks = checkpoint(family.name)

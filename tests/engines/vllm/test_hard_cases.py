@@ -37,7 +37,7 @@ def preemptions(llm):
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_chunks_that_end_inside_a_picture(name, checkpoint, reference):
+def test_chunks_that_end_inside_an_image(name, checkpoint, reference):
     path, marks = checkpoint(name)
     asked = [q.request(marks) for q in questions(marks)]
     with engine(path, {"keep": 0.5}, max_num_batched_tokens=20) as llm:

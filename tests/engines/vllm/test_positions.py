@@ -37,7 +37,7 @@ def model(environment, request):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """An image or video of a prompt.
 
     grid: frames, rows and columns of its tokens.
@@ -70,7 +70,7 @@ class Picture:
 
 
 @st.composite
-def pictures(draw, apart):
+def images(draw, apart):
     """Some, `apart` if there is text between the frames of a video."""
     made = []
     for modality in draw(st.lists(st.sampled_from(["image", "video"]), min_size=1, max_size=3)):
@@ -80,7 +80,7 @@ def pictures(draw, apart):
         m = t * h * w // sets
         k = draw(st.integers(1, m))
         kept = [sorted(draw(st.permutations(range(m)))[:k]) for _ in range(sets)]
-        made.append(Picture(modality, (t, h, w), kept, draw(st.integers(0, 3))))
+        made.append(Image(modality, (t, h, w), kept, draw(st.integers(0, 3))))
     return made
 
 
@@ -89,33 +89,33 @@ def prompt(some, apart, whole):
     from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 
     ids, features, stays = [], [], []
-    for picture in some:
-        token = TOKEN[picture.modality]
+    for image in some:
+        token = TOKEN[image.modality]
         part = []
-        stays += [True] * (picture.text + 1)
-        for places, run in zip(picture.kept, picture.runs(whole), strict=True):
+        stays += [True] * (image.text + 1)
+        for places, run in zip(image.kept, image.runs(whole), strict=True):
             inside = [place in places for place in run]
-            stamped = apart and picture.modality == "video"
+            stamped = apart and image.modality == "video"
             part += [TEXT, START, *[token] * len(run), END] if stamped else [token] * len(run)
             stays += [True, True, *inside, True] if stamped else inside
-        ids += [TEXT] * picture.text + [START]
-        row = row_of(len(picture.kept), picture.m, len(run), "otprune", False)
-        data = {name: SimpleNamespace(data=x) for name, x in picture.arguments.items()}
+        ids += [TEXT] * image.text + [START]
+        row = row_of(len(image.kept), image.m, len(run), "otprune", False)
+        data = {name: SimpleNamespace(data=x) for name, x in image.arguments.items()}
         data["otprune"] = SimpleNamespace(data=row)
         place = PlaceholderRange(len(ids), len(part), torch.tensor([x == token for x in part]))
-        features.append(MultiModalFeatureSpec(data, picture.modality, "", place))
+        features.append(MultiModalFeatureSpec(data, image.modality, "", place))
         ids += [*part, END]
         stays.append(True)
     return ids, features, torch.tensor(stays)
 
 
 def embeddings(model, some):
-    """What leaves the encoder for the pictures of a pruned prompt, one after the other."""
+    """What leaves the encoder for the images of a pruned prompt, one after the other."""
     made = []
-    for picture in some:
-        indices = torch.tensor(picture.kept).flatten()
+    for image in some:
+        indices = torch.tensor(image.kept).flatten()
         rows = torch.ones(len(indices), 2, dtype=torch.bfloat16)
-        arguments = {name: x[None] for name, x in picture.arguments.items()}
+        arguments = {name: x[None] for name, x in image.arguments.items()}
         made += model._pruned([Kept(indices, rows)], arguments)
     return torch.cat(made)
 
@@ -124,7 +124,7 @@ def embeddings(model, some):
 @given(data=st.data())
 def test_positions_are_those_of_the_whole_prompt(model, data):
     apart = "Qwen3" in type(model).__qualname__
-    some = data.draw(pictures(apart))
+    some = data.draw(images(apart))
     full, whole, stays = prompt(some, apart, whole=True)
     ids, features, _ = prompt(some, apart, whole=False)
     wanted, behind = model.get_mrope_input_positions(full, whole)

@@ -16,7 +16,7 @@ def row(m, k, method="otprune", merge=False, sets=1):
     return tuple(row_of(sets, m, k, method, merge).tolist())
 
 
-def test_pictures_of_any_size_and_setting_are_chosen_as_if_alone():
+def test_images_of_any_size_and_setting_are_chosen_as_if_alone():
     asked = [
         (12, 3, "otprune", False),
         (20, 5, "divprune", False),

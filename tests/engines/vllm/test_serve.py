@@ -17,7 +17,7 @@ from .engines import IMAGES
 pytestmark = pytest.mark.vllm
 
 KEEP = 0.25
-FULL = 64  # visual tokens of the tiny LLaVA's picture
+FULL = 64  # visual tokens of the tiny LLaVA's image
 OPTIONS = (
     *("--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--block-size", "32"),
     *("--max-num-seqs", "8", "--max-num-batched-tokens", "1024"),

@@ -38,7 +38,7 @@ NAMES = {
 ASKED = [
     Question("hi {}what is it?", (0,)),
     Question("{} then {} and text", (1, 0)),
-    Question("no picture at all"),
+    Question("no image at all"),
     Question("hi, []what moves?", (), (0,)),
     Question("first {} then [] and more text", (1,), (1,)),
 ]

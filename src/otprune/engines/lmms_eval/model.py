@@ -27,12 +27,12 @@ from otprune.measures.mass import Mass
 class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """`lmms-eval --model otprune_hf --model_args pretrained=NAME,keep=0.098,method=otprune`.
 
-    Questions go through the processor's own chat template, pictures where the task has them.
+    Questions go through the processor's own chat template, images where the task has them.
     Decoding is what the task says: greedy unless it asks for a temperature. Answers are cut at
     the task's stop strings, but not at an empty line, lmms-eval's default, which would cut
     answers of several paragraphs (its own model classes do the same).
 
-    Tokens before and after pruning and the selector's time, all of them means for one picture,
+    Tokens before and after pruning and the selector's time, all of them means for one image,
     come back in lmms-eval's results under `throughput`.
 
     Args:
@@ -109,7 +109,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The answers to `requests`, in their order."""
         answers: dict[int, GenerationResult] = {}
-        pruned: list[tuple[float, ...]] = []  # of every picture, and not its features
+        pruned: list[tuple[float, ...]] = []  # of every image, and not its features
         start = time.perf_counter()
         with (
             prune(self.model, **self._pruning) as run,
@@ -147,7 +147,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         messages = ChatMessages(messages=doc_to_messages(self.task_dict[task][split][doc_id]))
         _, videos, audios = messages.extract_media()
         if videos or audios:
-            raise UnsupportedError(f"{task} asks about video or sound: otprune_hf takes pictures")
+            raise UnsupportedError(f"{task} asks about video or sound: otprune_hf takes images")
         converted: list[dict[str, Any]] = messages.to_hf_messages()
         return converted
 

@@ -1,6 +1,6 @@
 """Pruning in Hugging Face transformers: the prompt is shortened before the model sees it.
 
-One call goes this way: the pictures are encoded once, a selector reduces the tokens of each, the
+One call goes this way: the images are encoded once, a selector reduces the tokens of each, the
 placeholders of the others are taken out of ids, mask, labels and type ids, and transformers gets
 what was kept as `mm_encoder_outputs`. Cache, mask, beams and decoding are then right by themselves.
 
@@ -19,7 +19,7 @@ What was decided where there was a choice:
 - With every token kept the model gets the very tensors that it would have got, so no bit changes.
 - The choice takes no part in the gradient; what was kept passes it on to the encoder.
 - Text may follow on a pruned cache, inside a with block: by generate() with the ids of the whole
-  conversation, or by forward() with the new ones. New pictures there are refused. Outside, the
+  conversation, or by forward() with the new ones. New images there are refused. Outside, the
   model knows nothing of what was dropped, and would misplace what follows.
 - Rows end where the caller's do, so that columns counted from the end stay the same (`Layout`).
 - The state of a call is the call's own, in context variables: threads, calls inside calls and other

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from otprune.engines.transformers.attention import Weights, weighing, weights_of
 from otprune.engines.transformers.continuing import next_step, next_turn
-from otprune.engines.transformers.inputs import PrunedOutputs, Shrunk, has_pictures, shrink
+from otprune.engines.transformers.inputs import PrunedOutputs, Shrunk, has_images, shrink
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import (
     Memory,
@@ -191,7 +191,7 @@ def generate(
     nested = _INNERMOST.get() is not None
     report = Run() if nested else run
     report.begin()
-    if has_pictures(arguments):
+    if has_images(arguments):
         refuse(model, arguments)
         arguments = with_mask(model, arguments)
         shrunk = shrink_by(model, settings, arguments, "left")
@@ -279,7 +279,7 @@ def forward(
     cache = cache_of(arguments)
     memory = recall(cache)
     report = Run() if _INNERMOST.get() is not None else run
-    if has_pictures(arguments):
+    if has_images(arguments):
         asked = arguments.get("logits_to_keep")
         full = settings.logits == "full" and asked is not None
         kept = arguments | {"logits_to_keep": None} if full else arguments

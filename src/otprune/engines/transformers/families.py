@@ -135,7 +135,7 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
         return False, f"{name} sees neither images nor videos: there is nothing to prune"
     if "mm_encoder_outputs" not in inspect.signature(cls.forward).parameters:
         return False, (
-            f"{name} takes no mm_encoder_outputs: its pictures do not enter as tokens of the "
+            f"{name} takes no mm_encoder_outputs: its images do not enter as tokens of the "
             "prompt that could be dropped (cross-attention, an encoder of text and image, ...)"
         )
     if not encoders(model, cls):
@@ -176,10 +176,10 @@ def placeholder(config: Any, modality: str) -> int:
 
 
 def rows_of(lengths: list[int], at: Tensor, modality: str) -> list[int]:
-    """The batch row that each picture stands in.
+    """The batch row that each image stands in.
 
     Raises:
-        OTPruneError: a picture would lie in two rows, so the features cannot be what the
+        OTPruneError: an image would lie in two rows, so the features cannot be what the
             placeholders stand for.
     """
     ends = at.sum(dim=1).cumsum(0).tolist()

@@ -30,8 +30,8 @@ ENCODED = (*PIXELS, "video_compression_mask")
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of one modality, in prompt order.
+class Images:
+    """The images of one modality, in prompt order.
 
     tokens: `(m, d)` of each.
     starts: where each begins among the tokens of all.
@@ -141,10 +141,10 @@ def _compressed(output: Any, mask: Tensor) -> Any:
     return type(output)(**{**output, "pooler_output": type(parts)(cut)})
 
 
-def find_pictures(
+def find_images(
     model: Any, output: Any, ids: Tensor, at: Tensor, modality: str, given: dict[str, Any]
-) -> Pictures:
-    """The pictures in an encoder's output, by the placeholders `at` `(B, S)` of the prompt `ids`.
+) -> Images:
+    """The images in an encoder's output, by the placeholders `at` `(B, S)` of the prompt `ids`.
 
     Args:
         given: the arguments of the call, whose pixels may tell where an image ends.
@@ -182,23 +182,23 @@ def find_pictures(
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     unit = kind.video if modality == "video" else "image"
     rows = rows_of(lengths, at, modality)
-    return Pictures(list(torch.split(flat, lengths)), starts, rows, unit)
+    return Images(list(torch.split(flat, lengths)), starts, rows, unit)
 
 
-def hand_over(model: Any, output: Any, pictures: Pictures, choices: list[Choice]) -> Any:
+def hand_over(model: Any, output: Any, images: Images, choices: list[Choice]) -> Any:
     """The encoder's output with kept tokens only.
 
     Deepstack levels keep their own rows of the kept tokens, with `merge` too: the masses were
     found among the tokens themselves, and a level is added at the place of one token.
     """
-    kept = [start + c.made.indices for start, c in zip(pictures.starts, choices, strict=True)]
+    kept = [start + c.made.indices for start, c in zip(images.starts, choices, strict=True)]
     kind = family(model.config)
     name = kind.features
     features = [choice.made.features for choice in choices]
     if kind.one_entry:
-        rows = sorted(set(pictures.rows))
+        rows = sorted(set(images.rows))
         of_row = [
-            [x for x, b in zip(features, pictures.rows, strict=True) if b == row] for row in rows
+            [x for x, b in zip(features, images.rows, strict=True) if b == row] for row in rows
         ]
         features = [torch.cat(some) for some in of_row]
     changed = {name: _refill(output[name], features)}
@@ -220,9 +220,9 @@ def _cut(level: Any, kept: list[Tensor]) -> Any:
 
 
 def _refill(old: Any, rows: list[Tensor]) -> Any:
-    """Rows, one `(k, d)` a picture, in the container that the model expects.
+    """Rows, one `(k, d)` an image, in the container that the model expects.
 
-    Pictures of different length in one tensor become entries of one token each, `(N, 1, d)`: models
+    Images of different length in one tensor become entries of one token each, `(N, 1, d)`: models
     look at the number of elements alone, and transformers then finds the border between two rows of
     the batch when it repeats them for beams.
     """

@@ -18,9 +18,9 @@ from otprune.engines.transformers.families import Unit, check, placeholder
 from otprune.engines.transformers.features import (
     ENCODED,
     PIXELS,
-    Pictures,
+    Images,
     encode,
-    find_pictures,
+    find_images,
     hand_over,
 )
 from otprune.engines.transformers.layout import Layout
@@ -153,7 +153,7 @@ def prune_inputs(
     check(model)
     if padding_side not in ("left", "right"):
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
-    if not has_pictures(inputs):
+    if not has_images(inputs):
         return dict(inputs)
     shrunk = shrink(model, inputs, padding_side, selector, positions, merge)
     memory = shrunk.memory
@@ -168,7 +168,7 @@ def prune_inputs(
     return shrunk.inputs
 
 
-def has_pictures(inputs: Mapping[str, Any]) -> bool:
+def has_images(inputs: Mapping[str, Any]) -> bool:
     """Whether a call brings images or videos, as pixels or encoded."""
     encoded = inputs.get("mm_encoder_outputs") or {}
     return any(inputs.get(key) is not None for key in PIXELS) or any(
@@ -202,14 +202,14 @@ def shrink(
     for modality, at in places.items():
         if bool((at & ~mask.bool()).any()):
             raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
-    pictures = {
-        modality: find_pictures(model, encoded[modality], ids, at, modality, given)
+    images = {
+        modality: find_images(model, encoded[modality], ids, at, modality, given)
         for modality, at in places.items()
     }
-    tokens = [x for some in pictures.values() for x in some.tokens]
-    rows = [row for some in pictures.values() for row in some.rows]
+    tokens = [x for some in images.values() for x in some.tokens]
+    rows = [row for some in images.values() for row in some.rows]
     chosen = iter(choose(selector, tokens, rows, merge))
-    for modality, some in pictures.items():
+    for modality, some in images.items():
         at, choices = places[modality], [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
         added = torch.zeros(len(kept), device=ids.device)
@@ -337,12 +337,12 @@ def last_columns(asked: Any, layout: Layout) -> Any:
 def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if given.get("inputs_embeds") is not None or "input_ids" not in given:
         raise UnsupportedError(
-            "pictures came without input_ids, so their place in the prompt is not known: pass "
+            "images came without input_ids, so their place in the prompt is not known: pass "
             "input_ids instead of inputs_embeds"
         )
     if length_of(cache_of(given)):
         raise UnsupportedError(
-            "new pictures on a cache that is not empty: prune the whole conversation at once, with "
+            "new images on a cache that is not empty: prune the whole conversation at once, with "
             "a new cache"
         )
     if isinstance(given.get("mm_encoder_outputs"), PrunedOutputs):
@@ -369,7 +369,7 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _report(modality: str, some: Pictures, i: int, choice: Choice) -> Pruned:
+def _report(modality: str, some: Images, i: int, choice: Choice) -> Pruned:
     return Pruned(
         modality=modality,
         row=some.rows[i],

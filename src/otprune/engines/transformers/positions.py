@@ -50,7 +50,7 @@ def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
         takes = inspect.signature(model.forward).parameters
         if given.ndim == 3 and "mm_token_type_ids" in takes and "mm_token_type_ids" not in inputs:
             raise OTPruneError(
-                "mm_token_type_ids is missing, so the positions of the pictures are not known: "
+                "mm_token_type_ids is missing, so the positions of the images are not known: "
                 "pass on everything that the processor returned"
             )
     return given.expand(*given.shape[:-2], *ids.shape)

@@ -20,7 +20,7 @@ from otprune.errors import OTPruneError, UnsupportedError
 # Arguments of generate() that would go wrong on a shortened prompt.
 _REFUSED = (
     ("token_healing", True, "it would tokenize the shortened prompt anew"),
-    ("cache_implementation", "paged", "continuous batching takes no pictures"),
+    ("cache_implementation", "paged", "continuous batching takes no images"),
 )
 
 
@@ -90,7 +90,7 @@ class _Streamer:
 
 
 def refuse(model: Any, arguments: dict[str, Any]) -> None:
-    """Raise UnsupportedError for settings of generate() that cannot come together with pictures."""
+    """Raise UnsupportedError for settings of generate() that cannot come together with images."""
     for name, value, why in _REFUSED:
         if setting(model, arguments, name) == value:
             raise UnsupportedError(f"{name}={value!r} with pruning: {why}; leave it out")

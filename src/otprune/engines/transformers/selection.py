@@ -1,4 +1,4 @@
-"""Asking the selector, once for all pictures where it can be."""
+"""Asking the selector, once for all images where it can be."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a selector made of one picture, and how long it took."""
+    """What a selector made of one image, and how long it took."""
 
     made: Reduction
     seconds: float
 
     def log_masses(self, m: int, mass: Mass, alpha: float) -> Tensor:
-        """`(k,)` float32, the log mass of each kept token of m; 0 for a picture kept whole."""
+        """`(k,)` float32, the log mass of each kept token of m; 0 for an image kept whole."""
         made = self.made
         if len(made.indices) == m:
             return torch.zeros(m)  # each stands for itself, to the last bit
@@ -33,33 +33,31 @@ class Choice:
         return log_mass(made.masses if mass == "token" else made.indices, m, mass, alpha)
 
 
-def choose(
-    selector: Selector, pictures: list[Tensor], rows: list[int], merge: bool
-) -> list[Choice]:
-    """Reduce each picture's tokens, `(m, d)`; those of one size in one batch.
+def choose(selector: Selector, images: list[Tensor], rows: list[int], merge: bool) -> list[Choice]:
+    """Reduce each image's tokens, `(m, d)`; those of one size in one batch.
 
-    Where `keep` is a rule, the pictures of one prompt are reduced together, so that a `Budget` is
+    Where `keep` is a rule, the images of one prompt are reduced together, so that a `Budget` is
     that prompt's own, whatever it shares a batch with. Which tokens are kept takes no part in the
     gradient; their features keep theirs.
 
     Args:
-        rows: row of the batch that each picture stands in.
+        rows: row of the batch that each image stands in.
 
     Raises:
-        SelectorError: the selector's indices are not strictly ascending places of a picture.
+        SelectorError: the selector's indices are not strictly ascending places of an image.
     """
     ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
     groups: dict[object, list[int]] = {}
-    for i, (tokens, row) in enumerate(zip(pictures, rows, strict=True)):
+    for i, (tokens, row) in enumerate(zip(images, rows, strict=True)):
         groups.setdefault(row if ruled else (tokens.shape, tokens.dtype), []).append(i)
     choices: dict[int, Choice] = {}
     for places in groups.values():
-        made, seconds = _timed(selector, [pictures[i] for i in places], ruled, merge)
+        made, seconds = _timed(selector, [images[i] for i in places], ruled, merge)
         share = seconds / len(places)
         choices |= {i: Choice(one, share) for i, one in zip(places, made, strict=True)}
     for i, choice in choices.items():
-        check_kept(type(selector), choice.made.indices, len(pictures[i]))
-    return [choices[i] for i in range(len(pictures))]
+        check_kept(type(selector), choice.made.indices, len(images[i]))
+    return [choices[i] for i in range(len(images))]
 
 
 def _timed(

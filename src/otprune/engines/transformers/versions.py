@@ -1,4 +1,4 @@
-"""What transformers itself gets wrong with pictures before some release: refused, not passed on."""
+"""What transformers itself gets wrong with images before some release: refused, not passed on."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def check_tested(untested: object) -> None:
 def check_whole(
     model: Any, arguments: dict[str, Any], outputs: dict[str, Any], items: list[Pruned]
 ) -> None:
-    """Raise UnsupportedError where an old generate() would answer from the wrong pictures.
+    """Raise UnsupportedError where an old generate() would answer from the wrong images.
 
     Args:
         model: the model.
         arguments: the caller's, of generate().
         outputs: `mm_encoder_outputs` of the pruned call.
-        items: its pictures.
+        items: its images.
     """
     if installed() >= WHOLE:
         return
     need = f"transformers {transformers.__version__}; 5.23 is the first that does not"
     if setting(model, arguments, "prefill_chunk_size"):
         raise UnsupportedError(
-            f"prefill_chunk_size: pictures are lost between chunks in {need}: leave it out"
+            f"prefill_chunk_size: images are lost between chunks in {need}: leave it out"
         )
     names = ("num_beams", "num_return_sequences")
     if max(setting(model, arguments, name) or 1 for name in names) == 1:

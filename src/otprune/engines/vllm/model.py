@@ -1,4 +1,4 @@
-"""The model's half: of every picture's features, the ones to keep; and where those stand."""
+"""The model's half: of every image's features, the ones to keep; and where those stand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PruningModel:
         self.otprune = None if given is None else engine_settings(given)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Features of every picture of one encoder run, kept ones alone where told so.
+        """Features of every image of one encoder run, kept ones alone where told so.
 
         vLLM never puts images and videos into one run.
         """
@@ -61,10 +61,10 @@ class PruningModel:
         return made
 
     def _pruned(self, kept: list[Kept], kwargs: dict[str, Any]) -> list[Tensor]:
-        return [picture.rows for picture in kept]
+        return [image.rows for image in kept]
 
     def get_encoder_cudagraph_config(self) -> Any:
-        """Captured encoder runs go past `embed_multimodal`: none where pictures are pruned."""
+        """Captured encoder runs go past `embed_multimodal`: none where images are pruned."""
         config = super().get_encoder_cudagraph_config()  # type: ignore[misc]
         return config if self.otprune is None else replace(config, modalities=[])
 
@@ -72,7 +72,7 @@ class PruningModel:
 class PruningMRoPEModel(PruningModel):
     """The same for positions of three axes.
 
-    Text stands where it would stand behind the whole picture, which only takes the picture's size;
+    Text stands where it would stand behind the whole image, which only takes the image's size;
     so that much is final from the beginning, also where a prefix comes from the cache. A kept
     token's own time, row and column travel behind its features, and vLLM's hook for models that
     prune hands them back before the step in which they are needed. Until then its position is open:
@@ -99,7 +99,7 @@ class PruningMRoPEModel(PruningModel):
         """Positions `(3, n)` of a prompt, and what to add to the index of a token behind it.
 
         Preserved ones are the parent's for the whole prompt; those of kept tokens are open.
-        Compact ones treat pruned pictures as text, so those of a prefix depend on that prefix
+        Compact ones treat pruned images as text, so those of a prefix depend on that prefix
         alone.
         """
         place = super().get_mrope_input_positions  # type: ignore[misc]
@@ -178,7 +178,7 @@ class PruningMRoPEModel(PruningModel):
 
 
 def _places(feature: Any) -> list[Place]:
-    """Where the sets of a pruned picture stand; none for everything else."""
+    """Where the sets of a pruned image stand; none for everything else."""
     if feature.data is None or KEY not in feature.data:
         return []
     _, m, k, *_ = feature.data[KEY].data.tolist()
@@ -187,7 +187,7 @@ def _places(feature: Any) -> list[Place]:
 
 
 def _moved(feature: Any, places: Sequence[Place]) -> Any:
-    """A picture as it stands in the full prompt; where it begins is all that vLLM looks at."""
+    """An image as it stands in the full prompt; where it begins is all that vLLM looks at."""
     at = feature.mm_position
     return replace(feature, mm_position=replace(at, offset=shifted(at.offset, places)))
 

@@ -1,4 +1,4 @@
-"""The processor's half: fewer placeholders, and every picture told how many tokens to keep."""
+"""The processor's half: fewer placeholders, and every image told how many tokens to keep."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PruningProcessor:
         return settings if asked is None else request_settings(settings, asked)
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        """A picture's identity in every cache: the picture, and how it is pruned."""
+        """An image's identity in every cache: the image, and how it is pruned."""
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
         settings = _current.get()
         if settings is None:
@@ -77,7 +77,7 @@ class PruningProcessor:
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any
     ) -> Any:
-        """What stands for each item in the prompt; pictures shortened, and told so."""
+        """What stands for each item in the prompt; images shortened, and told so."""
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items=mm_items,
             hf_processor_mm_kwargs=hf_processor_mm_kwargs,
@@ -100,7 +100,7 @@ class PruningProcessor:
 def _shortened(update: Any, item: Any, settings: Settings) -> Any:
     """An update with fewer placeholders, which `item` is told of.
 
-    A picture whose placeholders are one run, text around them or not, is one set of tokens. Where
+    An image whose placeholders are one run, text around them or not, is one set of tokens. Where
     the frames of a video stand apart, with text between, each is a set of its own: how many of a
     frame's tokens are kept must be known before any of them exists.
     """

@@ -20,10 +20,10 @@ def run_lengths(is_token: Sequence[bool]) -> list[int]:
 
 
 def shorten(ids: Sequence[int], is_token: Sequence[bool], k: int) -> list[int]:
-    """A picture's part of the prompt with `k` placeholders in each run; what is text in it stays.
+    """An image's part of the prompt with `k` placeholders in each run; what is text in it stays.
 
     Args:
-        ids: ids that stand for the picture, placeholders among them.
+        ids: ids that stand for the image, placeholders among them.
         is_token: which of them are placeholders.
         k: at least 1, and at most as many as there are in the shortest run.
     """

@@ -1,4 +1,4 @@
-"""Asking the selectors for all pictures of one encoder run, the same answer on every rank."""
+"""Asking the selectors for all images of one encoder run, the same answer on every rank."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one picture, k tokens of each of its sets.
+    """What is kept of one image, k tokens of each of its sets.
 
     indices: `(sets * k,)` places, each in the set that the token is of.
     rows: `(sets * k, d)` features.
@@ -34,48 +34,48 @@ class Kept:
 
 
 def row_of(sets: int, m: int, k: int, method: str, merge: bool) -> Tensor:
-    """`(5,)` int64 for one picture; see `Row`."""
+    """`(5,)` int64 for one image; see `Row`."""
     return torch.tensor([sets, m, k, METHOD_NAMES.index(method), int(merge)])
 
 
 @torch.no_grad()
 def choose(
-    pictures: list[Tensor],
+    images: list[Tensor],
     rows: list[Row],
     width: int | None = None,
     agree: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> list[Kept]:
-    """What is kept of each picture; those of one size and setting are selected in one batch.
+    """What is kept of each image; those of one size and setting are selected in one batch.
 
     Args:
-        pictures: `(sets * m, d)` each.
-        rows: one for each picture.
+        images: `(sets * m, d)` each.
+        rows: one for each image.
         width: number of leading features to select and merge by, None for all; the others
             (deepstack levels) follow the kept tokens.
         agree: makes a choice the same on every rank of a group.
 
     Raises:
-        OTPruneError: a picture has another number of tokens than its placeholders were counted
+        OTPruneError: an image has another number of tokens than its placeholders were counted
             from.
     """
     batches: dict[Row, list[int]] = defaultdict(list)
-    for i, (picture, row) in enumerate(zip(pictures, rows, strict=True)):
+    for i, (image, row) in enumerate(zip(images, rows, strict=True)):
         counted = row[0] * row[1]
-        if len(picture) != counted:
+        if len(image) != counted:
             raise OTPruneError(
-                f"the encoder made {len(picture)} tokens of a picture that the processor counted "
+                f"the encoder made {len(image)} tokens of an image that the processor counted "
                 f"as {counted}: this checkpoint's processor and encoder disagree, serve it unpruned"
             )
         batches[row].append(i)
-    kept: list[Kept | None] = [None] * len(pictures)
+    kept: list[Kept | None] = [None] * len(images)
     for row, members in batches.items():
         sets, m, k, method, merge = row
         if k == m:
             for i in members:
-                places = torch.arange(m, device=pictures[i].device).repeat(sets)
-                kept[i] = Kept(places, pictures[i])
+                places = torch.arange(m, device=images[i].device).repeat(sets)
+                kept[i] = Kept(places, images[i])
             continue
-        full = torch.stack([pictures[i] for i in members]).unflatten(1, (sets, m)).flatten(0, 1)
+        full = torch.stack([images[i] for i in members]).unflatten(1, (sets, m)).flatten(0, 1)
         tokens = full[..., :width]
         finite = tokens.isfinite()
         if not bool(finite.all()):  # an answer from them is lost anyway; the server lives on

@@ -72,7 +72,7 @@ def request_settings(engine: Settings, given: object) -> Settings:
 
 
 def fingerprint(settings: Settings) -> str:
-    """What a picture's features depend on besides the picture, for the identity of cached items."""
+    """What an image's features depend on besides the image, for the identity of cached items."""
     part = {name: value for name, value in asdict(settings).items() if name != "untested_vllm"}
     return f"otprune {part!r}"
 

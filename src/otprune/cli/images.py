@@ -201,21 +201,21 @@ def _note(opened: Image.Image) -> str:
     return f"{word} 1 of {count}" if count > 1 else ""
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        picture = _eight_bit(picture)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.new("RGBA", layer.size, "white")
-        picture.alpha_composite(layer)
-    return picture.convert("RGB")
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image.convert("RGB")
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """A deep greyscale picture; Pillow alone would cut off what is brighter than 255."""
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A deep greyscale image; Pillow alone would cut off what is brighter than 255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     top = float(values.max())
-    if picture.mode == "F":
+    if image.mode == "F":
         white = 1.0 if top <= 1 else 255.0 if top <= 255 else top
     else:
         white = 65535.0 if top <= 65535 else top
