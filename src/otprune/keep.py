@@ -1,7 +1,7 @@
 """From `keep` to a number of tokens: the one place where a ratio becomes a count.
 
-A ratio or a number is known before any feature exists. `Auto` and `Budget` are rules: what they
-keep of an image depends on its tokens, or on those of the images beside it.
+A ratio or a number settles the count before any feature exists. `Auto` and `Budget` are rules: what
+they keep of an image depends on its tokens, or on those of other images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGETS: dict[Measure, float] = {"distance": 0.1, "certificate": 0.9}
 
 @dataclass(frozen=True)
 class Auto:
-    """As few tokens of each image as reach a target.
+    """The fewest tokens of each image that reach a target.
 
     Attributes:
         target: for "distance" the largest squared 2-Wasserstein distance allowed between all tokens
@@ -32,7 +32,7 @@ class Auto:
             on ordinary images. Other encoders have other scales. For "certificate" the least
             share, 0.9 if not given, of what any `max_keep` tokens could be worth to the method.
         measure: "distance" for any method, "certificate" for those that have one.
-        max_keep: ratio or number; where even so many do not reach the target, so many are kept.
+        max_keep: ratio or number; the largest number kept, also where it does not reach the target.
 
     Raises:
         KeepError: an attribute is not what it says here.
@@ -62,14 +62,14 @@ class Auto:
 
 @dataclass(frozen=True)
 class Budget:
-    """One total for several images or frames, spent where it helps most.
+    """One total for several images or frames, spent where it reduces the cost most.
 
-    What helps is what takes most off the summed squared distances of all tokens to their nearest
-    kept one, tokens at unit length: see `share`.
+    The cost is the sum of squared distances of all tokens to their nearest kept one, tokens at unit
+    length: see `share`.
 
     Attributes:
         total: a ratio of all tokens, or a number; it is used up.
-        floor: so many are kept of every image at least (all of one that has fewer).
+        floor: the least number kept of every image (all tokens of an image that has fewer).
 
     Raises:
         KeepError: `total` is neither, or `floor` is not a whole number >= 1.
@@ -100,7 +100,7 @@ def check_keep(keep: object) -> float | int:
     """
     if isinstance(keep, (Auto, Budget)) or (isinstance(keep, str) and keep == "auto"):
         raise KeepError(
-            f"keep={keep!r} is settled by the tokens, and here the number must be known before "
+            f"keep={keep!r} depends on the tokens, and here the number must be known before "
             f"there are any: {_HOW}"
         )
     if isinstance(keep, bool) or not isinstance(keep, Real):
@@ -149,10 +149,9 @@ def check_rule(keep: object) -> float | int | Auto | Budget:
 def share(costs: Sequence[Sequence[float]], total: int, floor: int = 1) -> list[int]:
     """How many of `total` tokens each image keeps, so that the summed cost is least.
 
-    Token by token to the image whose cost falls most by it, the earlier one if equal. Where a
-    cost falls by less now and by more later, the fall counts as spread evenly over both (the
-    convex minorant of the costs): the result is the best there is, but for the image at which
-    the total runs out. Greedy selection of its own objective has no such places.
+    Each token goes to the image whose cost falls most by it, to the earlier one if equal. Costs are
+    replaced by their convex minorant first, so that the result is optimal except for the image at
+    which the total runs out. Costs of a greedy selection of this very objective are convex already.
 
     Args:
         costs: `costs[i][k - 1]`, of image i when it keeps k; as long as it may keep at most.

@@ -1,8 +1,8 @@
-"""The few tokens of largest gain: the best of them is the best of all for a while.
+"""The few tokens of largest gain, among which a lazy greedy search looks first.
 
-Gains never grow. So as long as the best candidate beats what any other token had to offer when the
-candidates were chosen, nobody else needs to be looked at (Minoux, "Accelerated greedy algorithms
-for maximizing submodular set functions", 1978). numpy arrays, on a CPU.
+Gains never grow. So as long as the best candidate beats the largest gain outside at the time when
+the candidates were chosen, no other token needs to be evaluated (Minoux, "Accelerated greedy
+algorithms for maximizing submodular set functions", 1978). numpy arrays, on a CPU.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NOBODY = np.iinfo(np.int64).max
 def candidates(gains: Array, preference: Array, p: int) -> tuple[Array, Array]:
     """The p tokens of largest gain, `(B, p)`, and the largest gain outside, `(B,)`.
 
-    In order of preference, so that the first of equal ones is the one to take. The one to be picked
-    first is always among them, however many tie with it.
+    In tie order, so that the first of equal candidates wins. The next pick is always among them,
+    however many tie with it.
     """
     batch, m = gains.shape
     if p == m:
@@ -42,7 +42,7 @@ def candidates(gains: Array, preference: Array, p: int) -> tuple[Array, Array]:
 
 
 def best_place(gains: Array) -> tuple[Array, Array]:
-    """`ties.best` among candidates in order of preference: places, `(B,)`, and top gains, `(B,)`.
+    """`ties.best` among candidates in tie order: places, `(B,)`, and top gains, `(B,)`.
 
     Gains are not negative, or `-inf`.
     """

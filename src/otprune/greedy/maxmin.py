@@ -22,11 +22,11 @@ from otprune.numerics.products import gram
 UNIT = 1.0
 # From so many tokens not all distances are held at once, and of the nearest ones in such blocks.
 MANY, _BLOCK = 4096, 512
-# Tokens looked at at once, beside the distances.
+# Rows of the distance matrix that are read at once.
 _ROWS = 256
-# Candidates whose distances are worked out together.
+# Candidates whose distances are computed together.
 _CANDIDATES = 128
-# Of fewer at once BLAS sums distances in another order.
+# BLAS sums the distances of fewer at once in another order.
 _FEW = 8
 
 
@@ -100,7 +100,7 @@ def steps(
     nearest.fill_(torch.inf)
     while len(order) < k:
         j = order[-1]
-        # Nothing is nearer than what is picked: it is no candidate any more.
+        # What is picked is no candidate any more.
         nearest = torch.minimum(nearest, distances(j)).scatter_(1, j, -torch.inf)
         order.append(best(nearest, tie_order, UNIT))
     return torch.cat(order, dim=-1)
@@ -109,10 +109,9 @@ def steps(
 def lazy(
     nearest: Tensor, distances: Callable[[Tensor], Tensor], k: int, tie_order: Tensor
 ) -> Tensor:
-    """`greedy` of one set on a CPU, with the distances of many candidates worked out together.
+    """`greedy` of one set on a CPU, computing the distances of many candidates together.
 
-    To the nearest kept token no token comes farther by a pick. The best of some candidates is
-    therefore the best of all for as long as it beats what any other token had at first.
+    A pick never increases a token's distance to its nearest kept one (`greedy.candidates`).
 
     Args:
         nearest: `(m,)`, from every token to its nearest neighbour.
@@ -127,7 +126,7 @@ def lazy(
     left[first] = -np.inf
     p = min(len(left) - 1, _CANDIDATES)
     while len(order) < k:
-        # The one to be picked first is among them, however many tie with it.
+        # The next pick is among the candidates, however many tie with it.
         lowered = -left
         tied = np.flatnonzero(left >= _level(left.max()))
         lowered[tied[preference[tied].argmin()]] = -np.inf
@@ -148,5 +147,5 @@ def lazy(
 
 
 def _level(top: float) -> float:
-    """What ties with the best, see `ties.best`."""
+    """The least value that ties with the best; see `ties.best`."""
     return top - TOLERANCE * max(abs(top), UNIT)

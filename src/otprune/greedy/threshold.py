@@ -7,9 +7,9 @@ pass over the blocks again and again, keep every row whose gain is at least a th
 the threshold by a factor of `1 - STEP`. Every row kept gains at least `1 - STEP` of what the best
 one would have, so f is within `1 - 1/e - STEP` of the best set's.
 
-Why not greedy row by row: each of its steps reads all rows of all blocks. Here a block is read
-when the threshold reaches what it last had to offer (gains never grow), against all rows kept since
-then in one matrix product, and among rows of equal news the first block keeps its own.
+Plain greedy would read all rows of all blocks at every step. Here a block is read when the
+threshold reaches the largest gain that it last had (gains never grow), and is conditioned on all
+rows kept since then in one matrix product. Among rows of equal gain the first block keeps its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from otprune.greedy.ties import preference
 from otprune.numerics.arrays import as_array
 
 STEP = 0.1
-# Gains below this share of the first one are rounding: what is still owed is taken in order.
+# Gains below this share of the first one are rounding: the rest of the budget is filled in order.
 _NOTHING = 1e-4
 
 
@@ -63,7 +63,7 @@ def above(
 
 
 class _Blocks:
-    """What was kept so far, and what every block knew of it when it was last read.
+    """The rows kept so far, and how far every block has been conditioned on them.
 
     Kept rows `Y` enter as `Z` with `Z^T Z = I - (I + Y^T Y / shift)^-1`: then
     `e_i = |y_i|^2 - |Z y_i|^2`, and a new kept row appends one row to `Z`.
@@ -109,7 +109,7 @@ class _Blocks:
         )
         self.done += p
         kept[candidates[order]] = True
-        # Where the budget ended it, there may be more; what was there before is then the bound.
+        # If the budget ended the visit, better rows may be left; the old bound then stays valid.
         self.offers[i] = level if p < most else float(left.masked_fill(kept, -torch.inf).amax())
 
 
@@ -122,9 +122,9 @@ def greedy(
 
     Args:
         blocks: `(m_i, d)` each, float32 or float64, d the same.
-        norms: `(m_i,)` each, float32: among equal news of a block the larger wins.
+        norms: `(m_i,)` each, float32: among rows of equal gain in a block the larger norm wins.
         k: at most the number of all rows.
-        floor: the least number kept of each block (all of a smaller one); they come to k at most.
+        floor: the least number kept of each block (all rows of a smaller one); at most k in all.
         shift: positive.
     """
     state = _Blocks(blocks, norms, k, shift)

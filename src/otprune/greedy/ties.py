@@ -1,14 +1,14 @@
-"""How ties are broken, for every search: the larger norm, then the lower index.
+"""How every search breaks ties: the larger norm wins, then the lower index.
 
-Two engines (CPU and GPU, another BLAS, another batch size) sum in another order and so disagree in
-the last bits. Without a tolerance the winner among equal tokens, duplicates above all, would be
-left to those bits. A candidate therefore counts as tied with the best when its gain is less by no
-more than `TOLERANCE` of it. 1e-6 is eight units in float32's last place: above the noise of the
-sums met here, and too little to matter to an objective. What remains is that two *different* gains
-may lie exactly that far apart; no rule can help there.
+Two machines (CPU and GPU, another BLAS, another batch size) sum in another order, and so disagree
+in the last bits. Without a tolerance those bits would decide among equal tokens, above all among
+duplicates. A candidate therefore counts as tied with the best when its gain is less by no more than
+`TOLERANCE` of it. 1e-6 is eight units in float32's last place: above the rounding of the sums met
+here, and too little to matter to an objective. Two *different* gains may still lie exactly that far
+apart: "the same picks" of two searches holds up to such near-ties, and no rule can help there.
 
 Norms are compared on a grid of 2^-19 to 2^-20, about the same tolerance, which turns
-"larger norm, then lower index" into one fixed order of the tokens that is worked out once.
+"larger norm, then lower index" into one fixed order of the tokens, computed once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DROPPED_BITS = 4
 
 
 def preference(norms: Tensor) -> Tensor:
-    """Place of every token among its peers, `(B, m)` int64: 0 for the one that wins all ties.
+    """Tie order, `(B, m)` int64: 0 for the token that wins all ties, m - 1 for the last.
 
     Args:
         norms: `(B, m)` float32, non-negative.
@@ -40,8 +40,8 @@ def best(gains: Tensor, tie_order: Tensor, unit: float | Tensor = 0.0) -> Tensor
     Args:
         gains: `(B, m)`, `-inf` for tokens that are no candidates.
         tie_order: `(B, m)` from `preference`.
-        unit: the gain below which differences are noise (a scalar or `(B, 1)`); the tolerance is
-            taken of the larger of it and the best gain.
+        unit: the gain below which differences are rounding (a scalar or `(B, 1)`); the tolerance is
+            relative to the larger of it and the best gain.
     """
     top = gains.amax(dim=-1, keepdim=True)
     level = top.sub(top.abs().clamp_(min=unit), alpha=TOLERANCE)

@@ -13,13 +13,13 @@ class Certificate:
 
     For a monotone submodular f and any set A (Nemhauser, Wolsey and Fisher, 1978),
     `f(best of size k) <= f(A) + sum of the k largest gains of tokens not in A`. `bound` is the
-    least of these over the prefixes of the walk, the empty one first. It holds whatever the order;
-    greedy order makes it tight.
+    least of these bounds over all prefixes of the walk, the empty one among them. It holds for any
+    order; greedy order makes it tight. It speaks of the kept tokens as they are, unmerged.
 
     Attributes:
         value: of the kept set.
         bound: no set of the same size has a larger value.
-        ratio: value / bound, 1.0 where nothing can be gained.
+        ratio: value / bound, 1.0 where the bound is zero.
         shares: `(k,)`, of the bound that the first 1, 2, ..., k tokens of the walk reach; never
             falls, and ends at `ratio`.
         reference: for objectives that are the decrease of a cost, the cost that they decrease from

@@ -45,7 +45,7 @@ def kernel_norms(
     weights: Tensor | None = None,
     rank: int | None = None,
 ) -> tuple[LowRank, Tensor]:
-    """`kernel`, and `otprune.numerics.normalize.norms` of the tokens, but for a factor of a set.
+    """`kernel`, and `normalize.norms` of the tokens up to one scale per set.
 
     `gamma` may be one for each set, `(B,)`.
 
@@ -59,9 +59,9 @@ def kernel_norms(
     left, norms = _sets(tokens, m if square else r), tokens.new_empty(batch, m)
     right = left if square else _sets(tokens, r)
     length = gamma**0.25
-    # On a CPU one set after the other, in the same memory unless it is to stay.
+    # On a CPU set by set; the normalised tokens reuse one buffer unless they are the result.
     size = 1 if host_readable(tokens) else batch
-    room = tokens.new_empty(size, m, d) if square and r == d else None
+    buffer = tokens.new_empty(size, m, d) if square and r == d else None
     for i in range(0, batch, size):
         part = slice(i, i + size)
         x, product = tokens[part], left[part]
@@ -70,7 +70,7 @@ def kernel_norms(
         if r < d:
             V, norms[part] = projection.unit_columns_norms(x, r, w, own)
         else:
-            V, norms[part] = unit_columns_norms(x, w, own, room if square else right[part])
+            V, norms[part] = unit_columns_norms(x, w, own, buffer if square else right[part])
         if square:
             S = gram(V, out=product)
             if w is not None:
@@ -88,13 +88,13 @@ def kernel_norms(
 
 
 def _sets(tokens: Tensor, n: int) -> Tensor:
-    """Room for `(B, m, n)`; on a CPU each set begins at a line of the cache, as if alone."""
+    """An empty `(B, m, n)`; on a CPU each set begins at a cache line, as if it were alone."""
     batch, m, _ = tokens.shape
     if not host_readable(tokens):
         return tokens.new_empty(batch, m, n)
     size = m * n
-    room = tokens.new_empty(batch, -(-size // LINE) * LINE)
-    return room[:, :size].view(batch, m, n)
+    buffer = tokens.new_empty(batch, -(-size // LINE) * LINE)
+    return buffer[:, :size].view(batch, m, n)
 
 
 def certify(K: LowRank, order: Tensor) -> Certificate:

@@ -1,11 +1,15 @@
-"""What kept tokens weigh in attention, and what attention loses when they weigh the same.
+"""Masses of kept tokens in attention, and the error of attention over kept tokens.
 
 Softmax over m tokens, n_j of them equal to token j, is softmax over one of each with `log n_j`
 added to its logit ("proportional attention", Bolya et al., "Token merging: your ViT but faster",
-ICLR 2023). Pruning leaves that term out: the k kept tokens compete with the text as k, not as m,
-and each alike. Two ways to put it back: "total" gives every kept token the same `n = m / k`, so
-that the image keeps its weight against the text; "token" gives each the number of tokens that it
-stands for. Both count m in all, and are the same when all masses are equal.
+ICLR 2023). Pruning drops that term: the k kept tokens compete with the text as k tokens, not as m,
+and all alike. Two ways to restore it: "total" gives every kept token the same `n = m / k`, so that
+the image keeps its weight against the text; "token" gives each the number of tokens that it stands
+for. Both sum to m, and are the same when all masses are equal.
+
+A token of mass n equals n literal copies at its position that attend to each other. It does not
+equal causal copies, which differ from the second layer on, nor copies under a sliding window, which
+count against the window while a mass does not.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ def check_alpha(alpha: object) -> float:
 
 
 def counts(masses: Tensor, m: int) -> Tensor:
-    """How many of m tokens each kept one stands for, itself among them; as `masses`, sums to m."""
+    """Number of the m tokens that each kept one stands for, itself included; sums to m."""
     return m * masses
 
 

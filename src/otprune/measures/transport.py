@@ -1,6 +1,6 @@
-"""Transport with free mass: what it costs to move every token to its nearest kept one.
+"""Transport with free mass: the cost of moving every token to its nearest kept one.
 
-When the kept tokens may carry any mass, the squared 2-Wasserstein distance between the full set
+If the kept tokens may carry any mass, the squared 2-Wasserstein distance between the full set
 (masses `p`) and the kept set `C` is `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2`: every token
 simply goes to its nearest kept one. The optimal masses are the shares `w_j` of the tokens that went
 to `j`; the plan's barycentric projection replaces `v_j` by the mean of those tokens.
@@ -20,23 +20,23 @@ from otprune.numerics.normalize import scale_down, unit_rows, unit_rows_norms
 
 Metric = Literal["cosine", "euclidean"]
 
-_BLOCK = 256  # tokens whose distances are worked on at once
-_AT_ONCE = 2**20  # or more, for so many distances
+_BLOCK = 256  # tokens of a part
+_AT_ONCE = 2**20  # distances of a part
 
 
 def embed(tokens: Tensor, metric: Metric) -> Tensor:
     """Points whose squared Euclidean distance is the metric's, `(B, m, d)`, centred.
 
     "cosine" puts every token on the unit sphere (a zero token at its centre), where the squared
-    distance is `2 - 2 cos`. Distances do not see the centring; rounding does: what tokens have in
-    common no longer drowns what tells them apart.
+    distance is `2 - 2 cos`. Distances do not depend on the centring, rounding does: without it
+    the part that all tokens share would swamp their differences.
     """
     points = unit_rows(tokens) if metric == "cosine" else tokens
     return points - points.mean(dim=-2, keepdim=True)
 
 
 def embed_norms(tokens: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """`embed`, of any magnitude, and `normalize.norms`, read from memory together."""
+    """`embed` up to one scale per set, and `normalize.norms`, in one pass over memory."""
     if metric == "cosine":
         points, norms = unit_rows_norms(tokens)
     else:
@@ -48,7 +48,7 @@ def embed_norms(tokens: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
 def assign(points: Tensor, indices: Tensor) -> Tensor:
     """For every token the position in `indices` of its nearest kept token, `(B, m)` int64.
 
-    A kept token belongs to itself, whatever its duplicates. Ties go to the lower position.
+    A kept token belongs to itself, even if it has duplicates. Ties go to the lower position.
 
     Args:
         points: `(B, m, d)` from `embed`.
@@ -60,7 +60,7 @@ def assign(points: Tensor, indices: Tensor) -> Tensor:
     nearest = []
     for some in points.split(max(_BLOCK, _AT_ONCE // k), dim=1):
         distance = squared_distances(some, kept)
-        # Relative to the token itself: one huge token must not blur the choice of all others.
+        # Relative to the token itself, so that one huge token does not blur all other choices.
         slack = TOLERANCE * some.square().sum(-1, keepdim=True)
         tied = distance <= distance.amin(dim=-1, keepdim=True) + slack
         nearest.append(torch.where(tied, place, k).amin(dim=-1))
@@ -78,8 +78,8 @@ def free_plan(
 ) -> Tensor:
     """The plan that moves every token to its nearest kept one, `(B, k, m)`; see `plan`.
 
-    Row sums are the masses, and rows divided by them average a cell's tokens (merging). Tokens that
-    stand for several already, merged ones, have that number as their weight: masses then add up.
+    Row sums are the masses, and rows divided by them average a cell's tokens (merging). A token
+    that was merged from several has their number as its weight, so that masses add up.
 
     Args:
         tokens: `(B, m, d)` float32 or float64.
@@ -94,7 +94,7 @@ def free_plan(
 
 
 def prefix_costs(points: Tensor, order: Tensor, mass: Tensor) -> Tensor:
-    """What the first 1, 2, ..., k of `order` cost, `(B, k)`; never grows along it.
+    """Costs of the first 1, 2, ..., k tokens of `order`, `(B, k)`; they never increase.
 
     Args:
         points: `(B, m, d)` from `embed`.
@@ -112,7 +112,7 @@ def prefix_costs(points: Tensor, order: Tensor, mass: Tensor) -> Tensor:
 
 
 def certify(distance: Tensor, mass: Tensor, order: Tensor) -> Certificate:
-    """How much of the best single token's cost a kept set saves, and a bound on what any can.
+    """How much of the best single token's cost a kept set saves, and a bound for any set.
 
     Value and bound are decreases from `reference`, the cost of the best single token. Any larger
     reference (a phantom point beyond all tokens, say) would make the ratio look better and mean
@@ -128,7 +128,7 @@ def certify(distance: Tensor, mass: Tensor, order: Tensor) -> Certificate:
     """
     k = order.shape[0]
     reference = float((distance @ mass).min())
-    # With nothing kept, each token pays for the farthest; no set costs more.
+    # With nothing kept, each token pays its largest distance; no set costs more.
     paid = distance.amax(dim=-1)
     noise = 1e-12 * float(mass @ paid)
     least, values = 0.0, []

@@ -1,4 +1,4 @@
-"""Tensors that the host may read, as numpy arrays, and the parts they are worked on in."""
+"""Tensors that the host can read: as numpy arrays, and in parts of a size that suits threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from otprune.numerics import threads
 
 A = TypeVar("A")
 
-# Numbers that are worked on at once on a CPU. Fewer would stay in a cache, but threads that take
-# turns with Python's lock lose more than that gains.
+# Elements of a part. Smaller ones would stay in a processor's cache, but handing Python's
+# interpreter lock from thread to thread costs more than that gains.
 _AT_ONCE = 2**20
-# MKL's sums may depend on where in such a line an array begins.
+# Bytes. MKL's sums may depend on where in such a line an array begins.
 LINE = 64
 
 
@@ -27,21 +27,21 @@ def host_readable(x: Tensor) -> bool:
 
 
 def as_array(x: Tensor) -> NDArray[Any]:
-    """A numpy array of the same values: the tensor is copied into it, nothing is read out."""
+    """A copy as a numpy array. torch writes into it, so that no value is read through Python."""
     array = np.empty(tuple(x.shape), str(x.dtype).removeprefix("torch."))
     torch.from_numpy(array).copy_(x)
     return array
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An empty array that begins where torch has its tensors begin, at a line of the cache."""
+    """An empty array that begins at a cache line, as torch's tensors do."""
     size = int(np.prod(shape)) * dtype.itemsize
-    room = np.empty(size + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
-    return room[start : start + size].view(dtype).reshape(shape)
+    buffer = np.empty(size + LINE, np.uint8)
+    start = -buffer.ctypes.data % LINE
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def by_tokens(task: Callable[[slice], A], x: Tensor) -> list[A]:
-    """What a task makes of the tokens of `(m, d)` or `(B, m, d)` on a CPU, a few at a time."""
+    """Results of a task on parts of the tokens of `(m, d)` or `(B, m, d)`, on a CPU."""
     m, d = x.shape[-2:]
     return threads.spread(task, threads.parts(m, -(-m // -(-m * d // _AT_ONCE))))

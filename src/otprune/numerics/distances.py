@@ -14,8 +14,7 @@ _BLOCK = 256  # points whose distances are finished at once
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """`|x_i - y_j|^2`, `(B, n, d)` and `(B, k, d)` to `(B, n, k)`.
 
-    What is below rounding becomes zero, so that duplicates are at no distance, and none is
-    negative.
+    What is below rounding becomes zero: duplicates have distance zero, none is negative.
     """
     squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
     distance = squares - 2 * (x @ y.mT)
@@ -24,7 +23,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def pairwise(x: Tensor) -> Tensor:
-    """`squared_distances(x, x)`, `(B, m, d)` to `(B, m, m)`, with no second matrix of that size."""
+    """`squared_distances(x, x)`, `(B, m, m)`, without a second matrix of that size."""
     squares = x.square().sum(-1)
     distance = gram(x)
 

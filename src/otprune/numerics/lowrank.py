@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """`left right^T`, symmetric, as two thin matrices `(B, m, r)`, which may be one and the same.
+    """`left right^T`, symmetric, as two thin matrices `(B, m, r)`, which may be the same tensor.
 
-    The m x m matrix itself is not formed: a search needs its diagonal and some of its rows.
+    The m x m matrix is not formed: a search needs its diagonal and some of its rows.
     """
 
     left: Tensor

@@ -1,9 +1,8 @@
 """Normalisations that methods start from: tokens and features at unit length, and their norms.
 
 All functions take `(B, m, d)` floating tensors. Every normalisation divides by the largest
-magnitude first, so that squares of 1e-30 or 1e30 neither vanish nor overflow in float32; columns
-do so on a CPU only where squares would. There tokens are worked on a few at a time, which stay in
-a processor's cache and are what threads share out (`otprune.numerics.threads`).
+magnitude first, so that squares of 1e-30 or 1e30 neither vanish nor overflow in float32; columns on
+a CPU only where squares would, which is looked at afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def unit_rows(tokens: Tensor) -> Tensor:
 
 
 def unit_rows_norms(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """`unit_rows` and `norms`, read from memory together."""
+    """`unit_rows` and `norms`, in one pass over memory."""
     points, size, norm = _unit_rows(tokens)
     largest = size.amax(dim=-2, keepdim=True)
     return points, (norm * (size / torch.where(largest > 0, largest, 1.0))).squeeze(-1)
@@ -35,23 +34,23 @@ def unit_rows_norms(tokens: Tensor) -> tuple[Tensor, Tensor]:
 def _unit_rows(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not host_readable(tokens):
         return _rows_into(tokens, tokens.abs())
-    room = torch.empty_like(tokens)
+    buffer = torch.empty_like(tokens)
 
     def some(part: slice) -> tuple[Tensor, Tensor]:
-        x, here = tokens[..., part, :], room[..., part, :]
+        x, here = tokens[..., part, :], buffer[..., part, :]
         _, size, norm = _rows_into(x, torch.abs(x, out=here))
         return size, norm
 
     size, norm = (torch.cat(x, dim=-2) for x in zip(*by_tokens(some, tokens), strict=True))
-    return room, size, norm
+    return buffer, size, norm
 
 
-def _rows_into(tokens: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`room` holds magnitudes, and then the tokens at length one."""
-    size = room.amax(dim=-1, keepdim=True)
-    torch.div(tokens, torch.where(size > 0, size, 1.0), out=room)
-    norm = torch.linalg.vector_norm(room, dim=-1, keepdim=True)
-    return room.div_(torch.where(norm > 0, norm, 1.0)), size, norm
+def _rows_into(tokens: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`buffer` holds the magnitudes, and afterwards the tokens at unit length."""
+    size = buffer.amax(dim=-1, keepdim=True)
+    torch.div(tokens, torch.where(size > 0, size, 1.0), out=buffer)
+    norm = torch.linalg.vector_norm(buffer, dim=-1, keepdim=True)
+    return buffer.div_(torch.where(norm > 0, norm, 1.0)), size, norm
 
 
 def unit_columns(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -69,57 +68,57 @@ def unit_columns_norms(
     length: float | Tensor = 1.0,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`unit_columns`, at a length other than one if asked, and `norms`, but for a factor of a set.
+    """`unit_columns`, at a length other than one if asked, and `norms` up to one scale per set.
 
-    The length is one for all sets, or `(B, 1, 1)`. Of tokens that are not finite, neither are the
-    norms.
+    The length is one for all sets, or `(B, 1, 1)`. The norms of tokens that are not finite are not
+    finite either.
 
-    Together, since reading wide tokens from memory is what takes the time; and all in one array,
-    `out` if given, since a system that hands out fresh memory takes more.
+    Both together, since most of the time goes into reading wide tokens from memory; and in one
+    array, `out` if given, since fresh memory is slow at first touch.
     """
-    room = torch.empty_like(tokens) if out is None else out
-    by, square, _ = column_lengths(tokens, weights, length, room)
+    buffer = torch.empty_like(tokens) if out is None else out
+    by, square, _ = column_lengths(tokens, weights, length, buffer)
     if host_readable(tokens):
-        by_tokens(lambda some: torch.div(tokens[:, some], by, out=room[:, some]), tokens)
+        by_tokens(lambda some: torch.div(tokens[:, some], by, out=buffer[:, some]), tokens)
     else:
-        torch.div(tokens, by, out=room)
-    return room, square.sqrt_()
+        torch.div(tokens, by, out=buffer)
+    return buffer, square.sqrt_()
 
 
 def column_lengths(
     tokens: Tensor,
     weights: Tensor | None = None,
     length: float | Tensor = 1.0,
-    room: Tensor | None = None,
+    buffer: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `unit_columns_norms` divides by, `(B, 1, d)`, and what `norms` are made of.
+    """Lengths of the columns, `(B, 1, d)`, divided by `length`; infinite for zero columns.
 
-    Returns also the squared lengths of tokens, `(B, m)`, relative to a magnitude of their set, and
-    that, `(B, 1, 1)`. `room` is like `tokens` and written over.
+    Also the squared lengths of the tokens, `(B, m)`, relative to a magnitude of their set, and that
+    magnitude, `(B, 1, 1)`. `buffer` is like `tokens` and is overwritten.
     """
     if host_readable(tokens):
         each = [
             _lengths_of_one(
-                x, None if weights is None else weights[b], None if room is None else room[b]
+                x, None if weights is None else weights[b], None if buffer is None else buffer[b]
             )
             for b, x in enumerate(tokens)
         ]
         by, rows, sizes = (torch.stack(x) for x in zip(*each, strict=True))
         return by.unsqueeze(1).div_(length), rows, sizes.view(-1, 1, 1)
     least = torch.finfo(tokens.dtype).tiny
-    room = torch.empty_like(tokens) if room is None else room
-    size = torch.abs(tokens, out=room).amax(dim=-2, keepdim=True)
+    buffer = torch.empty_like(tokens) if buffer is None else buffer
+    size = torch.abs(tokens, out=buffer).amax(dim=-2, keepdim=True)
     largest = size.amax(dim=-1, keepdim=True)
     share = (size / largest.clamp(min=least)).square_()
-    torch.div(tokens, size.clamp_(min=least), out=room).square_()
+    torch.div(tokens, size.clamp_(min=least), out=buffer).square_()
     w = tokens.new_ones(tokens.shape[:2]) if weights is None else weights
-    columns = torch.bmm(w.unsqueeze(1), room)
-    by = _or_nothing(columns.sqrt() / length * size, columns)
-    return by, torch.bmm(room, share.mT).squeeze(-1), largest
+    columns = torch.bmm(w.unsqueeze(1), buffer)
+    by = _infinite_where_zero(columns.sqrt() / length * size, columns)
+    return by, torch.bmm(buffer, share.mT).squeeze(-1), largest
 
 
 def _lengths_of_one(
-    x: Tensor, weights: Tensor | None, room: Tensor | None
+    x: Tensor, weights: Tensor | None, buffer: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`column_lengths` of one set, `(m, d)`, on a CPU: `(d,)`, `(m,)` and a number."""
     m, _ = x.shape
@@ -127,13 +126,13 @@ def _lengths_of_one(
 
     def plain(some: slice) -> tuple[Tensor, Tensor]:
         part = x[some]
-        squares = torch.mul(part, part, out=None if room is None else room[some])
+        squares = torch.mul(part, part, out=None if buffer is None else buffer[some])
         return torch.mv(squares.mT, w[some]), squares.sum(dim=-1)
 
     columns, rows = _totals(by_tokens(plain, x))
-    if _fine(columns, None if weights is None else rows):
+    if _in_range(columns, None if weights is None else rows):
         return columns.sqrt_(), rows, x.new_ones(())
-    # In twice the passes over memory, with nothing that is above one.
+    # Squares left the range of the dtype: again with nothing above one, in twice the passes.
     least = torch.finfo(x.dtype).tiny
     size = torch.stack(by_tokens(lambda some: x[some].abs().amax(dim=0), x)).amax(dim=0)
     largest = size.amax()
@@ -145,7 +144,7 @@ def _lengths_of_one(
         return torch.mv(squares.mT, w[some]), torch.mv(squares, share)
 
     columns, rows = _totals(by_tokens(scaled, x))
-    return _or_nothing(columns.sqrt() * size, columns), rows, largest
+    return _infinite_where_zero(columns.sqrt() * size, columns), rows, largest
 
 
 def _totals(each: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -153,14 +152,13 @@ def _totals(each: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack(columns).sum(dim=0), torch.cat(rows)
 
 
-def _or_nothing(by: Tensor, columns: Tensor) -> Tensor:
-    """Dividing by infinity makes a column zero."""
+def _infinite_where_zero(by: Tensor, columns: Tensor) -> Tensor:
+    """Dividing by infinity makes a zero column zero."""
     return by.masked_fill_(columns == 0, torch.inf)
 
 
-def _fine(columns: Tensor, rows: Tensor | None) -> bool:
-    """Whether sums of squares are in the range of the dtype, and not so near to its ends that
-    rounding shows, or that sums of sums leave it. Not so if any is NaN."""
+def _in_range(columns: Tensor, rows: Tensor | None) -> bool:
+    """Whether sums of squares lie well inside the range of the dtype; False if any is NaN."""
     limits, sums = torch.finfo(columns.dtype), as_array(columns)
     most = sums.max() if rows is None else max(sums.max(), as_array(rows).max())
     return bool(sums.min() > limits.tiny / limits.eps and most < limits.max * limits.eps)

@@ -1,7 +1,7 @@
-"""Fewer features, by chance: tokens with columns at unit length, projected without making them.
+"""Random projection of tokens to fewer features, with columns at unit length.
 
-Each feature is added to one of `rank` sums, with a random sign, so that inner products are right in
-the mean (Charikar, Chen and Farach-Colton, "Finding frequent items in data streams", ICALP 2002,
+Each feature is added to one of `rank` sums with a random sign, so that inner products are right in
+expectation (Charikar, Chen and Farach-Colton, "Finding frequent items in data streams", ICALP 2002,
 the count sketch).
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from otprune.numerics.arrays import by_tokens, host_readable
 from otprune.numerics.normalize import column_lengths
 
-# Columns that are worked on at once, where not all of a set's are.
+# Columns of a part, on a device.
 _WIDTH = 2048
 
 
@@ -24,11 +24,9 @@ def unit_columns_norms(
     length: float | Tensor = 1.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """`tokens.unit_columns_norms`, with the columns projected to `rank`, at most d of them.
+    """`normalize.unit_columns_norms`, with the columns projected to `rank`, at most d of them.
 
-    `(B, m, rank)` and `(B, m)` in O(m d) time. Memory beside the result is that of some tokens, or
-    of some columns where all are worked on together: they are read from the tokens, made unit and
-    added up a few at a time.
+    `(B, m, rank)` and `(B, m)` in O(m d) time. The normalised tokens are never held as a whole.
     """
     signs = random_signs(tokens.shape[-1], seed, tokens.device).to(tokens.dtype)
     sums = tokens.new_zeros(*tokens.shape[:2], rank)
@@ -49,7 +47,7 @@ def unit_columns_norms(
 
 
 def _add_up(sums: Tensor, tokens: Tensor, by: Tensor) -> None:
-    """Adds all columns, divided, to some few."""
+    """Add all columns, divided by `by`, to `rank` sums."""
     rank = sums.shape[-1]
     for columns, signed in zip(tokens.split(rank, -1), by.split(rank, -1), strict=True):
         n = columns.shape[-1]
@@ -61,7 +59,7 @@ def random_signs(n: int, seed: int, device: torch.device) -> Tensor:
 
     The top bits of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
     generators", OOPSLA 2014) at n places of its sequence, far from those of another seed. int64
-    wraps around as its unsigned numbers do; shifts are masked, since they would copy the sign.
+    wraps around as unsigned numbers do; shifts are masked, since they would copy the sign bit.
     """
     first = (seed << 32) + 1
     z = torch.arange(first, first + n, device=device) * -0x61C8864680B583EB

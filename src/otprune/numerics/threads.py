@@ -1,13 +1,13 @@
-"""Small steps in one thread, large ones shared out; nobody's thread settings are changed.
+"""Small operations run in one thread, large ones in several; no setting of the caller changes.
 
-torch splits every operation of some size among its threads, and each waits at its end for all of
-them. On a busy machine that is a wait for a thread that is not running, and selection has hundreds
-of such ends. So here the calling thread does everything itself, and only tasks that are worth it
-are shared with a few helpers, which sleep when there is nothing to do. Nobody waits for a helper
-that has not begun.
+torch splits every operation of some size among its threads, and waits at its end for all of them.
+On a busy machine that is a wait for a thread that is not scheduled, and selection has hundreds of
+such operations. So here the calling thread works alone, and only tasks that are large enough are
+shared with helper threads, which sleep when there is nothing to do. The caller never waits for a
+helper that has not started.
 
-What a task is depends on the shape of the data and never on the number of threads. Hence neither do
-the results, to the last bit.
+How work is cut into tasks depends on the shape of the data and never on the number of threads.
+Hence the results do not depend on that number either, to the last bit.
 
 How many threads an operation may have is a number that OpenMP and MKL hold *for each thread*
 (`omp_set_num_threads`: OpenMP 5.2, section 18.2.1; `mkl_set_num_threads_local`). `single` sets that
@@ -38,7 +38,7 @@ _LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib")
 
 
 class _Own(threading.local):
-    """Of each thread: how many may work at the tasks that it shares out, itself included."""
+    """Per thread: how many threads may work on the tasks that it shares, itself included."""
 
     team = 1
 
@@ -48,9 +48,9 @@ _own = _Own()
 
 @contextmanager
 def single() -> Iterator[None]:
-    """What this thread has torch do meanwhile is done by it alone, but for `spread`.
+    """Run this thread's torch operations in this thread alone, except for `spread`.
 
-    Where torch's OpenMP is not found (Windows), threads stay as they are.
+    Where torch's OpenMP library is not found (Windows), nothing changes.
     """
     n = torch.get_num_threads()  # before all else: a thread's first call sets its number
     if n == 1 or _set_number() is None:
@@ -66,10 +66,10 @@ def single() -> Iterator[None]:
 
 
 def spread(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """`[task(item) for item in items]`, by this thread and, inside `single`, its helpers.
+    """`[task(item) for item in items]`, by this thread and, inside `single`, helper threads.
 
-    Whoever is free takes the next item. Tasks must not depend on each other; what they share out
-    themselves they do alone. The first exception is raised, once nobody is at work any more.
+    Whichever thread is free takes the next item. Tasks must not depend on each other; a `spread`
+    inside a task runs in that task's thread. The first exception is raised once all have stopped.
     """
     given = list(items)
     helpers = min(_own.team, len(given)) - 1
@@ -90,7 +90,7 @@ def spread(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
                 made[i] = task(given[i])
         except BaseException:
             with lock:
-                for _ in places:  # nobody starts another one
+                for _ in places:  # no thread starts another one
                     pass
             raise
         finally:
@@ -119,14 +119,16 @@ def spread(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """One thread at a time: for many small steps, between which threads would only fight for
-    Python's lock."""
+    """One thread at a time: for long runs of small operations.
+
+    In two threads at once they would spend their time handing over Python's interpreter lock.
+    """
     with _turn():
         yield
 
 
 def parts(n: int, size: int) -> list[slice]:
-    """Of n things in a row, `size` at a time."""
+    """Slices that cut n items into parts of `size`."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -144,7 +146,7 @@ def _set_number() -> tuple[Callable[[int], object], Callable[[int], int] | None]
 
 
 def _alone(n: int) -> Callable[[], None]:
-    """One thread for this thread's operations; gives what sets it back to n."""
+    """Set this thread's operations to one thread; returns what sets them back to n."""
     found = _set_number()
     assert found is not None
     omp, mkl = found
@@ -160,7 +162,7 @@ def _alone(n: int) -> Callable[[], None]:
 
 
 def _processors() -> int:
-    """Those that this thread may run on, and with it the helpers that it starts."""
+    """Number of processors that this thread, and helpers that it starts, may run on."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How new a token is beside those kept before: what a video and a stream are selected by.
+"""Novelty of a token beside those kept before: the objective for videos and streams.
 
 With tokens at unit length, `X`, the value of a kept set is
 `f(C) = logdet(I + X_C X_C^T / NOISE) = logdet(I + X_C^T X_C / NOISE)`: monotone and submodular. A
@@ -8,8 +8,8 @@ NOISE for a copy of a kept one. Its gain in f is `log(1 + e / NOISE)`.
 
 Departures from OTPrune (arXiv 2602.20205), whose kernel has columns at unit length over the full
 set and that set's second moments in the middle: neither is known before the last frame, and with
-them directions count by how many tokens lie in them, which is what makes something small and new
-easy to miss. Rows at unit length need the token alone. (The determinantal point process of
+them a direction counts by the number of tokens that lie in it, so that something small and new is
+easily missed. Rows at unit length need the token alone. (The determinantal point process of
 `DPPPrune`, with a noise that video frames do have.)
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Variance of a direction that says nothing: neighbouring frames of a still scene differ so much.
+# Variance of noise: neighbouring frames of a still scene differ by about so much.
 NOISE = 0.01
 
 
@@ -36,18 +36,18 @@ class Sketch:
 
     Frequent directions (Liberty, KDD 2013; Ghashami, Liberty, Phillips and Woodruff, SICOMP 2016):
     when there are more rows than `most`, the spectrum is lowered by its `rank + 1`-th value, and
-    what is left fits into `rank` rows. So `0 <= A - rows^T rows <= lost I`: a token may look newer
-    than it is and never less new, and with `rank >= d` nothing is lost.
+    what is left fits into `rank` rows. So `0 <= A - rows^T rows <= lost I`: novelty may be
+    overestimated, never underestimated, and with `rank >= d` it is exact.
 
     Attributes:
         rows: `(n, d)` float32, n <= most between calls.
         gram: `(n, n)`, `rows rows^T`.
-        lost: what the spectrum was lowered by in all, as far as it is not forgotten.
+        lost: sum of what the spectrum was lowered by, with forgetting.
     """
 
     def __init__(self, rank: int, rows: Tensor, gram: Tensor, lost: float = 0.0) -> None:
         self.rank, self.rows, self.gram, self.lost = rank, rows, gram, lost
-        # A quarter more: lowering costs O(most^3), and so comes once in many frames.
+        # A quarter more than rank, since lowering costs O(most^3) and should be rare.
         self.most = rank + rank // 4
 
     def to(self, device: torch.device) -> None:
@@ -55,7 +55,7 @@ class Sketch:
         self.rows, self.gram = self.rows.to(device), self.gram.to(device)
 
     def forget(self, share: float) -> None:
-        """Scale what is known by a factor in (0, 1]."""
+        """Scale A by a factor in (0, 1]."""
         self.rows = self.rows * share**0.5
         self.gram = self.gram * share
         self.lost *= share
@@ -70,7 +70,7 @@ class Sketch:
         return products, torch.linalg.solve_triangular(root, products, upper=False)
 
     def add(self, points: Tensor, products: Tensor) -> None:
-        """Take in kept tokens, `(p, d)`, with their products with the rows, `(n, p)`."""
+        """Add kept tokens, `(p, d)`, with their products with the rows, `(n, p)`."""
         below = torch.cat([products.mT, points @ points.mT], dim=1)
         self.gram = torch.cat([torch.cat([self.gram, products], dim=1), below])
         self.rows = torch.cat([self.rows, points])

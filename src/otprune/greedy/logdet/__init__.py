@@ -6,7 +6,7 @@ from `M`, so that small entries of `M` are not rounded away against it.
 
 The searches make the same picks, up to gains that are equal within rounding:
 
-- `dense`: by its own definition, in a small matrix that is there as a whole.
+- `dense`: step by step, in a small matrix that is formed as a whole.
 - `speculative`: on a CPU, several picks of a large set at a time.
 - `sequential`: on a device, with a fixed sequence of operations.
 - `triton_kernel`: on a GPU, all picks of many small sets in one launch.
@@ -25,10 +25,10 @@ from otprune.numerics.lowrank import LowRank
 def greedy(M: LowRank, k: int, tie_order: Tensor, shift: float) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
-    On a CPU set by set, the small ones in their matrix as a whole.
+    On a CPU set by set.
 
     Args:
-        M: what is chosen from, `(B, m, m)`.
+        M: `(B, m, m)`, positive semi-definite.
         k: number of tokens, at most m.
         tie_order: `(B, m)`, who wins ties (`ties.preference`).
         shift: positive.

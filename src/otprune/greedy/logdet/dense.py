@@ -1,4 +1,4 @@
-"""The greedy log-determinant by its own definition, in a small matrix that is there as a whole."""
+"""The greedy log-determinant step by step, in a small matrix that is formed as a whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otprune.numerics.arrays import aligned, as_array
 
 Array = NDArray[Any]
 
-# Tokens of a set whose matrix is soon formed, so that nothing needs to be guessed.
+# Up to so many tokens of a set forming the matrix costs less than speculation saves.
 MOST = 640
 
 
@@ -27,14 +27,14 @@ def greedy(
     most: int,
     stop: Callable[[int, int, float], bool] = lambda t, j, gain: False,
 ) -> tuple[Array, Array, Array]:
-    """Greedy among p tokens that are in order of preference: of those tied the first wins.
+    """Greedy among p tokens in tie order: of those tied the first wins.
 
     Args:
-        gains: `(p,)`, their excess; `-inf` for tokens that are no candidates.
+        gains: `(p,)`, conditional variances less `shift`; `-inf` for tokens that are no candidates.
         matrix: `(p, p)`, their covariance without `shift`.
         shift: positive.
         most: the largest number of picks.
-        stop: given the number of picks so far, the place of the next and its excess, whether to end
+        stop: given the number of picks so far, the next place and the largest gain, whether to end
             before it.
 
     Returns:
@@ -50,7 +50,7 @@ def _greedy(
 ) -> tuple[Array, Array, Array]:
     (p,) = gains.shape
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
-    # Lists of numbers, since operations on small arrays take longer.
+    # Python numbers, since operations on arrays of one element take longer.
     places, variances = [], []
     rows, shares = np.empty((most, p), gains.dtype), np.empty((p, most), gains.dtype)
     for t in range(most):

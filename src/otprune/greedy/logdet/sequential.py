@@ -13,18 +13,18 @@ from otprune.numerics.lowrank import LowRank
 def greedy(M: LowRank, k: int, tie_order: Tensor, shift: float) -> Tensor:
     """`logdet.greedy` without a look at what the operations give.
 
-    On small sets a device waits for its next order most of the time, so what counts is how many
-    there are: 11 a pick, and no views. Hence copies of `left` and `right`, O(m (r + k)) memory:
+    On small sets a device waits for its next launch most of the time, so what counts is the number
+    of operations: 11 a pick, and no views. Hence copies of `left` and `right`, O(m (r + k)) memory:
 
-    - Tokens come in order of preference, so that of those tied the first wins.
-    - Behind their features is room for the factor. The product that makes a row of `M` then also
-      takes from it what is known; what is not known yet is zero.
+    - Tokens are in tie order, so that of those tied the first wins.
+    - Behind their features there is space for the factor, zero at first. The product that makes a
+      row of `M` then also subtracts what is known already.
 
     `rows` are those of the residual itself: with j picked, `row_i^2 / (excess_j + shift)` comes off
     the excess of i. Excess does not fall below zero, which rounding
-    would have it do. Since j has the largest
-    there is, but for the tolerance of ties, the largest stands for its own; and Cauchy-Schwarz lets
-    no covariance exceed that.
+    would have it do. Since the
+    excess of j is the largest, up to the tolerance of ties, the largest is used in its place; and
+    by Cauchy-Schwarz no covariance exceeds it.
     """
     preferred = tie_order.argsort(dim=-1)
     batch, m = tie_order.shape
@@ -35,14 +35,14 @@ def greedy(M: LowRank, k: int, tie_order: Tensor, shift: float) -> Tensor:
     shares, rows = ours[..., r:].unbind(-1), theirs[r:].unbind()
     across, product = theirs.transpose(0, 1), ours.new_empty(batch, 1, m)
     covariance = product.squeeze(1)
-    # Excess and variance, which is shift more: what is largest, and what a token has at least, and
-    # at most. That is nothing once it is picked.
+    # Excess and variance (excess + shift): their largest values, and each token's bounds. The upper
+    # bound becomes -inf once a token is picked.
     excess = M.diagonal().gather(1, preferred).clamp_(min=0)
     state = torch.stack([excess, excess + shift])
     largest, most = state.new_empty(2, batch, 1), torch.full_like(excess, torch.inf)
     least = torch.linspace(0, shift, 2, dtype=excess.dtype, device=excess.device).view(2, 1, 1)
     (excess, _), (top, variance) = state.unbind(), largest.unbind()
-    # In terms of the largest excess: what is tied with it, and what no covariance is below.
+    # Relative to the largest excess: the level of ties, and the least covariance.
     scale = torch.linspace(1 - TOLERANCE, -1, 2, dtype=excess.dtype, device=excess.device)
     scale, levels = scale.view(2, 1, 1), torch.empty_like(largest)
     tied, lowest = levels.unbind()

@@ -35,15 +35,15 @@ from otprune.numerics.arrays import aligned, as_array
 
 Array = NDArray[Any]
 
-# Candidates of a round: a share of the tokens, within limits.
+# Candidates of a round: one token in so many, within limits.
 _SHARE, _LEAST, _MOST = 16, 128, 512
-# What not much less is, in terms of the best token outside.
+# A draft may use candidates of at least this share of the largest gain outside.
 _REACH = 0.7
-# No draft is longer, in percent of the candidates.
+# The longest draft, in percent of the candidates.
 _PICKED = 40
-# A draft ends before variances have fallen by more than this: rounding would be magnified.
+# A draft ends before variances fall below this share of the first: rounding would be magnified.
 _DEPTH = 1e-4
-# Tokens that are looked at together: a task.
+# Tokens of a task.
 _PART = 512
 
 
@@ -57,8 +57,8 @@ def greedy(
         right: `(m, r)`, with `M = left right^T`; may be `left` itself.
         diagonal: of M, `(m,)`.
         tie_order: `(m,)`.
-        k: as ever.
-        shift: as ever.
+        k: as of `logdet.greedy`.
+        shift: as of `logdet.greedy`.
     """
     gains, preference = as_array(diagonal.clamp(min=0)), as_array(tie_order)
     (m,) = gains.shape
@@ -112,7 +112,7 @@ def _eliminate(rows: Tensor, mixed: Tensor, across: Tensor, own: Tensor, known: 
 
 
 def _inverse(root: Tensor) -> Tensor:
-    """Of lower triangles. numpy has BLAS threads of its own, in the way of torch's."""
+    """Inverse of a lower triangle, by torch: numpy's BLAS threads would compete with torch's."""
     inverse: Tensor = torch.linalg.solve_triangular(
         root, torch.eye(len(root), dtype=root.dtype, device=root.device), upper=False
     )
@@ -126,10 +126,10 @@ def _columns(factor: Array, indices: Array) -> Array:
 
 
 def _gains_before_each(gains: Array, rows: Array, picks: Array) -> Array:
-    """What tokens gain before each of n picks and after the last, `(n + 1, m)`.
+    """Gains of all tokens before each of n picks and after the last, `(n + 1, m)`.
 
-    From the gains at first, `(m,)`, and the picks' rows of the factor, `(n, m)`. By rounding a
-    gain may fall below zero. `-inf` for those that are taken.
+    From the gains before the first, `(m,)`, and the picks' rows of the factor, `(n, m)`. Rounding
+    may bring a gain below zero. `-inf` for tokens that are taken.
     """
     n, m = rows.shape
     after = np.empty((n + 1, m), rows.dtype)
@@ -142,9 +142,9 @@ def _gains_before_each(gains: Array, rows: Array, picks: Array) -> Array:
 
 
 def _accepted(gains: Array, picks: Array, preference: Array) -> Array:
-    """Where `ties.best` is the pick: `(n,)`, from what tokens gain, `(n, m)`.
+    """Which drafted picks are those of `ties.best`: `(n,)`, from all gains, `(n, m)`.
 
-    Gains that are not positive are all alike, but for `-inf`.
+    Gains that are not positive count as equal, except for `-inf`.
     """
     here = np.arange(len(picks)), picks
     own = gains[here]
@@ -163,12 +163,12 @@ def _accepted(gains: Array, picks: Array, preference: Array) -> Array:
 def _draft(
     gains: Array, block: Array, shift: float, outside: float, most: int
 ) -> tuple[Array, Array]:
-    """What greedy takes among the candidates alone, while they gain more than is enough.
+    """The picks of greedy among the candidates alone, while their gains are large enough.
 
     Args:
-        gains: `(p,)`, their excess, `-inf` for those that are taken; in order of preference.
+        gains: `(p,)`, their excess, `-inf` for those that are taken; in tie order.
         block: `(p, p)`, their covariance.
-        shift: as ever.
+        shift: as of `logdet.greedy`.
         outside: the largest gain of other tokens, `-inf` if there are none.
         most: the largest number to pick.
 

@@ -1,15 +1,15 @@
 """The greedy of `greedy.logdet`, all picks in one launch: a Triton kernel, one program a set.
 
-Pick by pick a device gets its orders one by one, and on small sets waits for them most of the time.
-Here one program, on one of the device's processors, goes through all picks of its set. That is for
-many small sets: a long one would be read by one processor where `sequential` has all of them
-read. Triton is imported with this module and by nothing else.
+Pick by pick a device waits for the next launch most of the time on small sets. Here one program, on
+one multiprocessor, goes through all picks of its set. That suits many small sets: a large one would
+be read by one multiprocessor, where `sequential` uses all of them. Triton is imported with this
+module and by nothing else.
 
-What the threads of a program tell each other. What each token has left, and whether it is still
-there, stays with the threads that hold it; the pick is a reduction, which Triton orders by itself.
-Only the factor goes through memory: its row t is written token by token, and from the next pick on
-every thread reads a column of it. So one barrier a pick stands between the two. It is enough: no
-row is written twice, and none is read before the pick after its own.
+Synchronisation inside a program: a token's excess, and whether it is a candidate, stay with the
+threads that hold them, and the pick is a reduction, which Triton synchronises. Only the factor goes
+through memory: its row t is written token by token, and from the next pick on every thread reads a
+column of it. One barrier a pick separates the two. That is enough: no row is written twice, and
+none is read before the next pick.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ except ImportError as cause:
         "or leave the backend at 'torch'"
     ) from cause
 
-# Numbers that a program reads at once.
+# Elements that a program reads at once.
 _TILE = 8192
-# Behind every tie_order: padding, and what has been picked.
+# Behind every place in the tie order: padding, and what has been picked.
 _NOBODY = tl.constexpr(2**31 - 1)
 
 
@@ -107,9 +107,9 @@ def greedy(
 
     Args:
         M: `(B, m, m)` in float32. What is beyond a set's length is not read.
-        k: as ever.
-        tie_order: as ever.
-        shift: as ever.
+        k: as of `logdet.greedy`.
+        tie_order: as of `logdet.greedy`.
+        shift: as of `logdet.greedy`.
         lengths: `(B,)` integers, how many tokens each set has, the first of its m; None for m.
         counts: `(B,)` integers, how many to pick of each, at most k and its length; None for k.
             Where a set picks less than k, -1 follows.
