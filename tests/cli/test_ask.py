@@ -120,6 +120,11 @@ def test_options_reach_the_method(run, photo):
     assert paper["settings"]["gamma"] == 0.01
     assert paper["images"][0]["indices"] != usual["images"][0]["indices"]
 
+    ranked = asked(run, photo, "--rank", "4")
+    assert ranked["settings"]["rank"] == 4
+    assert ranked["images"][0]["indices"] != usual["images"][0]["indices"]
+    assert asked(run, photo, "--rank", "auto")["settings"]["rank"] == "auto"
+
     straight = asked(run, photo, "--method", "transport", "--metric", "euclidean")
     assert straight["settings"] == {"metric": "euclidean"}
 
@@ -156,7 +161,7 @@ def test_mass_weighs_in_the_answer(run, photo):
 def test_a_strength_of_nothing_is_refused(run, photo):
     result = run("ask", photo, QUESTION, "--alpha", "0.5")
     assert result.status == 2
-    assert result.err.strip().endswith("add --mass total or --mass token")
+    assert "add mass total or mass token, or leave alpha out" in result.err
 
 
 def test_several_photos_each_on_their_own(run, photo, tmp_path):

@@ -10,6 +10,7 @@ import typer
 
 from otprune import METHODS, __version__, demo
 from otprune.cli.app import app
+from otprune.selectors.named import every_setting
 
 
 def test_version(run):
@@ -57,6 +58,12 @@ def test_help_of_every_command(run, command):
     assert (result.status, result.err) == (0, "")
     assert f"otprune {command}" in result.out
     assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["ask", "select"])
+def test_every_setting_of_the_methods_has_an_option(command):
+    options = {p.name for p in typer.main.get_command(app).commands[command].params}
+    assert set(every_setting()) - options == {"backend"}
 
 
 def test_methods_one_line_each(run):

@@ -18,7 +18,7 @@ import otprune
 from otprune.cli import options
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
-from otprune.cli.options import make_selector, make_weighing
+from otprune.cli.options import parse_keep, pruning
 from otprune.cli.progress import Steps
 from otprune.cli.question import check_question, split
 from otprune.errors import OTPruneError
@@ -148,6 +148,7 @@ def ask(
     gamma: options.Gamma = None,
     metric: options.MetricOption = None,
     seed: options.Seed = None,
+    rank: options.Rank = None,
     merge: options.Merge = False,
     mass: options.MassOption = None,
     alpha: options.Alpha = None,
@@ -179,8 +180,10 @@ def ask(
     Both answers side by side, what pruning saved, and how far the kept tokens are from all.
     """
     names, asked = split(photos or [], question)
-    selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
-    merge, weight, strength = make_weighing(method, merge, mass, alpha)
+    wanted = parse_keep(keep, target, measure, max_keep)
+    own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
+    how = pruning(method, wanted, merge, mass, alpha, **own)
+    selector = how["selector"]
     options.check_model(model, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
@@ -196,7 +199,7 @@ def ask(
         loaded = models.load(model, device, dtype.value, trust_remote_code)
         with_grid = overlay is not None
         each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
-        how = report.Weighing(merge, weight, strength)
+        used = report.Weighing(how["merge"], how["mass"], how["alpha"])
         rows: list[drawing.Row] = []
 
         def answer(photo: images.Photo) -> asking.Asked:
@@ -207,11 +210,8 @@ def ask(
                 image,
                 note,
                 asked,
-                selector,
+                how,
                 positions=positions.value,
-                merge=merge,
-                mass=weight,
-                alpha=strength,
                 repeats=repeats,
                 max_new_tokens=max_new_tokens,
                 with_grid=with_grid,
@@ -219,23 +219,23 @@ def ask(
             )
             if one.grid is not None:
                 title = "" if rows else asked
-                rows.append(report.asked_row(one, one.grid, image, title, selector, how))
+                rows.append(report.asked_row(one, one.grid, image, title, selector, used))
             steps.done()
             return one
 
         done = each.work(answer)
-        drawn = _draw(rows, overlay, each, steps, how.meaning())
+        drawn = _draw(rows, overlay, each, steps, used.meaning())
     if as_json:
         head = report.head_json(loaded.name, selector, drawn)
-        head |= {"question": asked, "positions": positions.value, "merge": merge}
-        head |= {"mass": weight, "alpha": strength}
+        head |= {"question": asked, "positions": positions.value}
+        head |= {"merge": how["merge"], "mass": how["mass"], "alpha": how["alpha"]}
         _print_json(head | {"images": each.entries(done, report.asked_json)})
     elif done:
-        extra = how.words() + [positions.value] * (positions.value != "preserved")
+        extra = used.words() + [positions.value] * (positions.value != "preserved")
         show(
             report.headline(loaded.name, selector, *extra),
             *(report.asked_table(one, asked, selector) for one in done.values()),
-            report.notes(timed=True, merge=merge),
+            report.notes(timed=True, merge=how["merge"]),
             *_written(drawn),
         )
     _finish(each)
@@ -255,6 +255,7 @@ def select(
     gamma: options.Gamma = None,
     metric: options.MetricOption = None,
     seed: options.Seed = None,
+    rank: options.Rank = None,
     model: options.Model = None,
     encoder: options.EncoderOption = None,
     size: options.Size = None,
@@ -271,7 +272,9 @@ def select(
     The tokens are those of the embedded model's encoder and projector, of --model's, or of a
     pretrained encoder (--encoder vit-s).
     """
-    selector = make_selector(method, keep, target, measure, max_keep, gamma, metric, seed)
+    wanted = parse_keep(keep, target, measure, max_keep)
+    own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
+    selector = pruning(method, wanted, **own)["selector"]
     options.check_encoder(encoder, model, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
         from otprune.cli import images
@@ -282,6 +285,7 @@ def select(
         steps.doing("loading the encoder")
         from otprune.cli import drawing, report
         from otprune.cli import select as selecting
+        from otprune.selectors.named import RECOMMENDED
 
         if encoder is not None:
             tool = selecting.by_vit_s(size or 224)
@@ -317,7 +321,7 @@ def select(
         show(
             report.headline(tool.name, selector),
             *(report.selected_table(one, selector) for one in done.values()),
-            report.notes(timed=False, merge=False, preset=method == options.PRESET),
+            report.notes(timed=False, merge=False, preset=method == RECOMMENDED),
             *_written(drawn),
         )
     _finish(each)

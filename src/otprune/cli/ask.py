@@ -20,8 +20,8 @@ from otprune.engines.transformers.memory import cache_bytes, cache_of
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import UnsupportedError
 from otprune.flops import prefill_flops
-from otprune.measures.mass import Mass
-from otprune.selectors import Selection, Selector
+from otprune.selectors import Selection
+from otprune.selectors.preset import Pruning
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,9 @@ def ask(
     image: Image,
     note: str,
     question: str,
-    selector: Selector,
+    how: Pruning,
     *,
     positions: Positions,
-    merge: bool,
-    mass: Mass,
-    alpha: float,
     repeats: int,
     max_new_tokens: int,
     with_grid: bool,
@@ -109,8 +106,7 @@ def ask(
     steps.doing(f"{photo.short}: answering with every token")
     words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
     steps.doing(f"{photo.short}: answering with the kept tokens")
-    how: dict[str, Any] = {"positions": positions, "merge": merge, "mass": mass, "alpha": alpha}
-    with prune(model, selector, **how) as run:
+    with prune(model, positions=positions, **how) as run:
         out = _generate(model, inputs, max_new_tokens)
         item = only(loaded, run.last)
     pruned_words = answer_of(loaded, out.sequences, length)
@@ -120,7 +116,7 @@ def ask(
     for _ in range(repeats):
         seconds, whole_cache = _first_token(model, inputs)
         whole.append(seconds)
-        with prune(model, selector, **how) as run:
+        with prune(model, positions=positions, **how) as run:
             seconds, cut_cache = _first_token(model, inputs)
         cut.append(seconds)
         selecting.append(only(loaded, run.last).seconds)
@@ -140,7 +136,7 @@ def ask(
         full=sides[0],
         pruned=sides[1],
         selector_seconds=statistics.median(selecting),
-        selection=selector.explain(item.features),
+        selection=how["selector"].explain(item.features),
         grid=grid,
     )
 

@@ -1,12 +1,11 @@
-"""The options that several commands share, and what becomes of them: a selector."""
+"""The options that several commands share, and what is made of them."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import fields
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +13,8 @@ from otprune.errors import KeepError, OTPruneError
 from otprune.keep import Auto
 
 if TYPE_CHECKING:
-    from otprune.measures import mass as attention
-    from otprune.selectors import Selector
+    from otprune.selectors.preset import Pruning
 
-PRESET = "recommended"  # a value of --method that is more than a method
 _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
 
 
@@ -109,6 +106,9 @@ Method = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+# The methods' own settings are listed here, since the options of a command are fixed when it is
+# declared and `--help` must not wait for torch. A test compares the list with the methods; OTPrune's
+# backend alone has no option, since it does not change what is kept.
 Gamma = Annotated[
     str | None,
     typer.Option(
@@ -123,6 +123,15 @@ MetricOption = Annotated[
     typer.Option(
         help="transport: tokens at unit length, or as they are.",
         show_default="cosine",
+        rich_help_panel=_WHAT,
+    ),
+]
+Rank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|NUMBER",
+        help="otprune: choose from a random projection to so many features; auto is 256.",
+        show_default="all features",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -278,68 +287,40 @@ def _parse_number(option: str, text: str, last: str) -> float | int:
         ) from None
 
 
-def make_selector(
+def pruning(
     method: str,
-    keep: str,
-    target: float | None,
-    measure: Measure | None,
-    max_keep: str | None,
-    gamma: str | None,
-    metric: Metric | None,
-    seed: int | None,
-) -> Selector:
-    """The selector that the options ask for.
+    keep: float | int | Auto,
+    merge: bool = False,
+    mass: Mass | None = None,
+    alpha: float | None = None,
+    **settings: Enum | str | int | None,
+) -> Pruning:
+    """The arguments of `otprune.prune` that the options ask for; None is an option not given.
 
     Raises:
-        OTPruneError: no such method, or an option that the method does not have.
+        OTPruneError: as `otprune.selectors.by_name`.
     """
-    from otprune.selectors import METHODS, recommended  # torch takes a second; --help needs none
+    from otprune.selectors import by_name  # torch takes a second; --help needs none
 
-    if method not in (*METHODS, PRESET):
-        known = (*METHODS, PRESET)
-        close = difflib.get_close_matches(method.lower(), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-        raise OTPruneError(f"no method {method!r}: {hint} (otprune methods lists them)")
-    given: dict[str, Any] = {
-        "gamma": None if gamma is None else _parse_gamma(gamma),
-        "metric": None if metric is None else metric.value,
-        "seed": seed,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        owners = [n for n, cls in METHODS.items() if name in {f.name for f in fields(cls)}]
-        if method not in owners:
-            raise OTPruneError(
-                f"--{name} has no meaning for --method {method}: it belongs to {', '.join(owners)}"
-            )
-    wanted = parse_keep(keep, target, measure, max_keep)
-    return recommended(wanted)["selector"] if method == PRESET else METHODS[method](wanted, **given)
+    return by_name(
+        method,
+        keep,
+        merge=merge or None,
+        mass=None if mass is None else mass.value,
+        alpha=alpha,
+        **{name: _plain(value) for name, value in settings.items()},
+    )
 
 
-def make_weighing(
-    method: str, merge: bool, mass: Mass | None, alpha: float | None
-) -> tuple[bool, attention.Mass, float]:
-    """Merge, mass and alpha, as the options or the preset have them.
-
-    Raises:
-        OTPruneError: an option that would have no effect.
-    """
-    from otprune.selectors import recommended
-
-    if method == PRESET:
-        given = {"--merge": merge, "--mass": mass is not None, "--alpha": alpha is not None}
-        for name, there in given.items():
-            if there:
-                raise OTPruneError(
-                    f"--method recommended settles merging and mass: leave {name} out, or name a "
-                    "method"
-                )
-        chosen = recommended()
-        return chosen["merge"], chosen["mass"], chosen["alpha"]
-    if alpha is not None and mass in (None, Mass.none):
-        raise OTPruneError("--alpha is the strength of --mass: add --mass total or --mass token")
-    weight: attention.Mass = "none" if mass is None else mass.value
-    return merge, weight, 1.0 if alpha is None else alpha
+def _plain(value: Enum | str | int | None) -> object:
+    """The value of a choice; a number where a text is one."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, str):
+        for number in (int, float):
+            with suppress(ValueError):
+                return number(value)
+    return value
 
 
 def check_model(model: str | None, trust_remote_code: bool) -> None:
@@ -382,12 +363,3 @@ def check_encoder(
             raise OTPruneError(
                 f"{name} belongs to a model: --encoder {encoder.value} runs on the CPU in float32"
             )
-
-
-def _parse_gamma(text: str) -> float | str:
-    if text == "scaled":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise OTPruneError(f"--gamma {text}: expected scaled, or a number like 0.01") from None

@@ -1,4 +1,4 @@
-"""The methods, one a file, and `METHODS`: their short names."""
+"""The methods, one a file, and what makes them from names: `METHODS` and `by_name`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,13 @@ from otprune.selectors.divprune import DivPrune
 from otprune.selectors.dpp import DPPPrune
 from otprune.selectors.grid import GridPrune
 from otprune.selectors.herding import HerdingPrune
+from otprune.selectors.named import METHODS, by_name
 from otprune.selectors.norm import NormPrune
 from otprune.selectors.otprune import OTPrune
 from otprune.selectors.preset import recommended
 from otprune.selectors.random import RandomPrune
 from otprune.selectors.results import Reduction, Selection
 from otprune.selectors.transport import TransportPrune
-
-METHODS: dict[str, type[Selector]] = {
-    method.name: method
-    for method in (
-        OTPrune,
-        TransportPrune,
-        HerdingPrune,
-        DivPrune,
-        DPPPrune,
-        NormPrune,
-        GridPrune,
-        RandomPrune,
-    )
-}
 
 __all__ = [
     "METHODS",
@@ -42,6 +29,7 @@ __all__ = [
     "Selection",
     "Selector",
     "TransportPrune",
+    "by_name",
     "check_selector",
     "recommended",
 ]

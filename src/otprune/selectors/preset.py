@@ -10,7 +10,7 @@ from otprune.selectors.base import Selector
 from otprune.selectors.dpp import DPPPrune
 
 
-class Recommended(TypedDict):
+class Pruning(TypedDict):
     """Arguments of `otprune.prune`."""
 
     selector: Selector
@@ -19,7 +19,7 @@ class Recommended(TypedDict):
     alpha: float
 
 
-def recommended(keep: Keep = 0.1) -> Recommended:
+def recommended(keep: Keep = 0.1) -> Pruning:
     """What to prune with by default: `with otprune.prune(model, **otprune.recommended(0.1)):`.
 
     Tokens that differ most (`DPPPrune`: greedy determinant of cosine similarities), each merged
@@ -34,4 +34,4 @@ def recommended(keep: Keep = 0.1) -> Recommended:
     Raises:
         KeepError: `keep` is no ratio, number or rule.
     """
-    return Recommended(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0)
+    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0)

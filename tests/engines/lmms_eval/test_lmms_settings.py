@@ -1,31 +1,8 @@
-"""Arguments of lmms-eval and of its tasks, as otprune and transformers take them."""
+"""Generation settings of lmms-eval's tasks, as transformers takes them."""
 
 import pytest
 
-import otprune
-from otprune import OTPruneError
-from otprune.engines.lmms_eval.settings import cut, decoding, make_selector, pruning
-
-
-def test_the_selector_has_the_settings_that_were_given():
-    assert make_selector("otprune", 0.098, gamma=0.01, seed=None) == otprune.OTPrune(0.098, 0.01)
-    assert make_selector("random", 56, seed=3) == otprune.RandomPrune(56, seed=3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"method": "otprnue", "keep": 0.1}, "no method 'otprnue': expected one of otprune, "),
-        ({"method": "grid", "keep": 0.1, "gamma": 1.0}, "gamma has no meaning for method=grid"),
-        ({"method": "otprune", "keep": 0.1, "gamma": "big"}, "gamma is 'big'"),
-        ({"method": "otprune", "keep": 1.5}, "1.5"),
-    ],
-)
-def test_wrong_arguments_are_named_in_one_line(arguments, said):
-    with pytest.raises(otprune.OTPruneError) as error:
-        make_selector(**arguments)
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
+from otprune.engines.lmms_eval.settings import cut, decoding
 
 
 def test_decoding_is_greedy_unless_a_task_asks_for_a_temperature():
@@ -54,21 +31,3 @@ def test_decoding_is_greedy_unless_a_task_asks_for_a_temperature():
 )
 def test_answers_end_at_stop_strings_but_not_at_empty_lines(until, left):
     assert cut(" A cat.\n\nUSER: why\n", until) == left
-
-
-def test_what_prune_is_called_with():
-    unset = {"gamma": None, "metric": None, "seed": None}
-    made = pruning("transport", 0.1, True, "token", 0.5, **unset)
-    assert made == {
-        "selector": otprune.TransportPrune(0.1),
-        "merge": True,
-        "mass": "token",
-        "alpha": 0.5,
-    }
-    assert pruning("recommended", 0.1, False, None, 1.0, **unset) == otprune.recommended(0.1)
-    with pytest.raises(OTPruneError, match="leave them out"):
-        pruning("recommended", 0.1, True, None, 1.0, **unset)
-    with pytest.raises(OTPruneError, match="mass='all'"):
-        pruning("dpp", 0.1, False, "all", 1.0, **unset)
-    with pytest.raises(OTPruneError, match="expected True or False"):
-        pruning("dpp", 0.1, "yes", None, 1.0, **unset)

@@ -16,12 +16,13 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otprune.demo import MODEL_DIR
-from otprune.engines.lmms_eval.settings import cut, decoding, pruning
+from otprune.engines.lmms_eval.settings import cut, decoding
 from otprune.engines.transformers import prune
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.keep import Keep
 from otprune.measures.mass import Mass
+from otprune.selectors import by_name
 
 
 class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
@@ -39,7 +40,6 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         pretrained: a Hugging Face model or a local folder of one; None is the embedded model.
         keep: a ratio (0.098) or a number (56); 1.0 is the unpruned model.
         method: one of `otprune methods`, or "recommended".
-        gamma, metric, seed: the method's own settings, None for its defaults.
         merge: kept tokens become the mean of the tokens that they stand for.
         mass, alpha: what kept tokens weigh in attention, as in `otprune.prune`.
         positions: "preserved" or "compact".
@@ -49,6 +49,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         max_batch_size: None; lmms-eval always passes it, and it has no meaning here.
         attn_implementation: as `from_pretrained` takes it.
         trust_remote_code: run Python code that the model brings along.
+        settings: the method's own, such as gamma, rank, metric or seed.
 
     Raises:
         OTPruneError: an argument is wrong.
@@ -62,12 +63,9 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         pretrained: str | None = None,
         keep: Keep = 1.0,
         method: str = "otprune",
-        gamma: float | str | None = None,
-        metric: str | None = None,
-        seed: int | None = None,
-        merge: bool = False,
+        merge: bool | None = None,
         mass: Mass | None = None,
-        alpha: float = 1.0,
+        alpha: float | None = None,
         positions: Positions = "preserved",
         device: str | None = None,
         dtype: str = "auto",
@@ -75,6 +73,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         max_batch_size: int | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        **settings: Any,
     ) -> None:
         super().__init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -82,10 +81,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise OTPruneError(f"batch_size is {batch_size!r}: expected a whole number from 1 on")
         self.batch_size = int(batch_size)
-        self._pruning = pruning(
-            method, keep, merge, mass, alpha, gamma=gamma, metric=metric, seed=seed
-        )
-        self._pruning["positions"] = positions
+        made = by_name(method, keep, merge=merge, mass=mass, alpha=alpha, **settings)
+        self._pruning: dict[str, Any] = {**made, "positions": positions}
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype == "auto" and self.device.type == "cpu":

@@ -1,0 +1,124 @@
+"""Methods by name, and the arguments of `otprune.prune` from plain values.
+
+The command line, lmms-eval and vLLM get a method's name and its settings as text, numbers and JSON.
+All of them read these here: each accepts what the others accept, and errors read the same. What a
+method accepts follows from its dataclass fields, so a new method or field is listed nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from otprune.errors import OTPruneError
+from otprune.keep import Keep
+from otprune.measures.mass import Mass, check_alpha, check_mass
+from otprune.selectors.base import Selector
+from otprune.selectors.divprune import DivPrune
+from otprune.selectors.dpp import DPPPrune
+from otprune.selectors.grid import GridPrune
+from otprune.selectors.herding import HerdingPrune
+from otprune.selectors.norm import NormPrune
+from otprune.selectors.otprune import OTPrune
+from otprune.selectors.preset import Pruning, recommended
+from otprune.selectors.random import RandomPrune
+from otprune.selectors.transport import TransportPrune
+
+METHODS: dict[str, type[Selector]] = {
+    method.name: method
+    for method in (
+        OTPrune,
+        TransportPrune,
+        HerdingPrune,
+        DivPrune,
+        DPPPrune,
+        NormPrune,
+        GridPrune,
+        RandomPrune,
+    )
+}
+RECOMMENDED = "recommended"  # a name for `recommended()`, which settles more than the method
+
+
+def settings_of(method: str) -> tuple[str, ...]:
+    """Names of a method's own settings: its dataclass fields without `keep`.
+
+    "recommended" has none.
+
+    Raises:
+        OTPruneError: there is no such method.
+    """
+    names = (*METHODS, RECOMMENDED)
+    if not isinstance(method, str) or method not in names:
+        raise OTPruneError(f"no method {method!r}: {near(method, names)}")
+    if method == RECOMMENDED:
+        return ()
+    return tuple(f.name for f in fields(METHODS[method]) if f.init and f.name != "keep")
+
+
+def every_setting() -> tuple[str, ...]:
+    """Names of the settings that at least one method has."""
+    return tuple(dict.fromkeys(name for method in METHODS for name in settings_of(method)))
+
+
+def by_name(
+    method: str,
+    keep: Keep,
+    *,
+    merge: bool | None = None,
+    mass: Mass | None = None,
+    alpha: float | None = None,
+    **settings: Any,
+) -> Pruning:
+    """The arguments of `otprune.prune`: `prune(model, **by_name("transport", 0.1, merge=True))`.
+
+    Args:
+        method: a key of `METHODS`, or "recommended" for what `recommended()` returns.
+        keep: as for any selector.
+        merge, mass, alpha: as for `otprune.prune`; None is its default.
+        settings: the method's own, by name (`settings_of`); None is the method's default.
+
+    Raises:
+        KeepError: `keep` is no ratio, number or rule.
+        OTPruneError: there is no such method, the method has no such setting, a value is wrong,
+            "recommended" comes with a setting that it settles, or alpha without a mass.
+    """
+    own = settings_of(method)
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        owners = [other for other in METHODS if name in settings_of(other)]
+        if not owners:
+            raise OTPruneError(f"no method has a setting {name!r}: {near(name, every_setting())}")
+        if name not in own and method != RECOMMENDED:
+            raise OTPruneError(
+                f"{name} is not a setting of method {method}: it belongs to {', '.join(owners)}"
+            )
+    if method == RECOMMENDED:
+        settled = {"merge": merge, "mass": mass, "alpha": alpha, **given}
+        if excess := [name for name, value in settled.items() if value is not None]:
+            raise OTPruneError(
+                "method recommended settles merge, mass, alpha and the method's own settings: "
+                f"leave {', '.join(excess)} out, or name a method"
+            )
+        return recommended(keep)
+    if merge is not None and not isinstance(merge, bool):
+        raise OTPruneError(f"merge={merge!r}: expected True or False")
+    mass = check_mass("none" if mass is None else mass)
+    if alpha is not None and mass == "none":
+        raise OTPruneError(
+            "alpha is the strength of a mass: add mass total or mass token, or leave alpha out"
+        )
+    return Pruning(
+        selector=METHODS[method](keep, **given),
+        merge=bool(merge),
+        mass=mass,
+        alpha=check_alpha(1.0 if alpha is None else alpha),
+    )
+
+
+def near(name: object, known: Sequence[str]) -> str:
+    """What may have been meant by an unknown name: the known one most like it, or all of them."""
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
