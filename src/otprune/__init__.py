@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from otprune.measures.distances import exact_w2, free_mass_w2, gaussian_w2
     from otprune.selectors import (
         METHODS,
+        Cues,
         DivPrune,
         DPPPrune,
         GridPrune,
@@ -50,6 +51,7 @@ __all__ = [
     "METHODS",
     "Auto",
     "Budget",
+    "Cues",
     "DPPPrune",
     "DivPrune",
     "GridPrune",
@@ -109,7 +111,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("otprune")
-    if name not in __all__:
+    # Classes of methods are listed by `otprune.selectors.registry` alone.
+    if name not in __all__ and not name.endswith("Prune"):
         raise AttributeError(f"module 'otprune' has no attribute {name!r}")
     where = _HOMES.get(name, "selectors")
     try:
@@ -118,7 +121,10 @@ def __getattr__(name: str) -> Any:
         if where != "engines.transformers" or (message := _missing(name, cause)) is None:
             raise
         return _stand_in(name, message, cause)
-    value = getattr(home, name)
+    try:
+        value = getattr(home, name)
+    except AttributeError:
+        raise AttributeError(f"module 'otprune' has no attribute {name!r}") from None
     globals()[name] = value
     return value
 

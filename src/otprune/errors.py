@@ -14,7 +14,7 @@ class KeepError(OTPruneError):
 
 
 class WeightError(OTPruneError):
-    """The weights do not fit the tokens, or the method has no meaning for weights."""
+    """Weights that do not fit the tokens, that the method does not use, or that it lacks."""
 
 
 class UnsupportedError(OTPruneError):
@@ -26,4 +26,4 @@ class MissingDependencyError(OTPruneError):
 
 
 class SelectorError(OTPruneError):
-    """A method picked something else than k distinct tokens of its set."""
+    """A method picked something else than k distinct tokens, or declares a cue that is none."""

@@ -124,7 +124,7 @@ def test_a_method_that_crashes_is_reported(tmp_path, monkeypatch):
     def broken(self, tokens, k, weights):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("otprune.selectors.divprune.DivPrune._pick", broken)
+    monkeypatch.setattr("otprune.selectors.divprune.DivPrune.pick", broken)
     efficiency.run(tmp_path, seed=0, quick=True)
     figures = json.loads((tmp_path / "results.json").read_text())["results"]
     assert "no such luck" in figures["tiny LLaVA/divprune@0.25"]["failed"]

@@ -41,7 +41,7 @@ def ran(tmp_path_factory):
         raise RuntimeError("broken on purpose")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality.METHODS["norm"], "_pick", broken)
+        patch.setattr(quality.METHODS["norm"], "pick", broken)
         quality_report.run(folder, PLAN, folder)
     return folder
 

@@ -111,7 +111,7 @@ def test_every_method(run, photo, method):
     assert report["method"] == method
     assert len(image["indices"]) == 12
     assert sum(image["masses"]) == pytest.approx(1)
-    assert (image["certificate"] is not None) == (method in ("otprune", "transport"))
+    assert (image["certificate"] is not None) == METHODS[method].certifies
 
 
 def test_options_reach_the_method(run, photo):

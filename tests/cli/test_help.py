@@ -73,8 +73,8 @@ def test_methods_one_line_each(run):
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
         weights, certificate = line.split()[-2:]
         assert method.summary in line
-        assert weights == ("x" if method.takes_weights else "-")
-        assert certificate == ("x" if name in ("otprune", "transport") else "-")
+        assert weights == ("x" if "weights" in method.uses else "-")
+        assert certificate == ("x" if method.certifies else "-")
 
 
 def test_demo_help_needs_no_photo(run):

@@ -6,7 +6,7 @@ On the "meta" device, where tensors have shapes and no values: what would look a
 import pytest
 import torch
 
-from otprune import METHODS, DivPrune, DPPPrune, HerdingPrune, OTPrune, TransportPrune
+from otprune import METHODS, Cues, DivPrune, DPPPrune, HerdingPrune, OTPrune, TransportPrune
 from otprune.greedy import logdet as search
 from otprune.greedy.logdet import sequential
 from otprune.numerics.lowrank import LowRank
@@ -27,7 +27,7 @@ class OnDevice(Operations):
 @torch.no_grad()
 def operations(selector, k, *shape):
     with OnDevice() as count:
-        order = selector._pick(torch.empty(shape, device="meta"), k, None)
+        order = selector.pick(torch.empty(shape, device="meta"), k, Cues())
     assert order.shape == (shape[0], k)
     return count
 

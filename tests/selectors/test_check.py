@@ -18,7 +18,7 @@ def test_a_selector_of_the_users_own_is_one():
     class Own(otprune.Selector):
         name, summary = "own", "the first tokens"
 
-        def _pick(self, tokens, k, weights):
+        def pick(self, tokens, k, cues):
             return torch.arange(k).expand(len(tokens), -1)
 
     assert check_selector(Own(3))

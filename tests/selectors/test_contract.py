@@ -13,7 +13,7 @@ from tests.random_tokens import random_tokens
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 BY_FEATURE = pytest.mark.parametrize(
-    "method", [c for n, c in METHODS.items() if n not in ("grid", "random")], ids=lambda c: c.name
+    "method", [c for c in METHODS.values() if not c.positional], ids=lambda c: c.name
 )
 SHAPES = [(40, 12), (30, 64)]
 
@@ -84,6 +84,12 @@ def test_global_random_state_is_left_alone(method):
     state = torch.get_rng_state()
     method(0.3).select(random_tokens(40, 12))
     assert torch.get_rng_state().equal(state)
+
+
+@ALL
+def test_positional_means_whatever_the_tokens_hold(method):
+    kept = [method(0.3).select(random_tokens(40, 12, seed=s)) for s in (0, 1)]
+    assert kept[0].equal(kept[1]) == method.positional
 
 
 @BY_FEATURE
@@ -227,7 +233,7 @@ class NoWaiting(TorchDispatchMode):
 @ALL
 def test_nothing_after_the_check_waits_for_the_device(method, monkeypatch):
     tokens = random_tokens(2, 40, 12)
-    monkeypatch.setattr("otprune.selectors.base.check_finite", lambda x: None)
+    monkeypatch.setattr("otprune.selectors.gate.check_finite", lambda x: None)
     with NoWaiting():
         method(0.3).reduce(tokens, merge=True)
         assert method(0.3).reduce(tokens).masses.shape == (2, 12)

@@ -8,7 +8,7 @@ import torch
 from otprune import METHODS, OTPrune
 from otprune.greedy import logdet
 from otprune.greedy.logdet import sequential
-from otprune.selectors import batches
+from otprune.selectors import batches, gate
 from tests.random_tokens import random_tokens
 
 SIZES = (30, 17, 60, 30, 1, 47)
@@ -41,7 +41,7 @@ def search(request, monkeypatch):
 
 
 def filled(selector, sets, weights=None):
-    rows = selector._sets(sets, weights)
+    rows = gate.admit_sets(selector, sets, weights)
     return [order.sort().values for order in selector._order_padded(rows)]
 
 
@@ -71,7 +71,7 @@ def test_filled_up_with_weights():
 def test_little_is_filled_up_on_a_device(monkeypatch):
     """A set takes at most twice the room of its own size; one that is kept whole is not run."""
     sizes = [*range(1, 300, 7), 1]
-    rows = [batches.Batch(torch.empty(1, m, 4, device="meta"), None) for m in sizes]
+    rows = [batches.Batch(torch.empty(1, m, 4, device="meta")) for m in sizes]
     runs, padded = [], batches.padded
 
     def look(sets):
@@ -80,9 +80,9 @@ def test_little_is_filled_up_on_a_device(monkeypatch):
 
     monkeypatch.setattr(batches, "padded", look)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none for "meta"
-    orders = OTPrune(0.3)._order_counted(rows)
+    orders = OTPrune(0.3)._orders_at_fixed_keep(rows)
     assert [len(order) for order in orders] == [OTPrune(0.3).count(m) for m in sizes]
     assert all(max(run) < 2 * min(run) for run in runs)
     assert len(runs) == 6  # of 8, 16, 32, ... tokens on
-    assert [len(order) for order in OTPrune(1.0)._order_counted(rows)] == sizes
+    assert [len(order) for order in OTPrune(1.0)._orders_at_fixed_keep(rows)] == sizes
     assert len(runs) == 6

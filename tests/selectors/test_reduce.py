@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from typing import get_args
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_unmerged_rows_are_untouched(method, dtype):
 def test_merged_features_are_the_means_of_the_groups(method):
     selector = method(7)
     said = selector.reduce(X, merge=True)
-    groups = by_hand(X, said.indices, selector.assignment)
+    groups = by_hand(X, said.indices, selector.assignment_metric)
     wanted = torch.stack([X[g].mean(dim=0) for g in groups])
     torch.testing.assert_close(said.features, wanted)
     torch.testing.assert_close(said.masses, torch.tensor([len(g) / 40 for g in groups]))
@@ -83,15 +84,15 @@ def test_duplicates_that_are_both_kept_keep_their_mass(method):
 
 @dataclass(frozen=True)
 class KeepLast(Selector):
-    """A method of one's own: `_pick` is all it takes."""
+    """A method of one's own: `pick` is all it takes."""
 
     metric: Metric = "cosine"
 
     @property
-    def assignment(self):
+    def assignment_metric(self):
         return self.metric
 
-    def _pick(self, tokens, k, weights):
+    def pick(self, tokens, k, cues):
         batch, m, _ = tokens.shape
         return torch.arange(m).flip(0)[:k].expand(batch, k)
 
@@ -108,11 +109,10 @@ def test_groups_go_by_the_methods_metric(metric, masses):
 
 
 def test_metrics():
-    assert TransportPrune(2, metric="cosine").assignment == "cosine"
-    assert TransportPrune(2, metric="euclidean").assignment == "euclidean"
-    assert HerdingPrune(2).assignment == "euclidean"
-    others = set(METHODS) - {"transport", "herding"}
-    assert all(METHODS[name](2).assignment == "cosine" for name in others)
+    assert TransportPrune(2, metric="cosine").assignment_metric == "cosine"
+    assert TransportPrune(2, metric="euclidean").assignment_metric == "euclidean"
+    assert HerdingPrune(2).assignment_metric == "euclidean"
+    assert all(method(2).assignment_metric in get_args(Metric) for method in METHODS.values())
 
 
 def test_one_huge_token_does_not_blur_the_groups():

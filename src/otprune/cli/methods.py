@@ -14,7 +14,7 @@ LEGEND = "w: takes weights   c: explain gives a certificate"
 def table() -> RenderableType:
     """Every method with its summary and what else it can do, one line each in 80 columns."""
     rows = [
-        (name, method.summary, _mark(method.takes_weights), _mark(method.certifies))
+        (name, method.summary, _mark("weights" in method.uses), _mark(method.certifies))
         for name, method in METHODS.items()
     ]
     figures = Figures(("method", "keeps", "w", "c"), rows, wraps=(1,), styles=("bold",), tight=True)

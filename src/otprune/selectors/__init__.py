@@ -1,35 +1,12 @@
-"""The methods, one a file, and what makes them from names: `METHODS` and `by_name`."""
+"""The methods, one a file: `registry` lists them, `named` makes them from plain values."""
 
 from __future__ import annotations
 
-from otprune.selectors.base import Selector
-from otprune.selectors.check import check_selector
-from otprune.selectors.divprune import DivPrune
-from otprune.selectors.dpp import DPPPrune
-from otprune.selectors.grid import GridPrune
-from otprune.selectors.herding import HerdingPrune
-from otprune.selectors.named import METHODS, by_name
-from otprune.selectors.norm import NormPrune
-from otprune.selectors.otprune import OTPrune
-from otprune.selectors.preset import recommended
-from otprune.selectors.random import RandomPrune
-from otprune.selectors.results import Reduction, Selection
-from otprune.selectors.transport import TransportPrune
-
-__all__ = [
-    "METHODS",
-    "DPPPrune",
-    "DivPrune",
-    "GridPrune",
-    "HerdingPrune",
-    "NormPrune",
-    "OTPrune",
-    "RandomPrune",
-    "Reduction",
-    "Selection",
-    "Selector",
-    "TransportPrune",
-    "by_name",
-    "check_selector",
-    "recommended",
-]
+from otprune.selectors.base import Selector as Selector
+from otprune.selectors.check import check_selector as check_selector
+from otprune.selectors.cues import Cues as Cues
+from otprune.selectors.named import by_name as by_name
+from otprune.selectors.preset import recommended as recommended
+from otprune.selectors.registry import *  # noqa: F403 - METHODS, and the class of every method
+from otprune.selectors.results import Reduction as Reduction
+from otprune.selectors.results import Selection as Selection

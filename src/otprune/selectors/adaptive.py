@@ -13,6 +13,7 @@ from otprune.keep import Auto, Budget
 from otprune.measures import transport
 from otprune.numerics import threads
 from otprune.selectors.batches import Batch
+from otprune.selectors.picks import picked
 
 if TYPE_CHECKING:
     from otprune.selectors.base import Selector
@@ -60,23 +61,23 @@ class Walk:
 
     def __init__(self, selector: Selector, batch: Batch) -> None:
         self.selector = selector
-        self.tokens = batch.tokens.float()
-        self.weights = batch.weights
-        self._points = transport.embed(self.tokens, "cosine")
-        mass = self._points.new_ones(self.tokens.shape[:-1])
-        self._mass = (mass if batch.weights is None else batch.weights) / self.size
+        self.batch = Batch(batch.tokens.float(), batch.cues)
+        self._points = transport.embed(self.batch.tokens, "cosine")
+        mass = self._points.new_ones(self._points.shape[:-1])
+        weights = batch.cues.weights
+        self._mass = (mass if weights is None else weights) / self.size
         self._order: Tensor | None = None
         self._costs = mass[:, :0]
 
     @property
     def size(self) -> int:
         """m."""
-        return self.tokens.shape[1]
+        return self.batch.tokens.shape[1]
 
     def pick(self, k: int) -> Tensor:
         """The method's k tokens of each set, `(B, k)`, 1 <= k <= m, in the order of picking."""
         if k < self.size:
-            return self.selector._picks(self.tokens, k, self.weights)
+            return picked(self.selector, self.batch, k)
         # Methods are asked for less than all; what is left then comes last.
         first = self.pick(k - 1) if k > 1 else self._mass[:, :0].long()
         last = k * (k - 1) // 2 - first.sum(dim=-1, keepdim=True)
@@ -128,8 +129,9 @@ def proven(walk: Walk, target: float, limit: int) -> list[Choice]:
     how good a choice is, not whether it is enough. In float64 on the CPU, like `explain`.
     """
     order = walk.pick(limit)[0]
-    weights = None if walk.weights is None else walk.weights[0].cpu().double()
-    proof = walk.selector._certify(walk.tokens[0].cpu().double(), order.cpu(), weights)
+    tokens, weights = walk.batch.tokens, walk.batch.cues.weights
+    weights = None if weights is None else weights[0].cpu().double()
+    proof = walk.selector._certify(tokens[0].cpu().double(), order.cpu(), weights)
     assert proof is not None
     k = next((i for i, share in enumerate(proof.shares, 1) if share >= target), limit)
     return [Choice(order[:k], proof.shares[k - 1])]
@@ -141,7 +143,7 @@ def shared(walks: Sequence[Walk], rule: Budget) -> list[Choice]:
     Costs are looked at as far as a set could stop: to twice its even share first, twice as far
     again whenever one stops at the end of that.
     """
-    owners = [w for w, walk in enumerate(walks) for _ in walk.tokens]
+    owners = [w for w, walk in enumerate(walks) for _ in walk.batch.tokens]
     tokens = sum(walks[w].size for w in owners)
     total = budget.count(rule.total, tokens)
     ends = [min(walk.size, rule.floor + 2 * total * walk.size // tokens) for walk in walks]
@@ -155,4 +157,6 @@ def shared(walks: Sequence[Walk], rule: Budget) -> list[Choice]:
         for w in cut:
             ends[w] = min(walks[w].size, 2 * ends[w])
     stops = iter(ks)
-    return [choice for walk in walks for choice in walk.stop([next(stops) for _ in walk.tokens])]
+    return [
+        choice for walk in walks for choice in walk.stop([next(stops) for _ in walk.batch.tokens])
+    ]

@@ -1,9 +1,15 @@
-"""What every method is: a frozen dataclass that turns tokens into the indices of those to keep."""
+"""What every method is: a frozen dataclass that turns tokens into the indices of those to keep.
+
+One call goes through four stages, each in a module of its own: the arguments are checked (`gate`),
+tokens become float32 (`picks.picked`), the method picks, and what is kept is put into order, with
+its masses and merged features if asked for (`merging`). Where `keep` is a rule, `adaptive` asks for
+picks until the rule is content.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,77 +17,111 @@ import torch
 from torch import Tensor
 
 from otprune import keep as budget
-from otprune.checks import check_finite, check_shape, check_tokens, check_weights
-from otprune.errors import KeepError, MissingDependencyError, TokenError, WeightError
+from otprune.checks import check_finite
+from otprune.errors import KeepError, SelectorError, TokenError
 from otprune.keep import Auto, Keep
-from otprune.measures import distances, transport
 from otprune.measures.certificate import Certificate
 from otprune.measures.transport import Metric
 from otprune.numerics.arrays import host_readable
-from otprune.selectors import adaptive, batches
+from otprune.selectors import adaptive, batches, gate, merging
 from otprune.selectors.batches import Batch
-from otprune.selectors.picks import check_picks
-from otprune.selectors.results import Lazy, Reduction, Selection
+from otprune.selectors.cues import CUES, Cue, Cues
+from otprune.selectors.picks import picked
+from otprune.selectors.results import Reduction, Selection, measured
 
 
 @dataclass(frozen=True)
 class Selector(ABC):
-    """Base of all methods: which tokens to keep, decided from the tokens alone.
+    """Base of all methods: which tokens to keep, decided from the tokens and what is known of them.
 
-    A method implements `_pick`; everything else is the same for all. Computed in float32 whatever
+    A method implements `pick`; everything else is the same for all. Computed in float32 whatever
     the tokens' dtype, without gradients; deterministic; ties go to the larger norm, then to the
-    lower index.
+    lower index. A method of your own is a subclass, and works wherever a selector does:
+
+        @dataclass(frozen=True)
+        class First(otprune.Selector):
+            def pick(self, tokens, k, cues):
+                return torch.arange(k, device=tokens.device).expand(len(tokens), k)
 
     Attributes:
         keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int; `1.0` keeps
             everything, `1` keeps one token. Or a rule: "auto" or `Auto` for as many as an image
             needs, `Budget` for one total over several images.
-        name: short name, the key in `METHODS`.
-        summary: one line for a table of methods.
-        takes_weights: whether weights have a meaning for the method.
+        name: short name, the key in `METHODS`; methods of your own need none.
+        summary: one line for a table of methods; likewise.
+        uses: names of the fields of `Cues` that have a meaning for the method; weights given to
+            one that does not use them are refused.
+        needs: those that it cannot pick without; a call without them is refused. They count as
+            used.
         certifies: whether `explain` gives a certificate.
         nested: whether k tokens are the first k of any longer run, in the order of picking. If so,
             rules need one run to see every k; if not, one for each.
-        looks: whether `_pick` refuses tokens that are not finite by itself if they are at hand
-            (`tokens.host_readable`), so that nobody needs to look before.
+        positional: whether the choice depends on m and k alone, and not on what the tokens hold.
+        checks_finite: whether `pick` raises TokenError for tokens that are not finite where the
+            host can read them (`numerics.arrays.host_readable`), so that no check comes before it.
 
     Raises:
         KeepError: `keep` is none of these, or asks for a certificate that the method has not.
+        SelectorError: a subclass names a cue that does not exist.
     """
 
     keep: Keep
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    takes_weights: ClassVar[bool] = False
+    uses: ClassVar[frozenset[Cue]] = frozenset()
+    needs: ClassVar[frozenset[Cue]] = frozenset()
     certifies: ClassVar[bool] = False
     nested: ClassVar[bool] = False
-    looks: ClassVar[bool] = False
+    positional: ClassVar[bool] = False
+    checks_finite: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for attribute in ("uses", "needs"):
+            unknown = set(getattr(cls, attribute)) - set(CUES)
+            if isinstance(getattr(cls, attribute), str) or unknown:
+                raise SelectorError(
+                    f"{cls.__name__}.{attribute} is {getattr(cls, attribute)!r}: expected a set of "
+                    f"names out of {', '.join(CUES)}"
+                )
+        cls.needs = frozenset(cls.needs)
+        cls.uses = frozenset(cls.uses) | cls.needs
 
     def __post_init__(self) -> None:
         keep = budget.check_rule(self.keep)
         if isinstance(keep, Auto) and keep.measure == "certificate" and not self.certifies:
+            from otprune.selectors.registry import METHODS  # which imports every method
+
+            able = sorted(cls.__name__ for cls in METHODS.values() if cls.certifies)
             raise KeepError(
                 f"{type(self).__name__} has no certificate: use measure='distance', or one of "
-                f"{', '.join(_names(lambda c: c.certifies))}"
+                f"{', '.join(able)}"
             )
         object.__setattr__(self, "keep", keep)
 
     @property
-    def assignment(self) -> Metric:
+    def assignment_metric(self) -> Metric:
         """The metric in which tokens go to their nearest kept one (masses, merging)."""
         return "cosine"
 
     @abstractmethod
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        """Indices in the order they were picked, `(B, k)` int64, distinct in every row.
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
+        """The method itself: which k tokens of each of B sets of m to keep.
 
-        On a CPU B is 1: sets are picked from one by one, in several threads if there are many.
+        Called by `select` and its like, which check the arguments before and the result after; call
+        those instead. On a CPU B is 1: sets are picked from one by one, in several threads if there
+        are many. Gradients are off, and so is autocast.
 
         Args:
-            tokens: `(B, m, d)` float32, finite but for methods that look by themselves.
-            k: 1 <= k < m.
-            weights: `(B, m)` float32 of mean 1, or None.
+            tokens: `(B, m, d)` float32, finite, but for methods with `checks_finite`; not to be
+                written into.
+            k: 1 <= k < m; where all are kept, nothing is asked.
+            cues: what else is known of the tokens; those in `needs` are there.
+
+        Returns:
+            `(B, k)` int64 on the tokens' device: places in the order of picking, distinct in every
+            row. Anything else is refused with a SelectorError.
         """
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate | None:
@@ -105,36 +145,35 @@ class Selector(ABC):
                 `tokens.shape[:-1]`; only their ratios matter. None counts all alike.
 
         Returns:
-            `(k,)` or `(B, k)` with `k = count(m)`; a batch gives what its rows give one by one: on
-            a CPU always, and with any number of threads. Elsewhere but for gains that are equal up
-            to rounding, which depends on the batch there.
+            `(k,)` or `(B, k)` with `k = count(m)`. A batch gives what its rows give one by one: on
+            a CPU always, and with any number of threads. On other devices gains that are equal up
+            to rounding may be told apart by the batch.
 
         Raises:
             TokenError: the tokens are not a finite floating array of that shape.
-            WeightError: the weights do not fit, or the method has no meaning for weights.
+            WeightError: the weights do not fit, the method does not use any, or needs some.
+            UnsupportedError: the method needs another cue.
             KeepError: a batch, and `keep` is a rule: its rows would keep different numbers, which
                 `select_each` gives.
             SelectorError: the method, one of your own, did not pick k distinct tokens.
         """
-        tokens = self._checked(tokens)
-        order = self._order(_batched(tokens), self._weights(tokens, weights))
-        indices = order.sort(dim=-1).values
+        batch = gate.admit(self, tokens, weights)
+        indices = self._order(batch).sort(dim=-1).values
         return indices if tokens.ndim == 3 else indices[0]
 
     def reduce(self, tokens: Any, merge: bool = False, weights: Any = None) -> Reduction:
         """The kept tokens with their masses, merged with what they stand for if asked.
 
-        Every token belongs to its nearest kept one in the metric `assignment`; a kept token to
-        itself. With `merge`, a kept token's feature becomes the mass-weighted mean of the tokens
-        that belong to it (the barycentric projection of the free-mass transport plan), computed
-        in float32 from the features as given; without, features are the kept rows untouched, and
-        who belongs to whom is worked out only if the masses are asked for.
+        Every token belongs to its nearest kept one in `assignment_metric`; a kept token to itself.
+        With `merge`, a kept token's feature becomes the mass-weighted mean of the tokens that
+        belong to it (the barycentric projection of the free-mass transport plan), computed in
+        float32 from the features as given; without, features are the kept rows untouched, and who
+        belongs to whom is worked out only if the masses are asked for.
         Gradients flow into the features. Arguments and errors as for `select`.
         """
-        tokens = self._checked(tokens)
-        batch, w = _batched(tokens), self._weights(tokens, weights)
-        indices = self._order(batch, w).sort(dim=-1).values
-        made = self._reduction(batch, indices, w, merge)
+        batch = gate.admit(self, tokens, weights)
+        indices = self._order(batch).sort(dim=-1).values
+        made = merging.reduction(batch, indices, self.assignment_metric, merge)
         return made if tokens.ndim == 3 else made.unbind()[0]
 
     def select_each(self, sets: Iterable[Any], weights: Any = None) -> list[Tensor]:
@@ -145,36 +184,26 @@ class Selector(ABC):
 
         Args:
             sets: arrays `(m_i, d)`, or a batch `(B, m, d)`.
-            weights: for each set, `(m_i,)`; None counts all tokens alike.
+            weights: for each set `(m_i,)`, or None, which counts its tokens alike.
 
         Raises:
-            TokenError, WeightError: as for `select`.
+            TokenError, WeightError, UnsupportedError, SelectorError: as for `select`.
             KeepError: the total of a `Budget` is less than its floors take.
         """
-        return [order.sort().values for order in self._order_each(self._sets(sets, weights))]
+        admitted = gate.admit_sets(self, sets, weights)
+        return [order.sort().values for order in self._orders(admitted)]
 
     def reduce_each(
         self, sets: Iterable[Any], merge: bool = False, weights: Any = None
     ) -> list[Reduction]:
         """What `reduce` gives for several sets, kept as `select_each` says."""
-        rows = self._sets(sets, weights)
+        admitted = gate.admit_sets(self, sets, weights)
+        kept = [order.sort().values.unsqueeze(0) for order in self._orders(admitted)]
+        metric = self.assignment_metric
         return [
-            self._reduction(batch, order.sort().values.unsqueeze(0), w, merge).unbind()[0]
-            for (batch, w), order in zip(rows, self._order_each(rows), strict=True)
+            merging.reduction(batch, indices, metric, merge).unbind()[0]
+            for batch, indices in zip(admitted, kept, strict=True)
         ]
-
-    def _reduction(
-        self, batch: Tensor, indices: Tensor, w: Tensor | None, merge: bool
-    ) -> Reduction:
-        features = batch.gather(1, indices.unsqueeze(-1).expand(-1, -1, batch.shape[-1]))
-        if merge:
-            plan = self._plan(batch, indices, w)
-            masses = Lazy(plan.sum(dim=-1))
-            features = _merged(batch, plan, features)
-        else:
-            full = batch.detach()  # without their graph, which would live as long as the masses
-            masses = Lazy(lambda: self._plan(full, indices, w).sum(dim=-1))
-        return Reduction(indices, masses, features)
 
     def explain(self, tokens: Any, weights: Any = None) -> Selection:
         """What is kept of one set of tokens, `(m, d)`, and how good that is.
@@ -186,148 +215,59 @@ class Selector(ABC):
         Raises:
             TokenError: also for a batch; explain its rows one by one.
         """
-        tokens = check_tokens(tokens)
+        batch = gate.admit(self, tokens, weights)
         if tokens.ndim != 2:
             raise TokenError(
                 f"explain got tokens of shape {tuple(tokens.shape)}: expected one set, (m, d)"
             )
-        batch, w = tokens.unsqueeze(0), self._weights(tokens, weights)
-        reached = None
         if isinstance(self.keep, Auto):
-            ((chosen, reached),) = adaptive.choose(self, [Batch(batch, w)])
-            order = chosen.unsqueeze(0)
+            ((order, reached),) = adaptive.choose(self, [batch])
         else:
-            order = self._order(batch, w)
-        indices = order.sort(dim=-1).values
-        masses = self._plan(batch, indices, w)[0].sum(dim=-1)
-
-        full = tokens.detach().cpu().double()
-        kept = full[indices[0].cpu()]
-        v = None if w is None else w[0].cpu().double()
-        proof = self._certify(full, order[0].cpu(), v)
-        gaussian = distances.gaussian_w2(full, kept, full_mass=v)
-        free = distances.free_mass_w2(full, kept, full_mass=v)
-        try:
-            exact = distances.exact_w2(full, kept, full_mass=v)
-        except MissingDependencyError:
-            exact = None
-        squares = full.square().sum(dim=-1)
-        size = float((squares if v is None else squares * v).mean())
-        per = 1 / size if size > 0 else 0.0
-        return Selection(
-            indices=indices[0],
-            masses=masses,
-            value=None if proof is None else proof.value,
-            bound=None if proof is None else proof.bound,
-            certificate=None if proof is None else proof.ratio,
-            reference=None if proof is None else proof.reference,
-            reached=reached,
-            gaussian_w2=gaussian,
-            gaussian_w2_relative=gaussian * per,
-            exact_w2=exact,
-            exact_w2_relative=None if exact is None else exact * per,
-            free_mass_w2=free,
-            free_mass_w2_relative=free * per,
-        )
-
-    def _checked(self, tokens: Any) -> Tensor:
-        """`check_tokens`, but for the look that `_pick` will take: not where nothing is picked."""
-        checked = check_shape(tokens)
-        m = checked.shape[-2]
-        picks = isinstance(self.keep, (float, int)) and self.count(m) < m
-        if not (self.looks and picks and host_readable(checked)):
-            check_finite(checked)
-        return checked
-
-    def _weights(self, tokens: Tensor, weights: Any) -> Tensor | None:
-        if weights is None:
-            return None
-        if not self.takes_weights:
-            raise WeightError(
-                f"{type(self).__name__} has no meaning for weights: "
-                f"leave them out, or use {', '.join(_names(lambda c: c.takes_weights))}"
-            )
-        checked = check_weights(weights, tuple(tokens.shape[:-1])).float().to(tokens.device)
-        return checked if tokens.ndim == 3 else checked.unsqueeze(0)
-
-    def _sets(self, sets: Iterable[Any], weights: Any) -> list[Batch]:
-        """Each set as a batch of its own."""
-        tokens = [self._checked(x) for x in sets]
-        for x in tokens:
-            if x.ndim != 2:
-                raise TokenError(f"a set of tokens has shape {tuple(x.shape)}: expected (m, d)")
-        each = [None] * len(tokens) if weights is None else list(weights)
-        if len(each) != len(tokens):
-            raise WeightError(f"weights for {len(each)} sets, and there are {len(tokens)}")
-        return [
-            Batch(x.unsqueeze(0), self._weights(x, w)) for x, w in zip(tokens, each, strict=True)
-        ]
+            order, reached = self._order(batch)[0], None
+        indices = order.sort().values
+        masses = merging.masses(batch, indices.unsqueeze(0), self.assignment_metric)[0]
+        full, w = batch.tokens[0].detach().cpu().double(), batch.cues.weights
+        w = None if w is None else w[0].cpu().double()
+        proof = self._certify(full, order.cpu(), w)
+        return measured(full, w, indices, masses, proof, reached)
 
     @torch.no_grad()
-    def _order(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
-        batch, m, _ = tokens.shape
+    def _order(self, batch: Batch) -> Tensor:
+        """What is kept of each set of a batch, `(B, k)` in the order of picking."""
+        sets, m, _ = batch.tokens.shape
         if not isinstance(self.keep, (float, int)):
-            if batch > 1:
+            if sets > 1:
                 raise KeepError(
                     f"keep={self.keep!r} keeps a different number in every row of a batch: use "
                     "select_each or reduce_each, which give a list"
                 )
-            return adaptive.choose(self, [Batch(tokens, weights)])[0].order.unsqueeze(0)
+            return adaptive.choose(self, [batch])[0].order.unsqueeze(0)
         k = self.count(m)
         if k == m:
-            return torch.arange(m, device=tokens.device).repeat(batch, 1)
+            return torch.arange(m, device=batch.tokens.device).repeat(sets, 1)
         try:
-            return batches.alone(lambda x, w: self._picks(x, k, w), tokens, weights)
+            return batches.alone(lambda part: picked(self, part, k), batch)
         except TokenError:
-            check_finite(tokens)  # which counts those of all sets
+            check_finite(batch.tokens)  # which counts those of all sets
             raise
 
-    def _picks(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        """What `_pick` says, checked."""
-        # Under a caller's autocast, matrix products would silently run in half precision.
-        with torch.autocast(tokens.device.type, enabled=False):
-            order = self._pick(tokens.float(), k, weights)
-        return check_picks(type(self), order, len(tokens), tokens.shape[1], k)
-
-    def _order_each(self, sets: list[Batch]) -> list[Tensor]:
-        """What is kept of each set, `(k_i,)` in the order of picking."""
+    def _orders(self, sets: Sequence[Batch]) -> list[Tensor]:
+        """What is kept of each of several sets, `(k_i,)` in the order of picking."""
         if isinstance(self.keep, (float, int)):
-            return self._order_counted(sets)
-        if len({batches.shape(one) for one in sets}) == 1 and not host_readable(sets[0].tokens):
+            return self._orders_at_fixed_keep(sets)
+        if len(set(map(batches.stack_key, sets))) == 1 and not host_readable(sets[0].tokens):
             sets = [batches.joined(sets)]
         return [choice.order for choice in adaptive.choose(self, sets)] if sets else []
 
-    def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
-        """`_order_each` where sizes say how many tokens are kept: sets of one size together, but
-        each alone on a CPU."""
+    def _orders_at_fixed_keep(self, sets: Sequence[Batch]) -> list[Tensor]:
+        """`_orders` where `keep` is a ratio or a number.
+
+        On a CPU each set alone, elsewhere those of one size together.
+        """
         if all(host_readable(one.tokens) for one in sets):
             size = max((one.tokens.numel() for one in sets), default=0)
-            return batches.shared_out(lambda one: self._order(*one)[0], sets, size)
+            return batches.shared_out(lambda one: self._order(one)[0], sets, size)
         return batches.in_groups(
-            sets, batches.shape, lambda group: self._order(*batches.joined(group))
+            map(batches.stack_key, sets),
+            lambda places: self._order(batches.joined([sets[i] for i in places])),
         )
-
-    @torch.no_grad()
-    def _plan(self, tokens: Tensor, indices: Tensor, weights: Tensor | None) -> Tensor:
-        def plan(x: Tensor, kept: Tensor, w: Tensor | None) -> Tensor:
-            with torch.autocast(x.device.type, enabled=False):
-                return transport.free_plan(x.float(), kept, self.assignment, w)
-
-        return batches.alone(plan, tokens, indices, weights)
-
-
-def _batched(tokens: Tensor) -> Tensor:
-    return tokens if tokens.ndim == 3 else tokens.unsqueeze(0)
-
-
-def _names(able: Callable[[type[Selector]], bool]) -> list[str]:
-    return sorted(c.__name__ for c in Selector.__subclasses__() if able(c))
-
-
-def _merged(tokens: Tensor, plan: Tensor, kept: Tensor) -> Tensor:
-    masses = plan.sum(dim=-1, keepdim=True)
-    share = plan / torch.where(masses > 0, masses, 1.0)
-    with torch.autocast(tokens.device.type, enabled=False):
-        means = (share @ tokens.float()).to(tokens.dtype)
-    # A kept token whose tokens weigh nothing keeps its feature.
-    return torch.where(masses > 0, means, kept)

@@ -1,4 +1,4 @@
-"""Sets of tokens that are chosen from together: of one size, or filled up to one."""
+"""Sets of tokens that are chosen from together: of one size, or padded to one."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ from torch.nn.utils.rnn import pad_sequence
 
 from otprune.numerics import threads
 from otprune.numerics.arrays import host_readable
+from otprune.selectors.cues import Cues
 
 A = TypeVar("A")
 
-# Numbers of a set from which on its own products are worth sharing out.
+# Numbers of a set from which on its own products are worth sharing among threads.
 _LARGE = 2**22
 
 
 class Batch(NamedTuple):
-    """B sets of one size: tokens `(B, m, d)`, weights `(B, m)` float32 of mean 1 or None."""
+    """B sets of one size: tokens `(B, m, d)`, and what else is known of them."""
 
     tokens: Tensor
-    weights: Tensor | None
+    cues: Cues = Cues()
+
+    def part(self, rows: slice) -> Batch:
+        """Some of the sets."""
+        return Batch(self.tokens[rows], self.cues.each(lambda x: x[rows]))
 
     def rows(self) -> list[Batch]:
         """One of B = 1 for each set."""
-        return [
-            Batch(self.tokens[b : b + 1], None if self.weights is None else self.weights[b : b + 1])
-            for b in range(len(self.tokens))
-        ]
+        return [self.part(slice(b, b + 1)) for b in range(len(self.tokens))]
 
 
-def alone(task: Callable[..., Tensor], tokens: Tensor, *others: Tensor | None) -> Tensor:
-    """What a task makes of tokens `(B, m, d)` and what belongs to them, set by set on a CPU.
+def alone(task: Callable[..., Tensor], batch: Batch, *others: Tensor) -> Tensor:
+    """What a task makes of a batch, and of others that begin with B too, set by set on a CPU.
 
     There a set is worked on as if there were no other: what is made of it is the same to the last
     bit, whatever batch it stands in and however many threads there are. Elsewhere all go together.
     """
-    if not host_readable(tokens):
-        return task(tokens, *others)
+    if not host_readable(batch.tokens):
+        return task(batch, *others)
 
-    def some(part: slice) -> Tensor:
-        return task(tokens[part].contiguous(), *(None if x is None else x[part] for x in others))
+    def some(rows: slice) -> Tensor:
+        part = batch.part(rows)
+        whole = Batch(part.tokens.contiguous(), part.cues)
+        return task(whole, *(x[rows] for x in others))
 
     with threads.single():
-        made = shared_out(some, threads.parts(len(tokens), 1), tokens[0].numel())
+        size = batch.tokens[0].numel()
+        made = shared_out(some, threads.parts(len(batch.tokens), 1), size)
     return made[0] if len(made) == 1 else torch.cat(made)
 
 
@@ -53,49 +58,46 @@ def shared_out(task: Callable[[A], Tensor], sets: Iterable[A], size: int) -> lis
     """What a task makes of each set on a CPU, where the largest has `size` numbers.
 
     Each thread has sets of its own if they are small. Large ones come one after the other, and what
-    is large in them is shared out.
+    is large in them is shared among the threads.
     """
     with threads.single():
         return [task(one) for one in sets] if size > _LARGE else threads.spread(task, sets)
 
 
-def shape(one: Batch) -> Hashable:
-    """What sets have in common that can be joined as they are."""
-    return (*kind(one), one.tokens.shape)
+def stack_key(one: Batch) -> Hashable:
+    """Equal for batches that can be joined as they are."""
+    return (pad_key(one), one.tokens.shape)
 
 
-def kind(one: Batch) -> tuple[Hashable, ...]:
-    """What sets have in common that can be filled up to one size."""
-    return one.tokens.shape[-1], one.tokens.dtype, one.tokens.device, one.weights is None
+def pad_key(one: Batch) -> Hashable:
+    """Equal for batches that can be padded to one size."""
+    known = tuple(x is None for x in one.cues.given)
+    return one.tokens.shape[-1], one.tokens.dtype, one.tokens.device, known
 
 
-def joined(sets: Sequence[Batch]) -> Batch:
-    """Batches of sets of one size as one batch."""
-    if len(sets) == 1:
-        return sets[0]
-    weights = [one.weights for one in sets if one.weights is not None]
-    return Batch(torch.cat([one.tokens for one in sets]), torch.cat(weights) if weights else None)
+def joined(several: Sequence[Batch]) -> Batch:
+    """Batches of one `stack_key` as one, in order."""
+    if len(several) == 1:
+        return several[0]
+    tokens = torch.cat([one.tokens for one in several])
+    return Batch(tokens, Cues.joined([one.cues for one in several]))
 
 
-def padded(sets: Sequence[Batch]) -> Batch:
-    """Single sets of any size as one batch, with zeros behind smaller ones."""
-    weights = [one.weights[0] for one in sets if one.weights is not None]
-    return Batch(
+def padded(sets: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+    """Tokens and weights of single sets of one `pad_key`, with zeros behind smaller ones."""
+    weights = [one.cues.weights[0] for one in sets if one.cues.weights is not None]
+    return (
         pad_sequence([one.tokens[0] for one in sets], batch_first=True),
         pad_sequence(weights, batch_first=True) if weights else None,
     )
 
 
-def in_groups(
-    sets: Sequence[Batch],
-    key: Callable[[Batch], Hashable],
-    together: Callable[[Sequence[Batch]], Iterable[Tensor]],
-) -> list[Tensor]:
-    """What `together` makes of the sets of one key, in the order of the sets."""
+def in_groups(keys: Iterable[Hashable], together: Callable[[list[int]], Iterable[A]]) -> list[A]:
+    """What `together` makes of the places of each key, in the order of the places."""
     groups: dict[Hashable, list[int]] = {}
-    for i, one in enumerate(sets):
-        groups.setdefault(key(one), []).append(i)
-    made: dict[int, Tensor] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    made: dict[int, A] = {}
     for places in groups.values():
-        made |= zip(places, together([sets[i] for i in places]), strict=True)
-    return [made[i] for i in range(len(sets))]
+        made |= zip(places, together(places), strict=True)
+    return [made[i] for i in range(len(made))]

@@ -10,6 +10,7 @@ from torch import Tensor
 from otprune.greedy import maxmin, ties
 from otprune.numerics.normalize import unit_rows_norms
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cues
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,6 @@ class DivPrune(Selector):
     summary: ClassVar[str] = "greedy max-min cosine distance between kept tokens"
     nested: ClassVar[bool] = True
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         points, norms = unit_rows_norms(tokens)
         return maxmin.greedy(points, k, ties.preference(norms))

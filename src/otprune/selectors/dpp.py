@@ -11,6 +11,7 @@ from otprune.greedy import logdet, ties
 from otprune.numerics.lowrank import LowRank
 from otprune.numerics.normalize import unit_rows_norms
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cues
 
 # Keeps the kernel of duplicates and of more tokens than features regular in float32.
 JITTER = 1e-4
@@ -28,6 +29,6 @@ class DPPPrune(Selector):
     summary: ClassVar[str] = "greedy determinantal point process on cosine similarity"
     nested: ClassVar[bool] = True
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         x, norms = unit_rows_norms(tokens)
         return logdet.greedy(LowRank(x, x), k, ties.preference(norms), shift=JITTER)

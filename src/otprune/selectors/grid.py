@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cues
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class GridPrune(Selector):
 
     name: ClassVar[str] = "grid"
     summary: ClassVar[str] = "baseline: evenly spaced positions"
+    positional: ClassVar[bool] = True
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         batch, m, _ = tokens.shape
         middle = (2 * torch.arange(k, device=tokens.device) + 1) * m // (2 * k)
         return middle.expand(batch, k)

@@ -14,6 +14,7 @@ from otprune.measures.transport import Metric
 from otprune.numerics.distances import pairwise
 from otprune.numerics.normalize import norms, scale_down
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cue, Cues
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class HerdingPrune(Selector):
     name: ClassVar[str] = "herding"
     summary: ClassVar[str] = "kernel herding: matches the full distribution with uniform mass"
     nested: ClassVar[bool] = True
-    takes_weights: ClassVar[bool] = True
+    uses: ClassVar[frozenset[Cue]] = frozenset({"weights"})
 
     @property
-    def assignment(self) -> Metric:
+    def assignment_metric(self) -> Metric:
         return "euclidean"
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         points = transport.embed(scale_down(tokens)[0], "euclidean")
-        mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
+        mass = tokens.new_ones(tokens.shape[:-1]) if cues.weights is None else cues.weights
         mass = mass / mass.shape[-1]
         distance = pairwise(points)
         kernel = distance.div_(-_bandwidth(distance)).exp_()

@@ -15,30 +15,9 @@ from typing import Any
 from otprune.errors import OTPruneError
 from otprune.keep import Keep
 from otprune.measures.mass import Mass, check_alpha, check_mass
-from otprune.selectors.base import Selector
-from otprune.selectors.divprune import DivPrune
-from otprune.selectors.dpp import DPPPrune
-from otprune.selectors.grid import GridPrune
-from otprune.selectors.herding import HerdingPrune
-from otprune.selectors.norm import NormPrune
-from otprune.selectors.otprune import OTPrune
 from otprune.selectors.preset import Pruning, recommended
-from otprune.selectors.random import RandomPrune
-from otprune.selectors.transport import TransportPrune
+from otprune.selectors.registry import METHODS
 
-METHODS: dict[str, type[Selector]] = {
-    method.name: method
-    for method in (
-        OTPrune,
-        TransportPrune,
-        HerdingPrune,
-        DivPrune,
-        DPPPrune,
-        NormPrune,
-        GridPrune,
-        RandomPrune,
-    )
-}
 RECOMMENDED = "recommended"  # a name for `recommended()`, which settles more than the method
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from otprune.greedy import ties
 from otprune.numerics.normalize import norms
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cues
 
 
 @dataclass(frozen=True)
@@ -20,5 +21,5 @@ class NormPrune(Selector):
     summary: ClassVar[str] = "baseline: the largest Euclidean norms"
     nested: ClassVar[bool] = True
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         return ties.preference(norms(tokens)).argsort(dim=-1)[:, :k]

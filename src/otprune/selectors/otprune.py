@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar, Literal, get_args
@@ -21,6 +21,7 @@ from otprune.numerics.arrays import as_array, host_readable
 from otprune.selectors import batches
 from otprune.selectors.base import Selector
 from otprune.selectors.batches import Batch
+from otprune.selectors.cues import Cue, Cues
 
 # Beyond this gamma * S S^T leaves the range of float32 at the widest models.
 _LARGEST_GAMMA = 1e18
@@ -61,9 +62,9 @@ class OTPrune(Selector):
     name: ClassVar[str] = "otprune"
     summary: ClassVar[str] = "the published method: greedy log-determinant of second moments"
     nested: ClassVar[bool] = True
-    takes_weights: ClassVar[bool] = True
+    uses: ClassVar[frozenset[Cue]] = frozenset({"weights"})
     certifies: ClassVar[bool] = True
-    looks: ClassVar[bool] = True
+    checks_finite: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,8 +94,8 @@ class OTPrune(Selector):
         """The number that gamma is for m tokens of d features."""
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
-        return self._greedy(tokens, k, weights, self.gamma_for(*tokens.shape[-2:]))
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
+        return self._greedy(tokens, k, cues.weights, self.gamma_for(*tokens.shape[-2:]))
 
     def _greedy(
         self,
@@ -106,7 +107,7 @@ class OTPrune(Selector):
     ) -> Tensor:
         rank = _RANK if self.rank == "auto" else self.rank
         K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
-        # As good as a look at all tokens, and there are so many numbers less.
+        # Says as much as all tokens would, and there are fewer numbers to read.
         if host_readable(norms) and not np.isfinite(as_array(norms)).all():
             check_finite(tokens)
         preference = ties.preference(norms)
@@ -116,21 +117,27 @@ class OTPrune(Selector):
             return triton_kernel.greedy(K, k, preference, 1.0, *lengths_counts)
         return search.greedy(K, k, preference, shift=1.0)
 
-    def _order_counted(self, sets: list[Batch]) -> list[Tensor]:
-        """Sets of any size together where launches count; on a CPU large ones would only wait."""
+    def _orders_at_fixed_keep(self, sets: Sequence[Batch]) -> list[Tensor]:
+        """Off the CPU sets of different sizes are padded and picked from together, since there the
+        number of launches decides; on a CPU large sets would only wait for each other.
+        """
         if all(one.tokens.is_cpu for one in sets):
-            return super()._order_counted(sets)
+            return super()._orders_at_fixed_keep(sets)
 
-        def about(one: Batch) -> object:
-            """Sets of at most twice another's size are filled up to one; whole ones are apart."""
+        def key(one: Batch) -> Hashable:
+            """Equal for sets of at most twice another's size, those kept whole apart."""
             m = one.tokens.shape[1]
-            return (*batches.kind(one), m.bit_length(), self.count(m) == m)
+            return batches.pad_key(one), m.bit_length(), self.count(m) == m
 
-        return batches.in_groups(sets, about, self._order_padded)
+        return batches.in_groups(
+            map(key, sets), lambda places: self._order_padded([sets[i] for i in places])
+        )
 
     @torch.no_grad()
     def _order_padded(self, sets: Sequence[Batch]) -> list[Tensor]:
-        """A zero token has no part in the objective and gains nothing, so none is picked before all
+        """The picks of each set, all padded with zero tokens to one size.
+
+        A zero token has no part in the objective and gains nothing, so none is picked before all
         of its set's own; and the first k picks are those of any longer run.
         """
         device = sets[0].tokens.device

@@ -1,26 +1,45 @@
-"""What a method has picked: k distinct tokens of each set, or a refusal that says what else."""
+"""Asking a method for its picks, and the contract that they keep: k distinct places of each set."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from otprune.errors import SelectorError
 from otprune.numerics.arrays import as_array
+from otprune.selectors.batches import Batch
+
+if TYPE_CHECKING:
+    from otprune.selectors.base import Selector
 
 _OURS = __name__.partition(".")[0]
+
+
+def picked(selector: Selector, batch: Batch, k: int) -> Tensor:
+    """`selector.pick` on float32 tokens, `(B, k)` int64 in the order of picking, checked.
+
+    Raises:
+        SelectorError: the method broke the contract of `pick`.
+    """
+    tokens = batch.tokens
+    # Under a caller's autocast, matrix products would silently run in half precision.
+    with torch.autocast(tokens.device.type, enabled=False):
+        order = selector.pick(tokens.float(), k, batch.cues)
+    return check_picks(type(selector), order, len(tokens), tokens.shape[1], k)
 
 
 def check_picks(method: type, order: Tensor, batch: int, m: int, k: int) -> Tensor:
     """`order` itself, if it is `(batch, k)` int64 and its rows hold distinct places among m.
 
-    Shape and dtype are always looked at. Values are in a CPU's memory; on a device the host would
-    have to wait for them, and does so only for methods that are not otprune's own, whose picks are
-    distinct by construction. Inside `torch.compile`, and while a CUDA graph is captured, nothing
-    can be looked at.
+    Shape and dtype are always checked, and values on a CPU. On another device the host would have
+    to wait for the values, and does so only for methods from outside this package: picks of its own
+    are distinct by construction. Inside `torch.compile`, and while a CUDA graph is captured, values
+    cannot be read.
 
     Raises:
-        SelectorError: it is not so.
+        SelectorError: says which of these it is not.
     """
     name = method.__name__
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.shape != (batch, k):
@@ -45,14 +64,18 @@ def check_picks(method: type, order: Tensor, batch: int, m: int, k: int) -> Tens
 
 
 def check_kept(method: type, indices: Tensor, m: int) -> None:
-    """Indices, `(k,)`, are strictly ascending places among m. The host waits for them.
+    """Indices, `(k,)` or `(B, k)`, are strictly ascending places among m. The host waits for them.
 
-    They are where they come from `Selector.select` or `reduce`; a subclass may have its own.
+    Those of `Selector.select` and `reduce` are; a subclass may have its own `reduce`.
 
     Raises:
         SelectorError: they are not.
     """
-    steps = torch.cat([indices.new_tensor([-1]), indices, indices.new_tensor([m])]).diff()
+    ends = (
+        indices.new_full((*indices.shape[:-1], 1), -1),
+        indices.new_full((*indices.shape[:-1], 1), m),
+    )
+    steps = torch.cat([ends[0], indices, ends[1]], dim=-1).diff(dim=-1)
     if not bool((steps > 0).all()):
         raise SelectorError(
             f"{method.__name__} returned indices that are not strictly ascending places of a set "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from otprune.errors import OTPruneError
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cues
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RandomPrune(Selector):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "baseline: uniformly random positions, by seed"
+    positional: ClassVar[bool] = True
     nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -34,7 +36,7 @@ class RandomPrune(Selector):
             raise OTPruneError(f"seed={seed!r}: expected a non-negative whole number")
         object.__setattr__(self, "seed", int(seed))
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         batch, m, _ = tokens.shape
         # On the CPU always: every device's generator is another one.
         generator = torch.Generator(device="cpu").manual_seed(self.seed)

@@ -8,11 +8,15 @@ from functools import partial
 
 from torch import Tensor
 
+from otprune.errors import MissingDependencyError
+from otprune.measures import distances
+from otprune.measures.certificate import Certificate
 
-class Lazy:
-    """A tensor that is computed when it is first asked for, and once; `lazy()` is the tensor.
 
-    What it is computed from is let go then. Copies and pickles hold the tensor.
+class LazyTensor:
+    """A tensor that is computed once, when it is first called for: `lazy()` is the tensor.
+
+    What it is computed from is released then. Copies and pickles hold the tensor.
     """
 
     def __init__(self, value: Tensor | Callable[[], Tensor]) -> None:
@@ -24,8 +28,8 @@ class Lazy:
             self._value = value = value()
         return value
 
-    def __reduce__(self) -> tuple[type[Lazy], tuple[Tensor]]:
-        return Lazy, (self(),)
+    def __reduce__(self) -> tuple[type[LazyTensor], tuple[Tensor]]:
+        return LazyTensor, (self(),)
 
 
 class Reduction:
@@ -39,11 +43,11 @@ class Reduction:
     """
 
     def __init__(
-        self, indices: Tensor, masses: Tensor | Lazy | Callable[[], Tensor], features: Tensor
+        self, indices: Tensor, masses: Tensor | LazyTensor | Callable[[], Tensor], features: Tensor
     ) -> None:
         self.indices = indices
         self.features = features
-        self.lazy_masses = masses if isinstance(masses, Lazy) else Lazy(masses)
+        self.lazy_masses = masses if isinstance(masses, LazyTensor) else LazyTensor(masses)
 
     @property
     def masses(self) -> Tensor:
@@ -58,7 +62,7 @@ class Reduction:
         ]
 
 
-def _row(batch: Lazy, b: int) -> Tensor:
+def _row(batch: LazyTensor, b: int) -> Tensor:
     return batch()[b]
 
 
@@ -97,3 +101,46 @@ class Selection:
     exact_w2_relative: float | None
     free_mass_w2: float
     free_mass_w2_relative: float
+
+
+def measured(
+    tokens: Tensor,
+    weights: Tensor | None,
+    indices: Tensor,
+    masses: Tensor,
+    proof: Certificate | None,
+    reached: float | None,
+) -> Selection:
+    """The `Selection` of one set: its distances, and what has been found out before.
+
+    Args:
+        tokens: `(m, d)` float64 on the CPU, as all others but `indices` and `masses`.
+        weights: `(m,)` float64 of mean 1, or None.
+        indices, masses, reached: as of `Selection`.
+        proof: the method's certificate, or None.
+    """
+    kept = tokens[indices.cpu()]
+    gaussian = distances.gaussian_w2(tokens, kept, full_mass=weights)
+    free = distances.free_mass_w2(tokens, kept, full_mass=weights)
+    try:
+        exact = distances.exact_w2(tokens, kept, full_mass=weights)
+    except MissingDependencyError:
+        exact = None
+    squares = tokens.square().sum(dim=-1)
+    size = float((squares if weights is None else squares * weights).mean())
+    relative = 1 / size if size > 0 else 0.0
+    return Selection(
+        indices=indices,
+        masses=masses,
+        value=None if proof is None else proof.value,
+        bound=None if proof is None else proof.bound,
+        certificate=None if proof is None else proof.ratio,
+        reference=None if proof is None else proof.reference,
+        reached=reached,
+        gaussian_w2=gaussian,
+        gaussian_w2_relative=gaussian * relative,
+        exact_w2=exact,
+        exact_w2_relative=None if exact is None else exact * relative,
+        free_mass_w2=free,
+        free_mass_w2_relative=free * relative,
+    )

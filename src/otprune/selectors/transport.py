@@ -14,6 +14,7 @@ from otprune.measures.certificate import Certificate
 from otprune.measures.transport import Metric
 from otprune.numerics.distances import squared_distances
 from otprune.selectors.base import Selector
+from otprune.selectors.cues import Cue, Cues
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TransportPrune(Selector):
     name: ClassVar[str] = "transport"
     summary: ClassVar[str] = "true optimal transport with free mass: greedy facility location"
     nested: ClassVar[bool] = True
-    takes_weights: ClassVar[bool] = True
+    uses: ClassVar[frozenset[Cue]] = frozenset({"weights"})
     certifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -46,12 +47,12 @@ class TransportPrune(Selector):
             raise OTPruneError(f'metric={self.metric!r}: expected "cosine" or "euclidean"')
 
     @property
-    def assignment(self) -> Metric:
+    def assignment_metric(self) -> Metric:
         return self.metric
 
-    def _pick(self, tokens: Tensor, k: int, weights: Tensor | None) -> Tensor:
+    def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         points, norms = transport.embed_norms(tokens, self.metric)
-        mass = tokens.new_ones(tokens.shape[:-1]) if weights is None else weights
+        mass = tokens.new_ones(tokens.shape[:-1]) if cues.weights is None else cues.weights
         return cover.greedy(points, mass / mass.shape[-1], k, ties.preference(norms))
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:

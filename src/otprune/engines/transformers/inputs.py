@@ -42,7 +42,7 @@ from otprune.engines.transformers.settings import Settings
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.measures.mass import Mass
-from otprune.selectors.results import Lazy
+from otprune.selectors.results import LazyTensor
 
 if TYPE_CHECKING:
     from otprune.selectors import Selector
@@ -78,7 +78,7 @@ class Pruned:
     indices: Tensor
     features: Tensor | None
     seconds: float
-    lazy_masses: Lazy = field(repr=False)
+    lazy_masses: LazyTensor = field(repr=False)
     unit: Unit = "image"
 
     @property

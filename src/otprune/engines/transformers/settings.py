@@ -11,6 +11,7 @@ from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError
 from otprune.measures.mass import Mass, check_alpha, check_mass
 from otprune.selectors import Selector, check_selector
+from otprune.selectors.gate import check_cues
 
 Logits = Literal["short", "full"]
 
@@ -55,6 +56,7 @@ class Settings:
         # Any object that reduces as a selector does will do.
         if inspect.isclass(self.selector) or not callable(getattr(self.selector, "reduce", None)):
             check_selector(self.selector)
+        check_cues(self.selector, [], "by the engine for transformers")
         check_positions(self.positions)
         check_mass(self.mass)
         check_alpha(self.alpha)

@@ -1,0 +1,54 @@
+"""What a method may know of a set of tokens besides the tokens themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Cue = Literal["weights", "saliency", "question", "grid"]
+CUES: tuple[Cue, ...] = get_args(Cue)
+
+
+@dataclass(frozen=True, eq=False)
+class Cues:
+    """What is known of B sets of m tokens besides the tokens; a field is None where it is not.
+
+    A method names the fields that it looks at in `Selector.uses`, and those that it cannot do
+    without in `Selector.needs`. `weights` is the one field that callers can give today; the others
+    are names that engines will fill in.
+
+    Attributes:
+        weights: `(B, m)` float32, non-negative and of mean 1 in each set: how much each token
+            counts in the full set.
+        saliency: `(B, m)` float32, how much a model attends to each token.
+        question: `(B, n, d)` float32, the embedded tokens of the question.
+        grid: `(B, m, 2)` int64, row and column of each token on the image.
+    """
+
+    weights: Tensor | None = None
+    saliency: Tensor | None = None
+    question: Tensor | None = None
+    grid: Tensor | None = None
+
+    @property
+    def given(self) -> tuple[Tensor | None, ...]:
+        """The fields in the order of `CUES`."""
+        return self.weights, self.saliency, self.question, self.grid
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Cues:
+        """The same fields, each changed alike; what is None stays None."""
+        return Cues(*(None if x is None else change(x) for x in self.given))
+
+    @staticmethod
+    def joined(several: Sequence[Cues]) -> Cues:
+        """One after the other along B; all have the same fields."""
+        fields = zip(*(cues.given for cues in several), strict=True)
+        return Cues(*(_cat([x for x in field if x is not None]) for field in fields))
+
+
+def _cat(parts: list[Tensor]) -> Tensor | None:
+    return torch.cat(parts) if parts else None

@@ -1,0 +1,54 @@
+"""The kept tokens of a batch with what they stand for: masses, and merged features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from otprune.measures import transport
+from otprune.measures.transport import Metric
+from otprune.selectors.batches import Batch, alone
+from otprune.selectors.results import Reduction
+
+
+def reduction(batch: Batch, indices: Tensor, metric: Metric, merge: bool) -> Reduction:
+    """Rows `indices`, `(B, k)` ascending, of a batch, as `Selector.reduce` describes them.
+
+    Args:
+        metric: in which every token belongs to its nearest kept one.
+        merge: whether a kept token's feature becomes the mean of what belongs to it.
+    """
+    tokens = batch.tokens
+    features = tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    if merge:
+        plan = _plan(batch, indices, metric)
+        return Reduction(indices, plan.sum(dim=-1), _means(tokens, plan, features))
+    # Without their graph, which would live as long as the masses.
+    detached = Batch(tokens.detach(), batch.cues)
+    return Reduction(indices, lambda: masses(detached, indices, metric), features)
+
+
+def masses(batch: Batch, indices: Tensor, metric: Metric) -> Tensor:
+    """Share of the full set that each kept token stands for, `(B, k)` float32, rows sum to 1."""
+    return _plan(batch, indices, metric).sum(dim=-1)
+
+
+@torch.no_grad()
+def _plan(batch: Batch, indices: Tensor, metric: Metric) -> Tensor:
+    """The free-mass plan from kept tokens to all, `(B, k, m)` float32."""
+
+    def plan(part: Batch, kept: Tensor) -> Tensor:
+        x = part.tokens
+        with torch.autocast(x.device.type, enabled=False):
+            return transport.free_plan(x.float(), kept, metric, part.cues.weights)
+
+    return alone(plan, batch, indices)
+
+
+def _means(tokens: Tensor, plan: Tensor, kept: Tensor) -> Tensor:
+    masses = plan.sum(dim=-1, keepdim=True)
+    share = plan / torch.where(masses > 0, masses, 1.0)
+    with torch.autocast(tokens.device.type, enabled=False):
+        means = (share @ tokens.float()).to(tokens.dtype)
+    # A kept token whose tokens weigh nothing keeps its feature.
+    return torch.where(masses > 0, means, kept)

@@ -1,0 +1,25 @@
+"""`METHODS`: every method, by its short name, in the order of tables.
+
+A new method is a file in this package, and its line here. The import is all there is to it: what is
+imported below is found, listed on the command line, benched and tested.
+"""
+
+# ruff: noqa: I001 - the order is that of tables
+
+from __future__ import annotations
+
+from otprune.selectors.base import Selector
+from otprune.selectors.otprune import OTPrune as OTPrune
+from otprune.selectors.transport import TransportPrune as TransportPrune
+from otprune.selectors.herding import HerdingPrune as HerdingPrune
+from otprune.selectors.divprune import DivPrune as DivPrune
+from otprune.selectors.dpp import DPPPrune as DPPPrune
+from otprune.selectors.norm import NormPrune as NormPrune
+from otprune.selectors.grid import GridPrune as GridPrune
+from otprune.selectors.random import RandomPrune as RandomPrune
+
+METHODS: dict[str, type[Selector]] = {
+    found.name: found
+    for found in list(vars().values())
+    if isinstance(found, type) and issubclass(found, Selector) and found is not Selector
+}
