@@ -94,17 +94,11 @@ bench-paper: ## the paper's table, measured with MODEL=... (needs the Hugging Fa
 	$(install-lmms)
 	$(VENV)-lmms/bin/python -m tools.bench_paper --model "$(MODEL)" $(ARGS)
 
-bench-quick: ## the benches on small sizes, to see that they work; under three minutes each
+bench-quick: ## every bench on small sizes but those that need a server; under three minutes each
 	$(call install,dev,-e '.[dev]' $(BESIDE))
 	rm -rf out/bench-quick
-	$(VENV)/bin/otprune bench quality --quick --out out/bench-quick/quality
-	$(VENV)/bin/otprune bench mass --quick --out out/bench-quick/mass
 	$(VENV)/bin/otprune fetch vit-s
-	$(VENV)/bin/otprune bench tokens --quick --out out/bench-quick/tokens
-	$(VENV)/bin/otprune bench efficiency --quick --out out/bench-quick/efficiency
-	$(VENV)/bin/otprune bench synthetic --quick --out out/bench-quick/synthetic
-	$(VENV)/bin/otprune bench speed --quick --out out/bench-quick/speed
-	$(VENV)/bin/otprune bench stream --quick --out out/bench-quick/stream
+	$(VENV)/bin/otprune bench all --quick --out out/bench-quick
 
 bench-guards: ## what selection may cost beside the published algorithm, alone and beside two busy processes
 	$(call install,dev,-e '.[dev]' $(BESIDE))

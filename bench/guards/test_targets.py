@@ -12,8 +12,8 @@ import statistics
 import pytest
 
 from otprune.selectors import TransportPrune
-from otprune_bench.speed import cases as speed
-from otprune_bench.timing.neighbours import neighbours
+from otprune_bench.speed import plan as speed
+from otprune_bench.timing.busy import busy_processes
 from otprune_bench.timing.race import EXACT, TRANSCRIPTION, contenders, make_tokens, paired, race
 
 ROUNDS = 7
@@ -57,5 +57,5 @@ def test_transport_against_the_exact_path(benchmark):
 def test_beside_two_busy_processes(benchmark, shape, most):
     *sizes, k = shape
     runs = contenders(make_tokens(*sizes, seed=0), k)
-    with neighbours():
+    with busy_processes():
         assert ratio(runs, EXACT, TRANSCRIPTION, benchmark) <= most

@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from otprune_bench.embedded.tasks import backgrounds, make
+from otprune_bench.embedded.tasks import make, noise_images
 
 TASK = "otprune_stickers"
 
@@ -57,7 +57,7 @@ def write(folder: Path, number: int = 20, seed: int = 0) -> None:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for i, task in enumerate(make(backgrounds(8, seed), number, seed)):
+    for i, task in enumerate(make(noise_images(8, seed), number, seed)):
         image = folder / f"{i:04}.png"
         task.image.save(image)
         for question in task.questions:

@@ -9,6 +9,9 @@ import torch
 from otprune.flops import kv_cache_bytes, prefill_flops
 from otprune.selectors import OTPrune
 from otprune_bench.efficiency import cases as efficiency
+from otprune_bench.efficiency.plan import QUICK
+from otprune_bench.efficiency.run import run
+from otprune_bench.efficiency.summary import published
 from otprune_bench.timing import measure
 from otprune_bench.timing.memory import peak_bytes
 from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY
@@ -21,7 +24,7 @@ def tiny():
 
 
 def test_published_tflops_come_out_of_the_formula():
-    for one in efficiency.published().values():
+    for one in published().values():
         assert one["formula"] == pytest.approx(one["published"], abs=5e-4)
 
 
@@ -29,10 +32,10 @@ def test_published_tflops_come_out_of_the_formula():
 def test_counted_operations_of_the_7b_shape(n):
     """A multiplication and an addition are two, and the MLP has three matrices."""
     third = 32 * n * 4096 * 11008
-    assert measure.Hollow(LLAVA).prefill(n) == 2 * (prefill_flops(32, 4096, 11008, n) + third)
+    assert measure.MetaModel(LLAVA).prefill(n) == 2 * (prefill_flops(32, 4096, 11008, n) + third)
 
 
-def test_counting_on_a_hollow_model_is_counting_on_a_real_one(tiny):
+def test_counting_on_a_meta_model_is_counting_on_a_real_one(tiny):
     model, encoded = tiny
     model.set_attn_implementation("eager")
     try:
@@ -41,7 +44,7 @@ def test_counting_on_a_hollow_model_is_counting_on_a_real_one(tiny):
         model.set_attn_implementation("sdpa")
     head = 2 * 64 * 128
     n = TINY.visual + TINY.text
-    all_layers = measure.Hollow(TINY).prefill(n)
+    all_layers = measure.MetaModel(TINY).prefill(n)
     assert real - head == all_layers * TINY.layers / TINY.all_layers
 
 
@@ -70,10 +73,10 @@ def test_encoded_calls_are_the_same_calls(tiny):
 
 @pytest.mark.parametrize(("shape", "billions"), [(LLAVA, 7.06), (ONEVISION, 0.89)])
 def test_shapes_have_the_sizes_of_their_models(shape, billions):
-    hollow = measure.Hollow(shape)._model
-    assert sum(x.numel() for x in hollow.parameters()) / 1e9 == pytest.approx(billions, abs=0.006)
+    meta = measure.MetaModel(shape)._model
+    assert sum(x.numel() for x in meta.parameters()) / 1e9 == pytest.approx(billions, abs=0.006)
     with torch.device("meta"):
-        features = hollow.model.get_image_features(
+        features = meta.model.get_image_features(
             torch.empty(shape.pixels, dtype=torch.bfloat16), **shape.arguments
         ).pooler_output
     assert sum(x.reshape(-1, shape.width).shape[0] for x in features) == shape.visual
@@ -114,9 +117,9 @@ def test_busy_is_beside_processes_that_spin(monkeypatch):
         yield
         there.append("end")
 
-    monkeypatch.setattr(efficiency, "neighbours", noted)
+    monkeypatch.setattr(efficiency, "busy_processes", noted)
     monkeypatch.setattr(efficiency, "_generate", lambda *_, **__: there.append("call"))
-    efficiency._beside(lambda: there.append("model"), None, 2)
+    efficiency._busy(lambda: there.append("model"), None, 2)
     assert there == ["model", "spin", "call", "end"]
 
 
@@ -125,7 +128,7 @@ def test_a_method_that_crashes_is_reported(tmp_path, monkeypatch):
         raise RuntimeError("no such luck")
 
     monkeypatch.setattr("otprune.selectors.divprune.DivPrune.pick", broken)
-    efficiency.run(tmp_path, seed=0, quick=True)
+    run(tmp_path, QUICK)
     figures = json.loads((tmp_path / "results.json").read_text())["results"]
     assert "no such luck" in figures["tiny LLaVA/divprune@0.25"]["failed"]
     assert "no such luck" in figures["tokens 144 x 128/divprune@0.5"]["failed"]

@@ -7,29 +7,23 @@ import numpy as np
 import pytest
 
 from otprune.errors import OTPruneError
+from otprune.selectors import METHODS
+from otprune_bench.embedded.spaces import NAMES as DISTANCES
 from otprune_bench.figures.statistics import Correlation
-from otprune_bench.quality import cases as quality
-from otprune_bench.quality import hypothesis
-from otprune_bench.quality import report as quality_report
-from otprune_bench.quality.cases import (
-    KEEPS,
-    PLAIN,
-    PUBLISHED,
-    QUICK,
-    RANDOM,
-    SETTINGS,
-    UNPRUNED,
-    World,
-)
+from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED, methods
+from otprune_bench.quality.cases import Evaluation
 from otprune_bench.quality.hypothesis import Finding
-from otprune_bench.quality.summary import NAMES, Summary
+from otprune_bench.quality.plan import AS_KEPT, KEEPS, QUICK, SETTINGS
+from otprune_bench.quality.report import verdict
+from otprune_bench.quality.run import run
+from otprune_bench.quality.summary import Summary
 
 PLAN = replace(QUICK, images=4, measured=2, random_seeds=2, draws=40)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(PLAN, tmp_path_factory.mktemp("none"))
+def evaluation(tmp_path_factory):
+    return Evaluation(PLAN, tmp_path_factory.mktemp("none"))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +35,8 @@ def ran(tmp_path_factory):
         raise RuntimeError("broken on purpose")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality.METHODS["norm"], "pick", broken)
-        quality_report.run(folder, PLAN, folder)
+        patch.setattr(METHODS["norm"], "pick", broken)
+        run(folder, PLAN, folder)
     return folder
 
 
@@ -56,7 +50,7 @@ def test_every_method_and_ratio_has_figures(ran):
                 assert error >= 0
     assert len(results["otprune@0.5"]["as kept, compact"]["relation"]["minus random"]) == 2
     assert len(results["random@0.5"]["accuracy_of_seeds"]) == PLAN.random_seeds
-    assert set(results["correlation"]) == set(hypothesis.DISTANCES)
+    assert set(results["correlation"]) == set(DISTANCES)
 
 
 def test_a_method_that_fails_is_reported(ran):
@@ -75,10 +69,10 @@ def test_the_plots_are_there(ran):
         assert f"({name}.png)" in report
 
 
-def test_keeping_everything_changes_nothing(world):
-    full = world.unpruned()["scores"][PLAIN]
-    for choose in quality.methods(PLAN).values():
-        kept = world.run(1.0, choose)
+def test_keeping_everything_changes_nothing(evaluation):
+    full = evaluation.unpruned()["scores"][AS_KEPT]
+    for choose in evaluation.methods.values():
+        kept = evaluation.pruned(1.0, choose)
         assert set(kept["evidence"]) - {1.0} == {x for x in kept["evidence"] if np.isnan(x)}
         assert kept["objects"] == [1.0] * PLAN.images
         assert max(max(row) for row in kept["distances"].values()) < 1e-6
@@ -89,25 +83,25 @@ def test_keeping_everything_changes_nothing(world):
 
 
 def test_random_draws_anew_for_every_image_and_seed():
-    of = quality.methods(PLAN)
+    of = methods(PLAN.seed, PLAN.random_seeds)
     drawn = [of[f"{RANDOM} {s}"](0.25, p).seed for s in range(2) for p in range(6)]
     assert len(set(drawn)) == 12
 
 
-def made_up(world, right):
+def made_up(evaluation, right):
     """Results where a method answers right on the questions of `right[name]` alone."""
 
     def scores(mask):
-        wrong = world.questions.answer + 1
+        wrong = evaluation.questions.answer + 1
         return {
             setting: {
-                "answers": np.where(mask, world.questions.answer, wrong).tolist(),
+                "answers": np.where(mask, evaluation.questions.answer, wrong).tolist(),
                 "losses": np.where(mask, 0.1, 2.0).tolist(),
             }
             for setting, _, _ in SETTINGS
         }
 
-    count = len(world.questions.answer)
+    count = len(evaluation.questions.answer)
     results = {UNPRUNED: {"scores": scores(np.ones(count, bool))}}
     for name, mask in right.items():
         for keep in KEEPS:
@@ -115,15 +109,15 @@ def made_up(world, right):
                 "scores": scores(mask),
                 "evidence": [0.5] * count,
                 "objects": [1.0] * PLAN.images,
-                "distances": {d: [1.0, 2.0] for d in hypothesis.DISTANCES},
+                "distances": {d: [1.0, 2.0] for d in DISTANCES},
             }
     return results
 
 
-def test_the_summary_by_hand(world):
-    half = np.arange(len(world.questions.answer)) % 2 == 0
+def test_the_summary_by_hand(evaluation):
+    half = np.arange(len(evaluation.questions.answer)) % 2 == 0
     masks = {PUBLISHED: half, "otprune": ~half & False, f"{RANDOM} 0": half, f"{RANDOM} 1": ~half}
-    summary = Summary(made_up(world, masks), world.questions)
+    summary = Summary(made_up(evaluation, masks), evaluation.questions)
     assert summary.accuracy(UNPRUNED, 1.0).value == 1
     assert summary.accuracy(PUBLISHED, 0.5).value == pytest.approx(half.mean())
     assert summary.accuracy(RANDOM, 0.5) == pytest.approx((0.5, 0.0))
@@ -138,9 +132,9 @@ def test_the_summary_by_hand(world):
     assert summary.present(0.5) == [PUBLISHED, "otprune", RANDOM]
 
 
-def test_without_the_unpruned_model_there_is_nothing_to_say(world):
+def test_without_the_unpruned_model_there_is_nothing_to_say(evaluation):
     with pytest.raises(OTPruneError, match="unpruned model failed: no memory"):
-        Summary({UNPRUNED: {"failed": "no memory"}}, world.questions)
+        Summary({UNPRUNED: {"failed": "no memory"}}, evaluation.questions)
 
 
 def test_the_verdict_follows_the_intervals():
@@ -154,7 +148,7 @@ def test_the_verdict_follows_the_intervals():
         ("c", "answer loss", "within"): finding(-0.1, 0.1),
         ("d", "answer loss", "pooled"): finding(0.5, 0.6),
     }
-    said = quality_report.verdict(found)
+    said = verdict(found)
     assert "a smaller answer loss for a (+0.20);" in said
     assert "against the hypothesis, for b (-0.25);" in said
     assert "no clear relation for c (+0.00)." in said

@@ -11,16 +11,16 @@ from otprune_training.architecture import WORD_ID
 
 
 @pytest.fixture(scope="module")
-def world():
+def evaluated():
     model, processor = load()
-    made = tasks.make(tasks.backgrounds(2, 5), 2, 5)
+    made = tasks.make(tasks.noise_images(2, 5), 2, 5)
     tokens = scoring.encode(model, processor, [task.image for task in made])
     return model, processor, made, tokens
 
 
-def stock(model, processor, task, selector, said="", **settings):
+def stock(model, processor, task, selector, before="", **settings):
     """Answers and losses of the stock model, one question a row."""
-    texts = [f"<image>{said} {q.text}" for q in task.questions]
+    texts = [f"<image>{before} {q.text}" for q in task.questions]
     inputs = processor(
         images=[task.image] * len(texts), text=texts, padding=True, return_tensors="pt"
     )
@@ -35,11 +35,11 @@ def stock(model, processor, task, selector, said="", **settings):
 @pytest.mark.parametrize(
     "selector", [OTPrune(0.098), TransportPrune(7), RandomPrune(0.25, seed=3), OTPrune(1.0)]
 )
-def test_equals_pruning_the_stock_model(world, selector, merge, positions):
-    model, processor, made, tokens = world
-    sheet = scoring.pack([task.questions for task in made])
+def test_equals_pruning_the_stock_model(evaluated, selector, merge, positions):
+    model, processor, made, tokens = evaluated
+    packed = scoring.pack([task.questions for task in made])
     kept = selector.reduce(tokens, merge=merge)
-    fast = scoring.score(model, sheet, kept.features, kept.indices, 144, positions)
+    fast = scoring.score(model, packed, kept.features, kept.indices, 144, positions)
     slow = [
         stock(model, processor, task, selector, positions=positions, merge=merge) for task in made
     ]
@@ -49,31 +49,31 @@ def test_equals_pruning_the_stock_model(world, selector, merge, positions):
 
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize(("mass", "alpha"), [("total", 1.0), ("token", 1.0), ("token", 0.5)])
-def test_with_mass_and_behind_other_text_too(world, merge, mass, alpha):
-    model, processor, made, tokens = world
-    said = [tasks.small_talk(task, 3, 0) for task in made]
-    sheet = scoring.pack([task.questions for task in made], said)
+def test_with_mass_and_behind_other_text_too(evaluated, merge, mass, alpha):
+    model, processor, made, tokens = evaluated
+    before = [tasks.unrelated_questions(task, 3, 0) for task in made]
+    packed = scoring.pack([task.questions for task in made], before)
     kept = TransportPrune(7).reduce(tokens, merge=merge)
     bias = log_mass(kept.masses, 144, mass, alpha)
-    fast = scoring.score(model, sheet, kept.features, kept.indices, 144, "preserved", bias)
+    fast = scoring.score(model, packed, kept.features, kept.indices, 144, "preserved", bias)
     slow = [
         stock(model, processor, task, TransportPrune(7), text, merge=merge, mass=mass, alpha=alpha)
-        for task, text in zip(made, said, strict=True)
+        for task, text in zip(made, before, strict=True)
     ]
     torch.testing.assert_close(fast.losses, torch.cat([s[1] for s in slow]), atol=1e-4, rtol=1e-4)
     assert torch.equal(fast.answers, torch.cat([s[0] for s in slow]))
 
 
-def test_questions_do_not_see_each_other(world):
-    model, _, made, tokens = world
+def test_questions_do_not_see_each_other(evaluated):
+    model, _, made, tokens = evaluated
     alone = [
         scoring.score(
             model, scoring.pack([[q]]), tokens[:1], torch.arange(144)[None], 144, "preserved"
         )
         for q in made[0].questions
     ]
-    sheet = scoring.pack([made[0].questions])
-    together = scoring.score(model, sheet, tokens[:1], torch.arange(144)[None], 144, "preserved")
+    packed = scoring.pack([made[0].questions])
+    together = scoring.score(model, packed, tokens[:1], torch.arange(144)[None], 144, "preserved")
     torch.testing.assert_close(
         together.losses, torch.cat([one.losses for one in alone]), atol=1e-4, rtol=1e-4
     )

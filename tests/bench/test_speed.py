@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otprune.cli import main
-from otprune_bench.speed import cases as speed
-from otprune_bench.speed import models as speed_models
-from otprune_bench.speed import report as speed_report
-from otprune_bench.speed.cases import Point, Sweep
+from otprune_bench.speed import cases, report
+from otprune_bench.speed.plan import FULL, GRAM, QUICK, Point, Sweep
+from otprune_bench.speed.run import run
+from otprune_bench.speed.summary import summarise
 from otprune_bench.timing import race, transcription
-from otprune_bench.timing.neighbours import neighbours
+from otprune_bench.timing.busy import busy_processes
 from otprune_bench.timing.race import (
     EXACT,
     SKETCHED,
@@ -25,7 +24,7 @@ from otprune_bench.timing.race import (
 from otprune_bench.timing.shapes import LLAVA
 
 SMALL = replace(
-    speed.QUICK,
+    QUICK,
     sweeps={
         "tokens, 32 kept": Sweep(
             "m", tuple(Point(1, m, 8, 4) for m in (8, 16, 32, 64)), {EXACT: 32}, 16
@@ -63,7 +62,7 @@ def test_contenders_take_turns():
 def test_ratios_are_of_the_same_round():
     assert paired([1.0, 6.0, 3.0], [2.0, 3.0]) == [0.5, 2.0]
     seconds = {TRANSCRIPTION: [1.0, 10.0, 2.0], EXACT: [0.5, 5.0, 8.0]}
-    figures = speed.summarise({"seconds": seconds})
+    figures = summarise({"seconds": seconds})
     assert figures["ratio"][EXACT]["runs"] == [0.5, 0.5, 4.0]
     assert figures["ratio"][EXACT]["median"] == 0.5
 
@@ -71,8 +70,8 @@ def test_ratios_are_of_the_same_round():
 def test_exponent():
     x = [1.0, 2.0, 4.0, 8.0, 16.0]
     y = [100.0, *(3 * v**1.7 for v in x[1:])]
-    assert speed_report.exponent(x, y, fit=2) == pytest.approx(1.7)
-    assert speed_report.exponent(x, y, fit=8) is None
+    assert report.exponent(x, y, fit=2) == pytest.approx(1.7)
+    assert report.exponent(x, y, fit=8) is None
 
 
 def test_first_token_is_encoder_selection_and_all_layers():
@@ -81,22 +80,22 @@ def test_first_token_is_encoder_selection_and_all_layers():
         "encoder": [4.0],
         "layers": 10,
     }
-    assert speed_report.first_token(one, 0.1) == {
+    assert report.first_token(one, 0.1) == {
         "unpruned": {"encoder": 4.0, "selection": 0.0, "prefill": 20.0},
         EXACT: {"encoder": 4.0, "selection": 0.25, "prefill": 5.0},
     }
 
 
 def test_the_13b_shape():
-    shape = speed_models.FULL[-1].shape
+    shape = FULL.models[-1].shape
     assert (shape.width, shape.all_layers, shape.visual) == (5120, 40, 576)
     assert LLAVA.width == 4096
 
 
 def test_a_sentence_never_runs_on_from_a_table():
     seconds = {TRANSCRIPTION: [1.0], EXACT: [0.5]}
-    one = speed.summarise({"seconds": seconds}) | {"peak_bytes": {}, "objectives": {SKETCHED: 0.99}}
-    lines = speed_report._contenders(one, {}).splitlines()
+    one = summarise({"seconds": seconds}) | {"peak_bytes": {}, "objectives": {SKETCHED: 0.99}}
+    lines = report._contenders(one, {}).splitlines()
     assert all(line.endswith("|") for line in lines if line.startswith("|"))
     assert lines[-1] == f"Objective of {SKETCHED} / exact: 0.9900."
 
@@ -110,15 +109,14 @@ class Encoder:
 
 
 def test_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "QUICK", SMALL)
-    monkeypatch.setattr(speed.vit_s, "load", Encoder)
+    monkeypatch.setattr(cases.vit_s, "load", Encoder)
     threads = torch.get_num_threads()
-    speed.run(tmp_path, seed=0, quick=True)
+    run(tmp_path, SMALL)
     assert torch.get_num_threads() == threads
     figures = json.loads((tmp_path / "results.json").read_text())["results"]
     target = figures["target/(24, 16, 5)"]
     assert target["objectives"][EXACT] == 1
-    assert target["peak_bytes"][TRANSCRIPTION] > target["peak_bytes"][speed.GRAM] >= 24 * 24 * 4
+    assert target["peak_bytes"][TRANSCRIPTION] > target["peak_bytes"][GRAM] >= 24 * 24 * 4
     assert {"transport", "dpp"} < set(target["ratio"])
     assert EXACT not in figures["tokens, 32 kept/1 x (64, 8, 4) float32"]["seconds"]
     busy = figures["busy/2 x (16, 8, 4)"]
@@ -129,12 +127,12 @@ def test_a_run(tmp_path, monkeypatch):
     shares = figures["real/16 tokens"]["shares"]
     assert len(shares["0.01"]) == len(shares["scaled"]) == 4
     assert all(0.5 < share < 1.001 for share in shares["0.01"] + shares["scaled"])
-    report = (tmp_path / "report.md").read_text()
-    assert "| (16, 300, 2) | " in report
-    assert "| tokens, 32 kept | time | m >= 16 | m^" in report
-    assert "### A batch of 2 at (16, 8, 4)" in report
-    assert "| (2, 16, 8, 4) | exact | " in report
-    assert "| (30, 8, 4) | transport | " in report
+    said = (tmp_path / "report.md").read_text()
+    assert "| (16, 300, 2) | " in said
+    assert "| tokens, 32 kept | time | m >= 16 | m^" in said
+    assert "### A batch of 2 at (16, 8, 4)" in said
+    assert "| (2, 16, 8, 4) | exact | " in said
+    assert "| (30, 8, 4) | transport | " in said
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "scaling.png",
         "axes.png",
@@ -155,14 +153,14 @@ def test_busy_is_beside_processes_that_spin(monkeypatch):
         return {TRANSCRIPTION: [1.0], EXACT: [float(sum(one.poll() is None for one in started))]}
 
     monkeypatch.setattr(subprocess, "Popen", Watched)
-    monkeypatch.setattr(speed, "race", racing)
-    found = speed._busy(SMALL, (1, 16, 8, 4), 0)
+    monkeypatch.setattr(cases, "race", racing)
+    found = cases._busy(SMALL, (1, 16, 8, 4))
     assert [found[name]["seconds"][EXACT] for name in ("quiet", "busy")] == [[0.0], [2.0]]
     assert all(one.poll() is not None for one in started)
 
 
-def test_neighbours_end_with_what_fails_beside_them():
-    beside = neighbours(1)
+def test_busy_processes_end_with_what_fails_beside_them():
+    beside = busy_processes(1)
     (made,) = beside.__enter__()
     assert made.poll() is None
     assert not beside.__exit__(RuntimeError, RuntimeError(), None)
@@ -173,18 +171,10 @@ def test_what_fails_is_reported(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(speed, "QUICK", SMALL)
-    monkeypatch.setattr(speed_models, "measure", broken)
+    monkeypatch.setattr(cases, "measure", broken)
     monkeypatch.setattr("otprune_bench.timing.race.transcription.select", broken)
-    speed.run(tmp_path, seed=0, quick=True)
-    report = (tmp_path / "report.md").read_text()
-    assert "`model/tiny LLaVA`: RuntimeError: no such luck" in report
-    assert "Failed: RuntimeError: no such luck" in report
-    assert "| (2, 16, 8, 4) | failed: RuntimeError: no such luck |" in report
-
-
-def test_on_the_command_line(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(speed, "run", lambda *words: asked.append(words))
-    assert main(["bench", "speed", "--out", str(tmp_path), "--seed", "3", "--quick"]) == 0
-    assert asked == [(tmp_path, 3, True)]
+    run(tmp_path, SMALL)
+    said = (tmp_path / "report.md").read_text()
+    assert "`model/tiny LLaVA`: RuntimeError: no such luck" in said
+    assert "Failed: RuntimeError: no such luck" in said
+    assert "| (2, 16, 8, 4) | failed: RuntimeError: no such luck |" in said

@@ -9,15 +9,16 @@ import torch
 
 from otprune.measures import distances
 from otprune.selectors import OTPrune
-from otprune_bench.synthetic import cases as synthetic
-from otprune_bench.synthetic.cases import GAMMAS, KINDS, MEASURES, Measures, ratio, win_rate
+from otprune_bench.synthetic.cases import Measures, make_tokens, ratio, win_rate
+from otprune_bench.synthetic.plan import GAMMAS, KINDS, MEASURES, Plan, Size
+from otprune_bench.synthetic.run import run
 
 SUBSETS = torch.tensor(list(itertools.combinations(range(9), 3)))
 
 
 @pytest.fixture(params=KINDS)
 def tokens(request):
-    return synthetic.make_tokens(request.param, 9, 5, seed=3)
+    return make_tokens(request.param, 9, 5, seed=3)
 
 
 def test_measures_are_the_librarys(tokens):
@@ -55,10 +56,8 @@ def test_win_rate_and_ratio():
     assert ratio("exact", 0.0, 0.0) == 1.0
 
 
-def test_figures(tmp_path, monkeypatch):
-    small = (synthetic.Size(8, 4, 2, sets=2, subsets=20), synthetic.Size(40, 8, 9, 2, 20))
-    monkeypatch.setattr(synthetic, "QUICK", small)
-    synthetic.run(tmp_path, seed=0, quick=True)
+def test_figures(tmp_path):
+    run(tmp_path, Plan((Size(8, 4, 2, sets=2, subsets=20), Size(40, 8, 9, 2, 20))))
     figures = json.loads((tmp_path / "results.json").read_text())["results"]
     own = figures["(8, 4, 2)/low rank/otprune, gamma scaled"]
     assert own["proof"] == "brute force"

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from otprune.demo.words import UNSEEN
-from otprune_bench.embedded.tasks import KINDS, backgrounds, make
+from otprune_bench.embedded.tasks import KINDS, make, noise_images
 from otprune_training.scenes import SIZE
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    return make(backgrounds(3, 1), 60, seed=11)
+    return make(noise_images(3, 1), 60, seed=11)
 
 
 def test_the_seed_is_everything_and_more_tasks_change_none(tasks):
-    again = make(backgrounds(3, 1), 5, seed=11)
-    other = make(backgrounds(3, 1), 5, seed=12)
+    again = make(noise_images(3, 1), 5, seed=11)
+    other = make(noise_images(3, 1), 5, seed=12)
     for a, b, c in zip(tasks[:5], again, other, strict=True):
         assert a.questions == b.questions
         assert a.image.tobytes() == b.image.tobytes()
@@ -68,7 +68,7 @@ def test_evidence_is_where_the_stickers_are(tasks):
 
 
 def test_backgrounds_differ_and_have_structure():
-    one, two = backgrounds(2, 3)
+    one, two = noise_images(2, 3)
     assert one.size == two.size == (240, 240)
     assert one.tobytes() != two.tobytes()
     assert np.asarray(one).std() > 10

@@ -12,13 +12,15 @@ from PIL import Image
 from otprune.encoders import vit_s
 from otprune.errors import MissingDependencyError
 from otprune_bench.embedded import photographs
-from otprune_bench.embedded.tasks import backgrounds
-from otprune_bench.quality.summary import NAMES
-from otprune_bench.tokens import cases as tokens
+from otprune_bench.embedded.tasks import noise_images
+from otprune_bench.methods import NAMES
+from otprune_bench.tokens import cases
+from otprune_bench.tokens.plan import MEASURES, QUICK, Plan
+from otprune_bench.tokens.run import run
 from otprune_training import photos
 from otprune_training.scenes import GRID, owners, render
 
-PLAN = replace(tokens.QUICK, images=2, keeps=(0.25, 0.098))
+PLAN = replace(QUICK, images=2, keeps=(0.25, 0.098))
 
 
 class Patches:
@@ -36,7 +38,7 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vit_s, "load", Patches)
-        tokens.run(folder, PLAN, folder)
+        run(folder, PLAN, folder)
     return folder
 
 
@@ -44,7 +46,7 @@ def test_every_case_is_there(ran):
     results = json.loads((ran / "results.json").read_text())["results"]
     assert set(results) == {f"{n}@{k}, 256 tokens" for n in NAMES for k in PLAN.keeps}
     for key, measures in results.items():
-        assert set(measures) == set(tokens.MEASURES)
+        assert set(measures) == set(MEASURES)
         assert 0 <= measures["objects"][0] <= 1
         certified = key.startswith(("otprune", "transport"))
         assert (measures["certificate"][0] is not None) == certified
@@ -56,15 +58,15 @@ def test_every_case_is_there(ran):
 def test_without_the_encoder_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(MissingDependencyError, match="otprune fetch vit-s"):
-        tokens.run(tmp_path / "out", PLAN, tmp_path)
+        run(tmp_path / "out", PLAN, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("grid", [16, 24, 32])
 def test_masks_are_where_the_image_has_stickers(tmp_path, grid):
-    made = tokens.Images(PLAN, tmp_path)
+    made = cases.Images(PLAN, tmp_path)
     for i, (scene, image) in enumerate(zip(made.scenes, made.images, strict=True)):
-        bare = render(replace(scene, stickers=()), backgrounds(i + 1, PLAN.seed)[i:], tokens.SCALE)
+        bare = render(replace(scene, stickers=()), noise_images(i + 1, PLAN.seed)[i:], cases.SCALE)
         changed = (np.asarray(image) != np.asarray(bare)).any(-1)
         side = changed.shape[0] // grid  # 480 pixels: whole patches on every grid
         share = changed.reshape(grid, side, grid, side).mean((1, 3)).ravel()
@@ -83,7 +85,7 @@ def test_coverage_counts_tokens_and_objects():
     own = np.array([-1, 0, 0, 1, 1, 1, 1, -1], np.int8)
 
     def shares(*kept):
-        found = tokens._coverage(own, 2, torch.tensor(kept))
+        found = cases._coverage(own, 2, torch.tensor(kept))
         return found["evidence"], found["objects"]
 
     assert shares(0, 7) == (0, 0)
@@ -102,7 +104,7 @@ def test_every_photograph_is_below_one_image(tmp_path):
     shades = range(len(photographs.NAMES))
     for shade, name in zip(shades, photographs.NAMES, strict=True):
         Image.new("RGB", (200, 100 + shade), (shade,) * 3).save(tmp_path / f"{name}.png")
-    made = tokens.Images(tokens.Plan(), tmp_path)
+    made = cases.Images(Plan(), tmp_path)
     assert len(made.images) == len(photographs.NAMES) >= 40
     assert [scene.box[2] for scene in made.scenes] == [100 + shade for shade in shades]
 

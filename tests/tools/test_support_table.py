@@ -12,9 +12,10 @@ import transformers
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import family
 from otprune.engines.transformers.grouping import Grouping
+from tests.families.tiny import FAMILIES
 from tools.support_cases import NotRunError
 from tools.support_sweep import build, classes, heeds_positions, outcome
-from tools.support_table import GROUPINGS, RECORD, TABLE, table
+from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, table
 
 SWEEP = json.loads(RECORD.read_text())
 same_version = pytest.mark.skipif(
@@ -33,6 +34,10 @@ def test_a_class_that_went_wrong_is_not_listed_as_working() -> None:
     wrong = {"AriaForConditionalGeneration": {"outcome": "wrong", "why": "other answer"}}
     with pytest.raises(ValueError, match=r"AriaForConditionalGeneration .* other answer"):
         table(SWEEP | {"classes": SWEEP["classes"] | wrong})
+
+
+def test_the_tested_classes_are_those_of_the_matrix() -> None:
+    assert {type(family.model()).__name__ for family in FAMILIES.values()} == TESTED
 
 
 def test_every_grouping_has_words() -> None:

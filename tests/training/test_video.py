@@ -8,11 +8,11 @@ import torch
 
 from otprune import StreamSelector, select_video
 from otprune.demo import load
-from otprune_bench.embedded.tasks import backgrounds
+from otprune_bench.embedded.tasks import noise_images
 from otprune_training.scenes import SIZE, owners
 from otprune_training.video import SPEED, filmed, moving
 
-PHOTOS = backgrounds(3, seed=0)
+PHOTOS = noise_images(3, seed=0)
 SIZES = [photo.size for photo in PHOTOS]
 
 

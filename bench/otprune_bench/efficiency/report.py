@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otprune.selectors import METHODS
+from otprune_bench.efficiency.plan import CHECKED, KEEPS, SETTINGS, Plan
+from otprune_bench.figures.formats import mebibytes, spread_text
+from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.environment import openmp
 from otprune_bench.runs.report import COLORS, figure, table
+from otprune_bench.timing.shapes import Shape
 
-if TYPE_CHECKING:
-    from otprune_bench.efficiency.cases import Plan, Scope
-
-KEPT = ("0.5", "0.25", "0.098")
 Figures = dict[str, Any]
 
 HEAD = """# Efficiency: what pruning saves
@@ -48,32 +48,29 @@ milliseconds. Token shapes of real models: 576 x 4096 is LLaVA-1.5-7B's, 1485 x 
 LLaVA-OneVision-0.5B's for a square image."""
 
 
-def write(scope: Scope, figures: Figures, found: Results) -> str:
-    """The report, without its last section."""
+def write(plan: Plan, figures: Figures, found: Results) -> str:
+    """The report in Markdown."""
     parts = [HEAD, *failures(found), "## Operations", OPERATIONS, _published(figures)]
-    for plan in scope.plans:
-        parts.append(_operations(plan, figures))
-    parts.append("## Time")
-    parts.append(TIMES.format(new=scope.plans[-1].new))
-    for plan in scope.plans:
-        name = plan.shape.name
-        parts += [f"### {name}", _about(plan, figures)]
-        parts.append(f"![Time split of {name}](time_{slug(name)}.png)")
-        parts.append(_times(plan, figures))
-        parts += [BUSY.format(settings=openmp() or "none set"), _busy(name, figures)]
-        if plan.shape.layers < plan.shape.all_layers:
-            parts.append(_extrapolated(plan, figures))
+    parts += [_operations(shape, figures) for shape in plan.shapes]
+    parts += ["## Time", TIMES.format(new=plan.new)]
+    for shape in plan.shapes:
+        parts += [f"### {shape.name}", _about(shape, figures)]
+        parts.append(f"![Time split of {shape.name}](time_{slug(shape.name)}.png)")
+        parts.append(_times(shape, figures))
+        parts += [BUSY.format(settings=openmp() or "none set"), _busy(shape.name, figures)]
+        if shape.layers < shape.all_layers:
+            parts.append(_extrapolated(shape, figures))
     parts += ["## Memory", MEMORY]
-    parts += [_memory(plan, figures) for plan in scope.plans]
+    parts += [_memory(shape, figures) for shape in plan.shapes]
     parts += ["## Selectors alone", ALONE, "![Selector times](selectors.png)"]
-    parts += [_alone(m, d, figures) for m, d in scope.tokens]
-    return "\n\n".join(part for part in parts if part)
+    parts += [_alone(m, d, figures) for m, d in plan.tokens]
+    return "\n\n".join(parts)
 
 
-def draw(folder: Path, scope: Scope, figures: Figures) -> None:
+def draw(folder: Path, plan: Plan, figures: Figures) -> None:
     """All plots."""
-    for plan in scope.plans:
-        _draw_split(folder, plan, figures)
+    for shape in plan.shapes:
+        _draw_split(folder, shape, figures)
     _draw_alone(folder, figures)
 
 
@@ -94,10 +91,10 @@ def _published(figures: Figures) -> str:
     return f"{text}\n\n" + table(["visual tokens", "published TFLOP", "formula"], rows)
 
 
-def _operations(plan: Plan, figures: Figures) -> str:
-    found = figures[f"{plan.shape.name}/operations"]
+def _operations(shape: Shape, figures: Figures) -> str:
+    found = figures[f"{shape.name}/operations"]
     if "failed" in found:
-        return f"{plan.shape.name}: failed."
+        return f"{shape.name}: failed."
     rows = []
     whole = found["prompts"]["1.0"]["counted"]
     for keep, one in found["prompts"].items():
@@ -116,25 +113,24 @@ def _operations(plan: Plan, figures: Figures) -> str:
     head = ["keep", "visual tokens", "prompt", "counted, TFLOP", "of unpruned", "formula, TFLOP"]
     head += ["counted / formula", "selector (otprune), GFLOP"]
     text = (
-        f"{plan.shape.name}, all {plan.shape.all_layers} layers; encoder and projector: "
+        f"{shape.name}, all {shape.all_layers} layers; encoder and projector: "
         f"{found['encoder'] / 1e12:.3g} TFLOP, counted."
     )
     return f"{text}\n\n{table(head, rows, numbers=0)}"
 
 
-def _about(plan: Plan, figures: Figures) -> str:
-    shape = plan.shape
+def _about(shape: Shape, figures: Figures) -> str:
     process = figures[f"{shape.name}/process"]
     encoder = figures[f"{shape.name}/encoder"]
-    layers = _layers(plan)
+    layers = _layers(shape)
     text = f"{layers[0].upper()}{layers[1:]} of the language model, "
     text += f"{shape.visual} visual tokens, {shape.text} of text."
     if "failed" not in process:
         text += f" {process['parameters'] / 1e6:,.4g} million parameters as run."
     if "failed" not in encoder:
-        text += f" Encoder: {_seconds(encoder['seconds'])}."
+        text += f" Encoder: {spread_text(encoder['seconds'])} s."
     checks = []
-    for setting in ("unpruned", "otprune@0.098"):
+    for setting in CHECKED:
         pixels = figures[f"{shape.name}/from pixels/{setting}"]
         summed = figures[f"{shape.name}/{setting}"]
         if "failed" not in pixels and "failed" not in summed:
@@ -145,22 +141,13 @@ def _about(plan: Plan, figures: Figures) -> str:
         text += (
             f" Check, one call from pixels to the first token, one run each: {', '.join(checks)}."
         )
-    if len(plan.some) < len(KEPT):
-        kept = ", ".join(map(str, plan.some))
-        text += (
-            f" Only otprune was run at every keep, the others at {kept}: prefill does not depend "
-            "on who chose the tokens, and the selections themselves stand below at every keep."
-        )
-    processes = [
-        figures[key].get("processes", 1) for key in figures if _is_setting(shape.name, key)
-    ]
-    if max(processes, default=1) > 1:
+    if max(one.get("processes", 1) for _, _, one in _settings(shape.name, figures)) > 1:
         text += " **The bench was resumed: these rounds are from more than one process.**"
     return text
 
 
-def _layers(plan: Plan) -> str:
-    run, full = plan.shape.layers, plan.shape.all_layers
+def _layers(shape: Shape) -> str:
+    run, full = shape.layers, shape.all_layers
     return f"{run} of {full} layers" if run < full else f"all {run} layers"
 
 
@@ -173,23 +160,26 @@ def _busy(name: str, figures: Figures) -> str:
         for state, calls in one.items():
             cells = ["failed", ""]
             if "failed" not in calls:
-                cells = [_range(calls["first_token_seconds"]), _range(calls["selector_seconds"])]
+                cells = [
+                    spread_text(calls["first_token_seconds"]),
+                    spread_text(calls["selector_seconds"]),
+                ]
             rows.append([key.removeprefix(start), state, *cells])
     return table(["", "", "first token, s", "selector, s"], rows, 2)
 
 
-def _times(plan: Plan, figures: Figures) -> str:
+def _times(shape: Shape, figures: Figures) -> str:
     head = ["method", "keep", "prompt", "first token, s", "speed-up", "encoder, s", "selector, s"]
     head += ["prefill, s", "selector / saved", "decoding, tokens/s", "answer, tokens/s"]
-    name = plan.shape.name
-    whole = figures[f"{name}/unpruned"]
+    name = shape.name
+    whole = figures[f"{name}/{UNPRUNED}"]
     rows: list[list[object]] = []
     for method, keep, one in _settings(name, figures):
         if "failed" in one:
             rows.append([method, keep, "failed", *[""] * 8])
             continue
         share = ""
-        if method != "unpruned" and "failed" not in whole:
+        if method != UNPRUNED and "failed" not in whole:
             saved = whole["prefill_seconds"]["median"] - one["prefill_seconds"]["median"]
             cost = one["selector_seconds"]["median"]
             share = f"{100 * cost / saved:.1f}%" if saved > 0 else "nothing saved"
@@ -198,28 +188,27 @@ def _times(plan: Plan, figures: Figures) -> str:
                 method,
                 keep,
                 one["prompt_tokens"],
-                _range(one["first_token_seconds"]),
-                _range(one["speed_up"]),
+                spread_text(one["first_token_seconds"]),
+                spread_text(one["speed_up"]),
                 f"{figures[f'{name}/encoder']['seconds']['median']:.3g}",
-                _range(one["selector_seconds"]) if method != "unpruned" else "",
-                _range(one["prefill_seconds"]),
+                spread_text(one["selector_seconds"]) if method != UNPRUNED else "",
+                spread_text(one["prefill_seconds"]),
                 share,
-                _range(one["decoding_tokens_per_second"]),
-                _range(one["answer_tokens_per_second"]),
+                spread_text(one["decoding_tokens_per_second"]),
+                spread_text(one["answer_tokens_per_second"]),
             ]
         )
     return table(head, rows, numbers=1)
 
 
-def _extrapolated(plan: Plan, figures: Figures) -> str:
+def _extrapolated(shape: Shape, figures: Figures) -> str:
     """The same for all layers: what was measured once stays, what the layers took is scaled."""
-    shape = plan.shape
     factor = shape.all_layers / shape.layers
     encoder = figures[f"{shape.name}/encoder"]
     rows = []
     first = None
     for method, keep, one in _settings(shape.name, figures):
-        if "failed" in one or "failed" in encoder or method not in ("unpruned", "otprune"):
+        if "failed" in one or "failed" in encoder or method not in (UNPRUNED, "otprune"):
             continue
         selector = one["selector_seconds"]["median"]
         prefill = factor * one["prefill_seconds"]["median"]
@@ -246,11 +235,12 @@ def _extrapolated(plan: Plan, figures: Figures) -> str:
     return f"{text}\n\n{table(head, rows)}"
 
 
-def _memory(plan: Plan, figures: Figures) -> str:
-    name = plan.shape.name
+def _memory(shape: Shape, figures: Figures) -> str:
+    name = shape.name
     rows = []
     for method, keep, one in _settings(name, figures):
-        peak = figures.get(f"{name}/memory/{_key(method, keep)}")
+        setting = UNPRUNED if method == UNPRUNED else f"{method}@{keep}"
+        peak = figures.get(f"{name}/memory/{setting}")
         if peak is None:
             continue
         cells = [_mebibytes(one, "cache_bytes"), _mebibytes(peak, "peak_bytes")]
@@ -258,7 +248,7 @@ def _memory(plan: Plan, figures: Figures) -> str:
     encoder = _mebibytes(figures[f"{name}/memory/encoder"], "peak_bytes")
     process = _mebibytes(figures[f"{name}/process"], "largest_resident_bytes")
     text = (
-        f"{name}, {plan.shape.layers} layers. The encoder's own peak, pruned or not: {encoder} "
+        f"{name}, {shape.layers} layers. The encoder's own peak, pruned or not: {encoder} "
         "MiB. "
         f"Largest resident size of the process so far, weights and all: {process} MiB."
     )
@@ -268,45 +258,29 @@ def _memory(plan: Plan, figures: Figures) -> str:
 def _alone(m: int, d: int, figures: Figures) -> str:
     rows = []
     for method in METHODS:
-        cells = [figures[f"tokens {m} x {d}/{method}@{keep}"] for keep in KEPT]
+        cells = [figures[f"tokens {m} x {d}/{method}@{keep}"] for keep in KEEPS]
         rows.append(
-            [method, *("failed" if "failed" in x else _range(x["seconds"], 1e3) for x in cells)]
+            [
+                method,
+                *("failed" if "failed" in x else spread_text(x["seconds"], 1e3) for x in cells),
+            ]
         )
     return f"{m} tokens of {d} features:\n\n" + table(
-        ["method", *(f"keep {keep}" for keep in KEPT)], rows
+        ["method", *(f"keep {keep}" for keep in KEEPS)], rows
     )
 
 
 def _settings(name: str, figures: Figures) -> list[tuple[str, str, dict[str, Any]]]:
     """Method, keep and figures of what was run through a model, in order."""
-    found = [("unpruned", "1.0", figures[f"{name}/unpruned"])]
-    for keep in KEPT:
-        for method in METHODS:
-            one = figures.get(f"{name}/{method}@{keep}")
-            if one is not None:
-                found.append((method, keep, one))
+    found = []
+    for setting in SETTINGS:
+        method, _, keep = setting.partition("@")
+        found.append((method, keep or "1.0", figures[f"{name}/{setting}"]))
     return found
 
 
-def _is_setting(name: str, key: str) -> bool:
-    return key.startswith(f"{name}/") and ("@" in key or key.endswith("unpruned"))
-
-
-def _key(method: str, keep: str) -> str:
-    return method if method == "unpruned" else f"{method}@{keep}"
-
-
-def _range(x: dict[str, Any], factor: float = 1.0) -> str:
-    middle, low, high = (factor * x[key] for key in ("median", "low", "high"))
-    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def _seconds(x: dict[str, Any]) -> str:
-    return f"{_range(x)} s"
-
-
 def _mebibytes(x: dict[str, Any], key: str) -> str:
-    return "failed" if "failed" in x else f"{x[key] / 2**20:.4g}"
+    return "failed" if "failed" in x else mebibytes(x[key])
 
 
 # -- plots -----------------------------------------------------------------------------------------
@@ -318,13 +292,13 @@ PARTS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def _draw_split(folder: Path, plan: Plan, figures: Figures) -> None:
-    name = plan.shape.name
+def _draw_split(folder: Path, shape: Shape, figures: Figures) -> None:
+    name = shape.name
     encoder = figures[f"{name}/encoder"]
     settings = [x for x in _settings(name, figures) if "failed" not in x[2]]
     if "failed" in encoder or not settings:
         return
-    labels = [m if m == "unpruned" else f"{m}, keep {k}" for m, k, _ in settings]
+    labels = [m if m == UNPRUNED else f"{m}, keep {k}" for m, k, _ in settings]
 
     def median(one: dict[str, Any], part: str) -> float:
         times = encoder["seconds"] if part == "encoder" else one[f"{part}_seconds"]
@@ -355,7 +329,7 @@ def _draw_split(folder: Path, plan: Plan, figures: Figures) -> None:
         axes.margins(y=0.02)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds to the first token (median)")
-        axes.set_title(f"{name}, {_layers(plan)}, random weights, CPU", loc="left", fontsize=10)
+        axes.set_title(f"{name}, {_layers(shape)}, random weights, CPU", loc="left", fontsize=10)
         axes.legend(
             frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.5 / height)
         )
@@ -366,7 +340,7 @@ def _draw_alone(folder: Path, figures: Figures) -> None:
     with figure(folder, "selectors", size=(7.5, 4.2)) as axes:
         for i, shape in enumerate(shapes):
             for y, method in enumerate(METHODS):
-                cells = [figures[f"{shape}/{method}@{keep}"] for keep in ("0.098", "0.5")]
+                cells = [figures[f"{shape}/{method}@{keep}"] for keep in (0.098, 0.5)]
                 if any("failed" in x for x in cells):
                     continue
                 few, half = (1e3 * x["seconds"]["median"] for x in cells)

@@ -1,8 +1,8 @@
-"""The bench's own task set: questions whose evidence is known to the token.
+"""The benches' own task set: questions whose evidence is known to the token.
 
-A task is one held-out image of the embedded model's world with its questions. Small stickers on
-a photograph are what pruning finds hard: each lives in few tokens, and `Task.evidence` says which.
-Everything follows from the seed; the first n tasks are the same however many are made.
+A task is one held-out image of stickers on a photograph, with questions about it. Small stickers
+are hard for pruning: each covers few tokens, and `Task.evidence` says which. Everything follows
+from the seed; the first n tasks are the same however many are made.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from otprune.demo.words import COLOR_NAMES, NOUNS
+from otprune_training import photos
 from otprune_training.architecture import WORD_ID
 from otprune_training.questions import Question, ask
 from otprune_training.scenes import GRID, Scene, owners, render, sample_scene
@@ -44,7 +46,7 @@ class Task:
     owners: NDArray[np.int8]
 
     def evidence(self, question: Question) -> NDArray[np.bool_]:
-        """`(144,)` patches of the stickers that a question speaks of; none if they are absent."""
+        """`(144,)` patches of the stickers that a question names; none if they are absent."""
         meant = {i for _, stickers in question.mentions for i in stickers}
         there: NDArray[np.bool_] = np.isin(self.owners, sorted(meant))
         return there
@@ -78,19 +80,19 @@ class Questions:
         return np.asarray((self.kind == group) | (group == ALL))
 
 
-def make(photos: Sequence[Image.Image], number: int, seed: int) -> list[Task]:
-    """`number` tasks on crops of `photos`, none with a question twice.
+def make(below: Sequence[Image.Image], number: int, seed: int) -> list[Task]:
+    """`number` tasks on crops of the images `below`, none with a question twice.
 
     Every scene has at least one combination of colour and noun that training never showed.
     Existence questions are balanced; an absentee mostly shares its colour or its noun with
     something that is there. "relation" is left and right, "digit" is reading.
     """
-    sizes = [photo.size for photo in photos]
+    sizes = [image.size for image in below]
     tasks = []
     for i in range(number):
         rng = np.random.default_rng((seed, i))
         scene = sample_scene(rng, sizes, unseen=True)
-        image = render(scene, photos, SCALE)
+        image = render(scene, below, SCALE)
         tasks.append(Task(scene, image, _questions(scene, rng), owners(scene)))
     return tasks
 
@@ -107,27 +109,37 @@ def _questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
     return tuple(asked.values())
 
 
-def small_talk(task: Task, number: int, seed: int) -> str:
-    """`number` answered questions that tell nothing about the ones asked: absent things, all "no".
+def unrelated_questions(task: Task, number: int, seed: int) -> str:
+    """`number` answered questions that tell nothing about the task's: absent things, all "no".
 
-    Neither present things nor what the task's questions name are spoken of. Eight words each, the
-    answer's end among them, as the chat template writes a conversation.
+    They name neither what is in the image nor what the task's questions name. Each is eight words,
+    among them the answer's end, as the chat template writes a conversation.
     """
     rng = np.random.default_rng((seed, number))
-    asked = {text for question in task.questions for text in _named(question.text)}
+    asked = {
+        " ".join(pair)
+        for question in task.questions
+        for pair in itertools.pairwise(question.text.split())
+    }
     present = {sticker.name for sticker in task.scene.stickers}
     names = [f"{color} {noun}" for color in COLOR_NAMES for noun in NOUNS]
     free = [name for name in names if name not in present | asked]
     chosen = [free[i] for i in rng.integers(len(free), size=number)]
-    said = [f"is there {'an' if x[0] in 'aeiou' else 'a'} {x} ? no <eos>" for x in chosen]
-    return " ".join(said)
+    return " ".join(f"is there {'an' if x[0] in 'aeiou' else 'a'} {x} ? no <eos>" for x in chosen)
 
 
-def _named(text: str) -> list[str]:
-    return [" ".join(pair) for pair in itertools.pairwise(text.split())]
+def backgrounds(photographs: bool, folder: Path, seed: int, number: int = 12) -> list[Image.Image]:
+    """What lies below the stickers.
+
+    Args:
+        photographs: whether the held-out photographs, collected into `folder` if it is not there;
+            else noise.
+        seed, number: of the noise.
+    """
+    return photos.load(folder, held_out=True) if photographs else noise_images(number, seed)
 
 
-def backgrounds(number: int, seed: int, side: int = 240) -> list[Image.Image]:
+def noise_images(number: int, seed: int, side: int = 240) -> list[Image.Image]:
     """Images of nothing: colours that change smoothly, coarse to fine (octaves of noise).
 
     They stand below the stickers where photographs cannot be had, as in `--quick`.

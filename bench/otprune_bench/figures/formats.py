@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from otprune_bench.figures.statistics import Estimate
 
@@ -30,3 +31,14 @@ def pair(estimate: Estimate) -> list[float]:
 def quoted(of: Sequence[str]) -> str:
     """`a`, `b`."""
     return ", ".join(f"`{name}`" for name in of)
+
+
+def spread_text(spread: dict[str, Any], factor: float = 1.0, digits: int = 3) -> str:
+    """Median of some runs, least and most in brackets."""
+    middle, low, high = (factor * spread[key] for key in ("median", "low", "high"))
+    return f"{middle:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
+
+
+def mebibytes(number: float | None) -> str:
+    """Bytes in MiB; - where there is no figure."""
+    return "-" if number is None else f"{number / 2**20:.4g}"

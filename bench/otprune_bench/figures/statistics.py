@@ -1,14 +1,17 @@
-"""Errors that know that questions of one image are not independent, and rank statistics."""
+"""Spreads of repeated runs, errors clustered by image, and rank statistics."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+CLEAR = 1.96  # standard errors from which a difference is called one, and of error bars
 
 
 class Estimate(NamedTuple):
@@ -24,6 +27,22 @@ class Correlation(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least and most of some runs, and the runs."""
+    return {
+        "median": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "runs": values,
+    }
+
+
+def mean_of_runs(values: list[float]) -> dict[str, float]:
+    """Mean of independent runs and its standard error (0 for one run)."""
+    error = statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+    return {"mean": statistics.mean(values), "standard_error": error}
 
 
 def clustered_mean(values: ArrayLike, clusters: ArrayLike) -> Estimate:

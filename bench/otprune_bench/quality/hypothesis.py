@@ -1,10 +1,10 @@
 """The paper's hypothesis, tested: does a smaller distance go with better answers?
 
 A point is a method at a ratio: its distance (mean over the measured images) against its share of
-wrong answers, and against its answer loss. A positive rank correlation is what OTPrune (arXiv
-2602.20205) expects. Pooled over ratios it is nearly bound to be positive, since keeping more
-shrinks every distance and every loss; within a ratio it says whether the distance tells methods
-apart, which is what it was chosen for.
+wrong answers, and against its answer loss. OTPrune (arXiv 2602.20205) expects a positive rank
+correlation. Pooled over ratios it is almost certain to be positive, since keeping more lowers every
+distance and every loss. Within a ratio it shows whether the distance ranks the methods, which is
+what it was chosen for.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from otprune_bench.figures.statistics import (
     resampled_means,
     spearman,
 )
-from otprune_bench.quality.cases import KEEPS, PLAIN
+from otprune_bench.quality.plan import AS_KEPT, KEEPS, OUTCOMES, SCOPES
 from otprune_bench.quality.summary import Summary
-
-OUTCOMES = ("wrong answers", "answer loss")
-SCOPES = ("within", "pooled")
 
 
 class Finding(NamedTuple):
-    """One correlation with two 95% intervals: other images, and other methods.
+    """One correlation with two 95% intervals, of resampled images and of resampled methods.
 
-    Resampling images tells how well the points are known; resampling methods tells how much the
-    figure depends on which methods happened to be compared, and is wide for so few.
+    Resampling images shows how well the points are known. Resampling methods shows how much the
+    figure depends on the choice of methods; that interval is wide, since they are few.
     """
 
     over_images: Correlation
     over_methods: Correlation
+
+
+Findings = dict[tuple[str, str, str], Finding]  # by distance, outcome and scope
 
 
 class Points(NamedTuple):
@@ -56,7 +56,7 @@ class Points(NamedTuple):
         return np.asarray(self.sums[name].sum(0) / self.counts.sum())
 
 
-def points(summary: Summary, setting: str = PLAIN) -> Points:
+def points(summary: Summary, setting: str = AS_KEPT) -> Points:
     """The points of a run, without distances that were not measured (exact ones without POT)."""
     units = [(name, keep) for keep in KEEPS for name in summary.present(keep)]
     image = summary.questions.image
@@ -86,12 +86,13 @@ def points(summary: Summary, setting: str = PLAIN) -> Points:
     )
 
 
-def findings(of: Points, draws: int, seed: int) -> dict[tuple[str, str, str], Finding]:
+def findings(of: Points, draws: int, seed: int) -> Findings:
     """Every (distance, outcome, scope) with its intervals."""
     rng = np.random.default_rng(seed)
     scores = {name: resampled_means(of.sums[name], of.counts, draws, rng) for name in OUTCOMES}
     who = np.array(of.names)
-    drawn_methods = [rng.choice(np.unique(who), len(np.unique(who))) for _ in range(draws)]
+    names = np.unique(who)
+    drawn_methods = [rng.choice(names, len(names)) for _ in range(draws)]
     samples = [
         np.concatenate([np.flatnonzero(who == name) for name in drawn]) for drawn in drawn_methods
     ]
@@ -117,12 +118,19 @@ def _correlate(x: Floats, y: Floats, keeps: Floats, scope: str) -> Floats:
     return spearman(x, y) if scope == "pooled" else grouped_spearman(x, y, keeps)
 
 
-def as_json(found: dict[tuple[str, str, str], Finding]) -> dict[str, Any]:
-    """Nested by distance, outcome and scope; three numbers each: value, low, high."""
+def figures(of: Points, found: Findings) -> dict[str, Any]:
+    """Mean distances of every point, and every correlation: value, low, high."""
+    distances = {
+        name: {
+            f"{who}@{keep:g}": float(f"{value:.4g}")
+            for who, keep, value in zip(of.names, of.keeps, table.mean(0), strict=True)
+        }
+        for name, table in of.distances.items()
+    }
     tree: dict[str, Any] = {}
     for (distance, outcome, scope), finding in found.items():
         tree.setdefault(distance, {}).setdefault(outcome, {})[scope] = {
             "over images": [round(x, 4) for x in finding.over_images],
             "over methods": [round(x, 4) for x in finding.over_methods],
         }
-    return tree
+    return {"mean distances": distances, "correlation": tree}

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from otprune_bench.embedded.tasks import KINDS, SCALE
-from otprune_bench.quality.cases import KEEPS, PUBLISHED, RANDOM, SETTINGS, UNPRUNED, World, methods
-from otprune_bench.quality.hypothesis import Finding, Points
-from otprune_bench.quality.summary import NAMES, Summary
+from otprune_bench.embedded.tasks import KINDS, SCALE, Task
+from otprune_bench.figures.looks import LOOKS
+from otprune_bench.methods import NAMES, UNPRUNED
+from otprune_bench.quality.hypothesis import Findings, Points
+from otprune_bench.quality.plan import AT, KEEPS, OUTCOMES, OVERLAID, SCOPES, SETTINGS
+from otprune_bench.quality.summary import Summary
 from otprune_bench.runs.report import COLORS, figure, panels
 from otprune_training.scenes import GRID, PATCH
 
-AT = 0.098  # the ratio that the paper's table is about
-SHOWN = (PUBLISHED, "otprune", "transport", "divprune", RANDOM)
-PICTURES = 10
-_MARKERS = "osD^vP<>X"
-LOOKS: dict[str, dict[str, Any]] = {
-    name: {"color": COLORS[i % len(COLORS)], "marker": _MARKERS[i]} for i, name in enumerate(NAMES)
-}
-LOOKS[RANDOM] = {"color": "#555555", "marker": "X", "linestyle": "--"}
+Masks = Sequence[Sequence[Tensor | None]]
 
 
 def draw(
     folder: Path,
     summary: Summary,
     points: Points,
-    found: dict[tuple[str, str, str], Finding],
-    world: World,
+    found: Findings,
+    tasks: Sequence[Task],
+    masks: Masks,
 ) -> None:
-    """All of them, as PNG in the run's folder."""
+    """All plots, as PNG in the run's folder; `masks` says what each of `OVERLAID` keeps."""
     _accuracy(folder, summary)
     _kinds(folder, summary)
     _merging(folder, summary)
     _distances(folder, points)
     _correlations(folder, found)
-    _overlays(folder, world)
+    _overlays(folder, tasks, masks)
 
 
 def _accuracy(folder: Path, summary: Summary) -> None:
@@ -136,13 +133,13 @@ def _distances(folder: Path, points: Points) -> None:
         grid[0].legend(frameon=False, fontsize=8)
 
 
-def _correlations(folder: Path, found: dict[tuple[str, str, str], Finding]) -> None:
+def _correlations(folder: Path, found: Findings) -> None:
     distances = list(dict.fromkeys(distance for distance, _, _ in found))
     if not distances:
         return
     with panels(folder, "correlations", 1, 2, (11, 5)) as grid:
-        for axes, scope in zip(grid, ("within", "pooled"), strict=True):
-            for i, outcome in enumerate(("wrong answers", "answer loss")):
+        for axes, scope in zip(grid, SCOPES, strict=True):
+            for i, outcome in enumerate(OUTCOMES):
                 y = np.arange(len(distances)) + 0.22 * (2 * i - 1)
                 both = [found[distance, outcome, scope] for distance in distances]
                 for line, width, alpha, meant in (
@@ -176,21 +173,15 @@ def _correlations(folder: Path, found: dict[tuple[str, str, str], Finding]) -> N
         )
 
 
-def _overlays(folder: Path, world: World) -> None:
-    """The first ten images; what a method keeps at `AT` as it is, all else dimmed."""
-    of = methods(world.plan)
-    columns = {name: of[name if name != RANDOM else f"{RANDOM} 0"] for name in SHOWN}
-    number = min(PICTURES, len(world.tasks))
-    with panels(folder, "overlays", number, 1 + len(SHOWN), (7.2, 1.25 * number)) as grid:
-        for p in range(number):
-            image = np.asarray(world.tasks[p].image)
-            row = grid[p * (1 + len(SHOWN)) :]
-            row[0].imshow(image)
-            for axes, choose in zip(row[1:], columns.values(), strict=False):
-                kept = torch.zeros(GRID * GRID, dtype=torch.bool)
-                try:
-                    kept[choose(AT, p).select(world.tokens[p])] = True
-                except Exception:  # the table of failed cases says why
+def _overlays(folder: Path, tasks: Sequence[Task], masks: Masks) -> None:
+    """Each image beside what the methods keep of it; all else is dimmed."""
+    columns = 1 + len(OVERLAID)
+    with panels(folder, "overlays", len(masks), columns, (7.2, 1.25 * len(masks))) as grid:
+        for p, row in enumerate(masks):
+            image = np.asarray(tasks[p].image)
+            grid[p * columns].imshow(image)
+            for axes, kept in zip(grid[p * columns + 1 :], row, strict=False):
+                if kept is None:
                     axes.text(0.5, 0.5, "failed", transform=axes.transAxes, ha="center")
                     continue
                 mask = kept.reshape(GRID, GRID).numpy().repeat(PATCH * SCALE, 0)
@@ -199,5 +190,5 @@ def _overlays(folder: Path, world: World) -> None:
                 axes.imshow(np.where(mask, image, dim).astype(np.uint8))
         for axes in grid:
             axes.axis("off")
-        for axes, name in zip(grid, ("image", *SHOWN), strict=False):
+        for axes, name in zip(grid, ("image", *OVERLAID), strict=False):
             axes.set_title(name, fontsize=8)

@@ -1,65 +1,31 @@
-"""`otprune bench quality`: run, sum up, write the report. Its sentences follow from the figures."""
+"""The report of `otprune bench quality`. Its sentences follow from the figures."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from otprune_bench.embedded.tasks import ALL, KINDS
 from otprune_bench.figures.formats import in_points, number, percent, quoted
-from otprune_bench.figures.statistics import Estimate
-from otprune_bench.quality import hypothesis
-from otprune_bench.quality import plots as quality_plots
-from otprune_bench.quality.cases import (
+from otprune_bench.figures.statistics import CLEAR, Estimate
+from otprune_bench.methods import PUBLISHED, RANDOM, UNPRUNED
+from otprune_bench.quality.hypothesis import Finding, Findings, Points
+from otprune_bench.quality.plan import (
+    AS_KEPT,
+    AT,
     KEEPS,
-    PLAIN,
-    PUBLISHED,
-    RANDOM,
+    MERGED,
+    OUTCOMES,
+    SCOPES,
     SETTINGS,
-    UNPRUNED,
     Plan,
-    World,
-    cases,
 )
-from otprune_bench.quality.hypothesis import Finding, Points
-from otprune_bench.quality.plots import AT
 from otprune_bench.quality.summary import Summary
-from otprune_bench.runs.cases import failures, run_cases
-from otprune_bench.runs.report import check_plots, table, write_report
-
-CLEAR = 1.96  # standard errors from which a difference is called one
-Found = dict[tuple[str, str, str], Finding]
+from otprune_bench.runs.cases import failures
+from otprune_bench.runs.report import table
 
 
-def run(folder: Path, plan: Plan, photos: Path) -> None:
-    """Run what `folder` does not have yet, and write results, report and plots.
-
-    Args:
-        photos: folder of `otprune_training.photos`; collected there if it does not exist. Not
-            looked at without `plan.photographs`.
-    """
-    check_plots()
-    world = World(plan, photos)
-    settings = plan.settings()
-    results = run_cases(folder, cases(world), "quality", settings)
-    summary = Summary(results, world.questions)
-    points = hypothesis.points(summary)
-    found = hypothesis.findings(points, plan.draws, plan.seed)
-    quality_plots.draw(folder, summary, points, found, world)
-    numbers = {
-        **summary.figures(),
-        "mean distances": {
-            name: {
-                f"{who}@{keep:g}": float(f"{value:.4g}")
-                for who, keep, value in zip(
-                    points.names, points.keeps, distances.mean(0), strict=True
-                )
-            }
-            for name, distances in points.distances.items()
-        },
-        "correlation": hypothesis.as_json(found),
-    }
+def write(plan: Plan, summary: Summary, points: Points, found: Findings) -> str:
+    """The report in Markdown."""
     parts = [
-        *_head(world, summary),
+        *_head(plan, summary),
         *_accuracy(summary),
         *_differences(summary),
         *_kinds(summary),
@@ -67,13 +33,13 @@ def run(folder: Path, plan: Plan, photos: Path) -> None:
         *_hypothesis(points, found),
         "## Overlays\n\nWhat five methods keep of the first ten images, at keep "
         f"{AT}.\n\n![overlays](overlays.png)\n",
-        *failures(results),
+        *failures(summary.results),
     ]
-    write_report(folder, numbers, "\n".join(parts), settings)
+    return "\n".join(parts)
 
 
-def _head(world: World, summary: Summary) -> list[str]:
-    plan, full = world.plan, summary.accuracy(UNPRUNED, 1.0)
+def _head(plan: Plan, summary: Summary) -> list[str]:
+    full = summary.accuracy(UNPRUNED, 1.0)
     below = (
         "photographs that training never saw"
         if plan.photographs
@@ -81,7 +47,7 @@ def _head(world: World, summary: Summary) -> list[str]:
     )
     return [
         "# What pruning costs: answers of the embedded model\n",
-        f"{len(world.tasks)} images, {len(world.questions.kind)} questions of {len(KINDS)} "
+        f"{plan.images} images, {len(summary.questions.kind)} questions of {len(KINDS)} "
         f"kinds. Stickers (shapes and digits, some five patches each of 144) on {below}; every "
         "image has a combination of colour and noun that training never showed. No image was "
         "pruned in training. Existence is balanced, its absentees mostly share colour or noun with "
@@ -117,9 +83,8 @@ def _winners(summary: Summary) -> str:
     )
     if beaten:
         said += f" Clearly worse than random: {quoted(beaten)}."
-    merged = SETTINGS[2][0]
-    better = [n for n in names if _clear(e := summary.effect(n, AT, merged)) and e.value > 0]
-    worse = [n for n in names if _clear(e := summary.effect(n, AT, merged)) and e.value < 0]
+    better = [n for n in names if _clear(e := summary.effect(n, AT, MERGED)) and e.value > 0]
+    worse = [n for n in names if _clear(e := summary.effect(n, AT, MERGED)) and e.value < 0]
     said += f" Merging clearly helps there: {quoted(better) or 'none'}"
     said += f"; clearly hurts: {quoted(worse) or 'none'}."
     return said + " (Clearly: by more than 1.96 standard errors of the paired difference.)\n"
@@ -153,7 +118,7 @@ def _accuracy(summary: Summary) -> list[str]:
     )
     return [
         "## Accuracy\n",
-        f"Tokens {PLAIN.replace(', ', ', positions ')}.\n",
+        f"Tokens {AS_KEPT.replace(', ', ', positions ')}.\n",
         f"{by_keep}\n",
         "![accuracy](accuracy.png)\n",
         "Agreement: same answer as unpruned, right or wrong. Retained: accuracy as a share of the "
@@ -211,25 +176,25 @@ def _settings(summary: Summary) -> list[str]:
     ]
     return [
         "## Merging and positions\n",
-        f"Keep {AT}: accuracy {PLAIN}, and what the other settings add, paired, in points.\n",
-        table(["", f"{PLAIN}, %", *(setting for setting, _, _ in SETTINGS[1:])], rows) + "\n",
+        f"Keep {AT}: accuracy {AS_KEPT}, and what the other settings add, paired, in points.\n",
+        table(["", f"{AS_KEPT}, %", *(setting for setting, _, _ in SETTINGS[1:])], rows) + "\n",
         "![settings](settings.png)\n",
     ]
 
 
-def _hypothesis(points: Points, found: Found) -> list[str]:
+def _hypothesis(points: Points, found: Findings) -> list[str]:
     rows = [
         [
             distance,
             *(
                 _correlation(found[distance, outcome, scope])
-                for scope in hypothesis.SCOPES
-                for outcome in hypothesis.OUTCOMES
+                for scope in SCOPES
+                for outcome in OUTCOMES
             ),
         ]
         for distance in points.distances
     ]
-    head = [f"{s}: {o}" for s in hypothesis.SCOPES for o in hypothesis.OUTCOMES]
+    head = [f"{s}: {o}" for s in SCOPES for o in OUTCOMES]
     return [
         "## Does a smaller distance go with better answers?\n",
         "The paper says that the distance between full and kept tokens predicts the score. A point "
@@ -248,7 +213,7 @@ def _hypothesis(points: Points, found: Found) -> list[str]:
     ]
 
 
-def verdict(found: Found) -> str:
+def verdict(found: Findings) -> str:
     """What the figures say about answer loss within a ratio, each distance with its correlation."""
     signs: dict[str, list[str]] = {"yes": [], "no": [], "open": []}
     sure = []

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from otprune.errors import OTPruneError
-from otprune.selectors import METHODS
 from otprune_bench.embedded.tasks import ALL, KINDS, Questions
 from otprune_bench.figures.formats import pair
 from otprune_bench.figures.statistics import (
@@ -19,17 +18,16 @@ from otprune_bench.figures.statistics import (
     clustered_mean,
     clustered_ratio,
 )
-from otprune_bench.quality.cases import KEEPS, PLAIN, PUBLISHED, RANDOM, SETTINGS, UNPRUNED
+from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED
+from otprune_bench.quality.plan import AS_KEPT, KEEPS, SETTINGS
 
 Results = Mapping[str, Mapping[str, Any]]
 GROUPS = (ALL, *KINDS)
-# In the order of tables and plots; random last, as the floor.
-NAMES = (PUBLISHED, *(name for name in METHODS if name != RANDOM), RANDOM)
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of Q questions, `(Q,)` each; of random pruning the mean over its seeds."""
+    """The answers to Q questions, `(Q,)` each; of random pruning the mean over its seeds."""
 
     right: Floats
     loss: Floats
@@ -43,7 +41,7 @@ class Summary:
         self.results, self.questions = results, questions
         if "failed" in results[UNPRUNED]:
             raise OTPruneError(f"the unpruned model failed: {results[UNPRUNED]['failed']}")
-        scores = results[UNPRUNED]["scores"][PLAIN]
+        scores = results[UNPRUNED]["scores"][AS_KEPT]
         self._answers = np.array(scores["answers"])
         self.unpruned = self._outcome(scores)
         self.outcomes = {
@@ -79,34 +77,40 @@ class Summary:
             agree=np.mean([o.agree for o in each], axis=0),
         )
 
-    def accuracy(self, name: str, keep: float, setting: str = PLAIN, group: str = ALL) -> Estimate:
+    def accuracy(
+        self, name: str, keep: float, setting: str = AS_KEPT, group: str = ALL
+    ) -> Estimate:
         """Share of right answers; of `UNPRUNED` too."""
         return self._over(group, self._at(name, keep, setting).right)
 
-    def loss(self, name: str, keep: float, setting: str = PLAIN, group: str = ALL) -> Estimate:
+    def loss(self, name: str, keep: float, setting: str = AS_KEPT, group: str = ALL) -> Estimate:
         """Mean of -log p(right answer), in nats."""
         return self._over(group, self._at(name, keep, setting).loss)
 
-    def agreement(self, name: str, keep: float, setting: str = PLAIN, group: str = ALL) -> Estimate:
+    def agreement(
+        self, name: str, keep: float, setting: str = AS_KEPT, group: str = ALL
+    ) -> Estimate:
         """Share of answers that are those of the unpruned model, right or wrong."""
         return self._over(group, self._at(name, keep, setting).agree)
 
-    def retained(self, name: str, keep: float, setting: str = PLAIN, group: str = ALL) -> Estimate:
+    def retained(
+        self, name: str, keep: float, setting: str = AS_KEPT, group: str = ALL
+    ) -> Estimate:
         """Accuracy as a share of the unpruned one."""
         at = self.questions.of(group)
         right = self._at(name, keep, setting).right
         return clustered_ratio(right[at], self.unpruned.right[at], self.questions.image[at])
 
     def difference(
-        self, name: str, other: str, keep: float, setting: str = PLAIN, group: str = ALL
+        self, name: str, other: str, keep: float, setting: str = AS_KEPT, group: str = ALL
     ) -> Estimate:
         """Accuracy less another method's on the same questions."""
         a, b = (self._at(who, keep, setting).right for who in (name, other))
         return self._over(group, a - b)
 
     def effect(self, name: str, keep: float, setting: str) -> Estimate:
-        """Accuracy in a setting less that in `PLAIN`, on the same questions."""
-        a, b = (self._at(name, keep, where).right for where in (setting, PLAIN))
+        """Accuracy in a setting less that in `AS_KEPT`, on the same questions."""
+        a, b = (self._at(name, keep, where).right for where in (setting, AS_KEPT))
         return self._over(ALL, a - b)
 
     def evidence(self, name: str, keep: float) -> Estimate:
@@ -119,7 +123,7 @@ class Summary:
         kept = np.mean([run["objects"] for run in self.runs(name, keep)], axis=0)
         return clustered_mean(kept, np.arange(len(kept)))
 
-    def ranks(self, keep: float, setting: str = PLAIN) -> dict[str, float]:
+    def ranks(self, keep: float, setting: str = AS_KEPT) -> dict[str, float]:
         """Mean over question kinds of each method's rank in accuracy, 1 the best."""
         return average_rank(
             {
@@ -130,7 +134,7 @@ class Summary:
 
     def present(self, keep: float) -> list[str]:
         """Methods that did not fail at a ratio."""
-        return [name for name in NAMES if (name, keep, PLAIN) in self.outcomes]
+        return [name for name in NAMES if (name, keep, AS_KEPT) in self.outcomes]
 
     def _at(self, name: str, keep: float, setting: str) -> Outcome:
         return self.unpruned if name == UNPRUNED else self.outcomes[name, keep, setting]
@@ -173,7 +177,7 @@ class Summary:
         runs = self.runs(name, keep)
         if name == RANDOM:
             found["accuracy_of_seeds"] = [
-                round(float(self._outcome(run["scores"][PLAIN]).right.mean()), 5) for run in runs
+                round(float(self._outcome(run["scores"][AS_KEPT]).right.mean()), 5) for run in runs
             ]
         others = [who for who in (RANDOM, PUBLISHED) if who in self.present(keep)]
         for setting, _, _ in SETTINGS:

@@ -1,4 +1,4 @@
-"""Cases of a bench, one by one: shown while they run, resumed after an interrupt, never dropped."""
+"""The cases of a bench, run one by one: progress is shown, and an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from otprune_bench.runs.plain import plain
 from otprune.errors import OTPruneError
+from otprune_bench.runs.json_values import json_value
 
 FILE = "cases.jsonl"
 
@@ -25,16 +25,16 @@ Results = dict[str, dict[str, Any]]
 def run_cases(
     folder: Path, cases: Iterable[Case], title: str, settings: dict[str, Any] | None = None
 ) -> Results:
-    """Run what `folder/cases.jsonl` does not have yet, in order, and return the results of all.
+    """Run the cases that `folder/cases.jsonl` does not have yet, and return the results of all.
 
-    Every result is appended to that file as soon as it is there. A case that raises becomes
-    `{"failed": "Type: message"}`, its traceback goes to the file and one line to stderr; when the
-    bench is run again, such cases are tried again, the others are taken from the file.
+    Each result is appended to that file as soon as it is known. A case that raises has the result
+    `{"failed": "Type: message"}`; its traceback goes to the file and one line to stderr. When the
+    bench is run again, failed cases are tried again and all others are taken from the file.
 
     Args:
-        folder: the run's, made if it is not there.
-        cases: `(key, function)`, keys unique; a function returns what JSON can hold (numbers of
-            numpy and torch too).
+        folder: of the run; made if it is not there.
+        cases: `(key, function)`, run in this order, keys unique; a function returns what JSON can
+            hold (numbers of numpy and torch too).
         title: of the progress bar, on stderr.
         settings: what all cases depend on (seed, sizes). A folder with cases of other settings is
             refused.
@@ -50,7 +50,7 @@ def run_cases(
         raise OTPruneError(f"two cases are named {twice!r}: expected one")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILE
-    done = _begin(file, plain(settings or {}))
+    done = _begin(file, json_value(settings or {}))
     old = sum(key in done for key in keys)
     if old:
         print(f"{old} of {len(keys)} cases were there already in {file}", file=sys.stderr)
@@ -82,8 +82,8 @@ def run_cases(
     return results
 
 
-def failures(results: Results) -> list[str]:
-    """Lines of a Markdown report that name every failed case; none if there is none."""
+def failures(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown report that name every failed case; none if no case failed."""
     failed = [(key, result["failed"]) for key, result in results.items() if "failed" in result]
     if not failed:
         return []
@@ -95,7 +95,7 @@ def _run(file: Path, key: str, function: Callable[[], dict[str, Any]]) -> dict[s
     start = time.perf_counter()
     record: dict[str, Any] = {"case": key}
     try:
-        record["result"] = plain(function())
+        record["result"] = json_value(function())
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         record["result"] = {"failed": said}

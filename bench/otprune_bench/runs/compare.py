@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otprune_bench.runs.report import RESULTS, table
 from otprune.errors import OTPruneError
+from otprune_bench.runs.report import RESULTS, table
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from otprune_bench.runs.environment import environment
-from otprune_bench.runs.plain import plain
 from otprune.errors import MissingDependencyError
+from otprune_bench.runs.environment import environment
+from otprune_bench.runs.json_values import json_value
 
 RESULTS, REPORT = "results.json", "report.md"
 
@@ -37,10 +37,10 @@ def write_report(
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["otprune", *sys.argv[1:]]),
-        "settings": plain(settings),
+        "settings": json_value(settings),
         "environment": environment(),
     }
-    whole = {**about, "results": plain(results)}
+    whole = {**about, "results": json_value(results)}
     (folder / RESULTS).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     (folder / REPORT).write_text(f"{markdown.rstrip()}\n\n{_colophon(about)}")
 

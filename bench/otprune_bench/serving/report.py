@@ -8,7 +8,7 @@ from typing import Any
 
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import panels, table
-from otprune_bench.serving.cases import Scope, Workload, arms, key
+from otprune_bench.serving.plan import ARMS, Plan, Workload, key
 
 HEAD = (
     *("", "prompt", "first token, ms", "of keep 1.0", "whole answer, ms"),
@@ -16,9 +16,9 @@ HEAD = (
 )
 
 
-def write(scope: Scope, found: Results) -> str:
+def write(plan: Plan, found: Results) -> str:
     """The report in Markdown."""
-    size = scope.size
+    size = plan.size
     lines = [
         "# Serving: a vLLM server under load",
         "",
@@ -27,13 +27,13 @@ def write(scope: Scope, found: Results) -> str:
         "compared is the work, not the answers. No image is seen twice, so no cache helps. "
         "*stock* is a second server without otprune; the others are requests to one server, each "
         "with its own ratio. Every round runs all of them in an order of its own; medians over "
-        f"{scope.rounds} round{'s' * (scope.rounds > 1)}, least and most in brackets, "
+        f"{plan.rounds} round{'s' * (plan.rounds > 1)}, least and most in brackets, "
         "ratios taken within a round. GPUs were not measured.",
         "",
         "![First token and throughput by load](load.png)",
         "",
     ]
-    for workload in scope.workloads:
+    for workload in plan.workloads:
         m = workload.side**2
         lines += [
             f"## {workload.name[0].upper()}{workload.name[1:]}",
@@ -41,16 +41,16 @@ def write(scope: Scope, found: Results) -> str:
             f"{m} visual tokens, answers of {workload.new} tokens.",
             "",
         ]
-        for concurrent, number in scope.loads:
+        for concurrent, number in plan.loads:
             lines += [f"{number} requests, {concurrent} at once:", ""]
-            lines += [table(HEAD, _rows(scope, workload, concurrent, found)), ""]
+            lines += [table(HEAD, _rows(plan, workload, concurrent, found)), ""]
     return "\n".join([*lines, *failures(found)])
 
 
-def _rows(scope: Scope, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
+def _rows(plan: Plan, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
     rows = []
-    for arm, _ in arms():
-        pairs = _pairs(scope, workload, concurrent, arm, found)
+    for arm in ARMS:
+        pairs = _pairs(plan, workload, concurrent, arm, found)
         if not pairs:
             rows.append([arm, *["failed"] * (len(HEAD) - 1)])
             continue
@@ -70,12 +70,12 @@ def _rows(scope: Scope, workload: Workload, concurrent: int, found: Results) -> 
 
 
 def _pairs(
-    scope: Scope, workload: Workload, concurrent: int, arm: str, found: Results
+    plan: Plan, workload: Workload, concurrent: int, arm: str, found: Results
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """An arm's runs, each with that of keep 1.0 of the same round; without those that failed."""
 
     def runs(arm: str) -> list[dict[str, Any]]:
-        return [found[key(workload, concurrent, arm, i)] for i in range(1, scope.rounds + 1)]
+        return [found[key(workload, concurrent, arm, i)] for i in range(1, plan.rounds + 1)]
 
     return [
         (run, base)
@@ -84,25 +84,25 @@ def _pairs(
     ]
 
 
-def draw(folder: Path, scope: Scope, found: Results) -> None:
+def draw(folder: Path, plan: Plan, found: Results) -> None:
     """`load.png`: both against the number of requests at once, relative to keep 1.0."""
     looks = {"first": "time to first token", "answered": "requests a second"}
-    columns = len(scope.workloads)
+    columns = len(plan.workloads)
     with panels(folder, "load", len(looks), columns, (4.2 * columns + 1.4, 6.4)) as grid:
         for i, (figure, said) in enumerate(looks.items()):
-            for j, workload in enumerate(scope.workloads):
+            for j, workload in enumerate(plan.workloads):
                 axes = grid[i * columns + j]
-                for arm, _ in arms():
+                for arm in ARMS:
                     ratios = {
                         concurrent: statistics.median(
                             run[figure] / base[figure] for run, base in pairs
                         )
-                        for concurrent, _ in scope.loads
-                        if (pairs := _pairs(scope, workload, concurrent, arm, found))
+                        for concurrent, _ in plan.loads
+                        if (pairs := _pairs(plan, workload, concurrent, arm, found))
                     }
                     axes.plot(list(ratios), list(ratios.values()), marker="o", label=arm)
                 axes.set_xscale("log", base=2)
-                ticks = [concurrent for concurrent, _ in scope.loads]
+                ticks = [concurrent for concurrent, _ in plan.loads]
                 axes.set_xticks(ticks, [str(n) for n in ticks])
                 axes.set(xlabel="requests at once", ylabel=f"{said}, of keep 1.0's", ylim=(0, None))
                 if i == 0:

@@ -11,7 +11,6 @@ import copy
 import functools
 import os
 import time
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,34 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
 
+from otprune_bench.speed.plan import KEEPS, Model
 from otprune_bench.timing.race import contenders, make_tokens, race
-from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape, fill
-
-KEEPS = (0.5, 0.25, 0.098)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model's sizes, and how many crops of an image its encoder sees."""
-
-    shape: Shape
-    crops: int = 1
-
-
-def _llava_13b() -> Shape:
-    config = copy.deepcopy(LLAVA.config)
-    config["text_config"] |= {
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 40,
-    }
-    return replace(LLAVA, name="LLaVA-1.5-13B", config=config)
-
-
-FULL = (Model(ONEVISION, crops=2), Model(LLAVA), Model(_llava_13b()))
-QUICK = (Model(TINY),)
+from otprune_bench.timing.shapes import Shape, fill
 
 
 def measure(model: Model, repeats: int, seed: int) -> dict[str, Any]:

@@ -6,19 +6,33 @@ import statistics
 from collections.abc import Callable, Iterable
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from otprune_bench.figures.formats import mebibytes, spread_text
+from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.environment import openmp
 from otprune_bench.runs.report import COLORS, panels, table
+from otprune_bench.speed.plan import (
+    BATCH,
+    BATCH_TARGET,
+    BUSY,
+    BUSY_TARGETS,
+    KEEPS,
+    QUIET,
+    TARGETS,
+    TRANSPORT_TARGET,
+    Plan,
+    Sweep,
+    key,
+    real_key,
+)
 from otprune_bench.timing.race import EXACT, SKETCHED, TRANSCRIPTION
 
-if TYPE_CHECKING:
-    from otprune_bench.speed.cases import Scope, Sweep
-
 Figures = dict[str, Any]
+LEAST = min(KEEPS)  # the ratio of the table of models
 LOOKS = {
     TRANSCRIPTION: {"color": COLORS[7], "marker": "s"},
     EXACT: {"color": COLORS[0], "marker": "o"},
@@ -43,7 +57,7 @@ BUSY_TEXT = """## Beside two busy processes
 
 The same race alone (*quiet*: with whatever else the machine does) and beside two processes that do
 nothing but spin, with torch's and OpenMP's own settings: {settings}. The target is for the exact
-path, relative to the transcription beside the same neighbours."""
+path, relative to the transcription beside the same processes."""
 
 MANY = """## Many tokens
 
@@ -69,31 +83,31 @@ and with it time to first token and the shares. *Of what is saved*: selection ov
 that pruning saves; above 100% it would cost more than it gives."""
 
 
-def write(scope: Scope, figures: Figures, found: Results) -> str:
-    """The report, without its colophon."""
+def write(plan: Plan, figures: Figures, found: Results) -> str:
+    """The report in Markdown."""
     loads = [one["load"] for one in figures.values() if "load" in one]
     load = f"{min(loads):.1f} to {max(loads):.1f}" if loads else "not known"
-    parts = [HEAD.format(load=load), *failures(found), _targets(scope, figures)]
-    if scope.busy:
-        parts += [BUSY_TEXT.format(settings=openmp() or "none set"), _busy(scope, figures)]
-    if scope.many:
-        parts += [MANY, _many(scope, figures)]
-    if scope.real:
-        parts += [REAL, _real(scope, figures)]
-    parts += [SCALING, "![Time and memory](scaling.png)", _exponents(scope, figures)]
-    for name, sweep in scope.sweeps.items():
+    parts = [HEAD.format(load=load), *failures(found), _targets(plan, figures)]
+    if plan.busy:
+        parts += [BUSY_TEXT.format(settings=openmp() or "none set"), _busy(plan, figures)]
+    if plan.many:
+        parts += [MANY, _many(plan, figures)]
+    if plan.real:
+        parts += [REAL, _real(plan, figures)]
+    parts += [SCALING, "![Time and memory](scaling.png)", _exponents(plan, figures)]
+    for name, sweep in plan.sweeps.items():
         parts.append(f"### {name[0].upper()}{name[1:]}\n\n{_sweep(name, sweep, figures)}")
-    if any(_numeric(sweep) and sweep.axis != "m" for sweep in scope.sweeps.values()):
+    if any(_numeric(sweep) and sweep.axis != "m" for sweep in plan.sweeps.values()):
         parts.append("![The other axes](axes.png)")
-    parts += [MODELS.format(keep=_least(scope)), _models(scope, figures)]
+    parts += [MODELS.format(keep=LEAST), _models(plan, figures)]
     parts.append("![Time to first token; above the bars the share of selection](models.png)")
     return "\n\n".join(parts)
 
 
-def draw(folder: Path, scope: Scope, figures: Figures) -> None:
+def draw(folder: Path, plan: Plan, figures: Figures) -> None:
     """All plots."""
-    along = {name: sweep for name, sweep in scope.sweeps.items() if sweep.axis == "m"}
-    others = {n: s for n, s in scope.sweeps.items() if _numeric(s) and s.axis != "m"}
+    along = {name: sweep for name, sweep in plan.sweeps.items() if sweep.axis == "m"}
+    others = {n: s for n, s in plan.sweeps.items() if _numeric(s) and s.axis != "m"}
     with panels(folder, "scaling", 1, 2, (11, 4.6)) as (times, memory):
         for style, (name, sweep) in zip(("-", "--"), along.items(), strict=False):
             for contender in LOOKS:
@@ -118,7 +132,7 @@ def draw(folder: Path, scope: Scope, figures: Figures) -> None:
                     axes.plot(x, [1e3 * v for v in y], label=said, ms=4, **LOOKS[contender])
                 _logarithmic(axes, f"{name} ({sweep.axis})", "ms")
                 axes.legend(frameon=False, fontsize=8)
-    _draw_models(folder, scope, figures)
+    _draw_models(folder, plan, figures)
 
 
 def _logarithmic(axes: Any, x: str, y: str) -> None:
@@ -170,9 +184,9 @@ def _numeric(sweep: Sweep) -> bool:
     return sweep.axis in ("m", "d", "k", "B")
 
 
-def _exponents(scope: Scope, figures: Figures) -> str:
+def _exponents(plan: Plan, figures: Figures) -> str:
     rows = []
-    for name, sweep in scope.sweeps.items():
+    for name, sweep in plan.sweeps.items():
         if not _numeric(sweep):
             continue
         for what, read in (("time", _seconds), ("memory", _bytes)):
@@ -188,38 +202,34 @@ def _exponents(scope: Scope, figures: Figures) -> str:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def _targets(scope: Scope, figures: Figures) -> str:
-    from otprune_bench.speed import cases as speed
-
-    parts = [TARGETS_TEXT.format(transport=speed.TRANSPORT_TARGET)]
-    for shape in scope.targets:
-        wanted = speed.TARGETS.get(shape, {})
+def _targets(plan: Plan, figures: Figures) -> str:
+    parts = [TARGETS_TEXT.format(transport=TRANSPORT_TARGET)]
+    for shape in plan.targets:
+        wanted = TARGETS.get(shape, {})
         parts.append(f"### {shape}")
-        parts.append(_contenders(figures[speed.target_key(*shape)], wanted))
-    batch, *shape3 = scope.batch
+        parts.append(_contenders(figures[key("target", *shape)], wanted))
+    batch, *shape3 = plan.batch
     parts.append(f"### A batch of {batch} at ({', '.join(map(str, shape3))})")
     parts.append(
         "The transcription takes its images one by one, and so are their Gram matrices made."
     )
-    wanted = {EXACT: speed.BATCH_TARGET} if scope.batch == speed.BATCH else {}
-    parts.append(_contenders(figures[speed.batch_key(scope.batch)], wanted))
+    wanted = {EXACT: BATCH_TARGET} if plan.batch == BATCH else {}
+    parts.append(_contenders(figures[key("target", *plan.batch)], wanted))
     return "\n\n".join(parts)
 
 
-def _busy(scope: Scope, figures: Figures) -> str:
-    from otprune_bench.speed import cases as speed
-
+def _busy(plan: Plan, figures: Figures) -> str:
     rows = []
-    for shape in scope.busy:
-        one = figures[speed.busy_key(shape)]
+    for shape in plan.busy:
+        one = figures[key("busy", *shape)]
         if "failed" in one:
             rows.append([str(shape), f"failed: {one['failed']}", *[""] * 6])
             continue
-        quiet, busy = one[speed.QUIET], one[speed.BUSY]
+        quiet, busy = one[QUIET], one[BUSY]
         for name, seconds in busy["seconds"].items():
-            most = speed.BUSY_TARGETS.get(shape) if name == EXACT else None
+            most = BUSY_TARGETS.get(shape) if name == EXACT else None
             ratios = [part["ratio"].get(name) for part in (quiet, busy)]
-            cells = ["" if r is None else _spread(r) for r in ratios] + ["", ""]
+            cells = ["" if r is None else spread_text(r) for r in ratios] + ["", ""]
             if most is not None:
                 met = ratios[1]["median"] <= most
                 cells[2:] = [f"<= {most:g}", "met" if met else "**missed**"]
@@ -229,27 +239,23 @@ def _busy(scope: Scope, figures: Figures) -> str:
     return table(head, rows, 3)
 
 
-def _many(scope: Scope, figures: Figures) -> str:
-    from otprune_bench.speed import cases as speed
-
+def _many(plan: Plan, figures: Figures) -> str:
     rows = []
-    for shape in scope.many:
-        one = figures[speed.many_key(*shape)]
+    for shape in plan.many:
+        one = figures[key("many", *shape)]
         if "failed" in one:
             rows.append([str(shape), f"failed: {one['failed']}", ""])
             continue
-        rows += [[str(shape), name, _spread(s)] for name, s in one["seconds"].items()]
+        rows += [[str(shape), name, spread_text(s)] for name, s in one["seconds"].items()]
     return table(["(m, d, k)", "", "s"], rows, 2)
 
 
-def _real(scope: Scope, figures: Figures) -> str:
-    from otprune_bench.speed import cases as speed
-
+def _real(plan: Plan, figures: Figures) -> str:
     rows = []
-    for size in scope.real:
-        one = figures[speed.real_key(size)]
+    for size in plan.real:
+        one = figures[real_key(size)]
         if "failed" in one:
-            rows.append([speed.real_key(size), *["failed"] * 2])
+            rows.append([real_key(size), *["failed"] * 2])
             continue
         shares = one["shares"].values()
         cells = [f"{statistics.mean(x):.4f} [{min(x):.4f}]" for x in shares]
@@ -265,10 +271,10 @@ def _contenders(one: dict[str, Any], wanted: dict[str, float]) -> str:
         ratio, most = one["ratio"].get(name), wanted.get(name)
         cells = ["", "", ""]
         if ratio is not None:
-            cells[0] = _spread(ratio)
+            cells[0] = spread_text(ratio)
             if most is not None:
                 cells[1:] = [f"<= {most:g}", "met" if ratio["median"] <= most else "**missed**"]
-        rows.append([name, _ms(seconds), *cells, _mib(one["peak_bytes"].get(name))])
+        rows.append([name, _ms(seconds), *cells, mebibytes(one["peak_bytes"].get(name))])
     head = ["", "ms", "of the transcription's", "target", "", "peak memory, MiB"]
     said = []
     if "transport to exact" in one:
@@ -279,10 +285,6 @@ def _contenders(one: dict[str, Any], wanted: dict[str, float]) -> str:
         if name != EXACT
     ]
     return "\n\n".join([table(head, rows), *([" ".join(said)] if said else [])])
-
-
-def _spread(ratio: dict[str, Any]) -> str:
-    return f"{ratio['median']:.3g} [{ratio['low']:.3g}, {ratio['high']:.3g}]"
 
 
 def _sweep(name: str, sweep: Sweep, figures: Figures) -> str:
@@ -296,7 +298,7 @@ def _sweep(name: str, sweep: Sweep, figures: Figures) -> str:
             elif contender not in one["seconds"]:
                 row += ["-", "-"]
             else:
-                row += [_ms(one["seconds"][contender]), _mib(one["peak_bytes"][contender])]
+                row += [_ms(one["seconds"][contender]), mebibytes(one["peak_bytes"][contender])]
         rows.append(row)
     sides = [f"{p.B} x ({p.m}, {p.d}, {p.k})" for p in (sweep.points[0], sweep.points[-1])]
     where = sides[0] if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
@@ -305,21 +307,10 @@ def _sweep(name: str, sweep: Sweep, figures: Figures) -> str:
 
 
 def _ms(seconds: dict[str, Any]) -> str:
-    low, high = 1e3 * seconds["low"], 1e3 * seconds["high"]
-    return f"{1e3 * seconds['median']:.4g} [{low:.4g}, {high:.4g}]"
-
-
-def _mib(value: float | None) -> str:
-    return "-" if value is None else f"{value / 2**20:.4g}"
+    return spread_text(seconds, 1e3, digits=4)
 
 
 # -- models ----------------------------------------------------------------------------------------
-
-
-def _least(scope: Scope) -> float:
-    from otprune_bench.speed.models import KEEPS
-
-    return min(KEEPS)
 
 
 def first_token(one: dict[str, Any], keep: float) -> dict[str, dict[str, float]]:
@@ -327,7 +318,7 @@ def first_token(one: dict[str, Any], keep: float) -> dict[str, dict[str, float]]
     runs = {name: statistics.median(values) for name, values in one["runs"].items()}
     encoder, layers = statistics.median(one["encoder"]), one["layers"]
     whole, less = (layers * runs[f"layer@{share}"] for share in (1.0, keep))
-    split = {"unpruned": {"encoder": encoder, "selection": 0.0, "prefill": whole}}
+    split = {UNPRUNED: {"encoder": encoder, "selection": 0.0, "prefill": whole}}
     for contender in LOOKS:
         selection = runs.get(f"{contender}@{keep}")
         if selection is not None:
@@ -335,16 +326,16 @@ def first_token(one: dict[str, Any], keep: float) -> dict[str, dict[str, float]]
     return split
 
 
-def _models(scope: Scope, figures: Figures) -> str:
+def _models(plan: Plan, figures: Figures) -> str:
     rows = []
-    for model in scope.models:
+    for model in plan.models:
         shape = model.shape
         one = figures[f"model/{shape.name}"]
         if "failed" in one:
             rows.append([shape.name, "failed", *[""] * 6])
             continue
-        split = first_token(one, _least(scope))
-        whole = split["unpruned"]
+        split = first_token(one, LEAST)
+        whole = split[UNPRUNED]
         for name, parts in split.items():
             total = sum(parts.values())
             saved = whole["prefill"] - parts["prefill"]
@@ -368,13 +359,13 @@ def _models(scope: Scope, figures: Figures) -> str:
     return table([*head, "selection's share", "of what is saved"], rows, 2)
 
 
-def _draw_models(folder: Path, scope: Scope, figures: Figures) -> None:
-    good = [m for m in scope.models if "failed" not in figures[f"model/{m.shape.name}"]]
+def _draw_models(folder: Path, plan: Plan, figures: Figures) -> None:
+    good = [m for m in plan.models if "failed" not in figures[f"model/{m.shape.name}"]]
     if not good:
         return
     with panels(folder, "models", 1, len(good), (3.4 * len(good) + 1.4, 3.6)) as grid:
         for axes, model in zip(grid, good, strict=True):
-            split = first_token(figures[f"model/{model.shape.name}"], _least(scope))
+            split = first_token(figures[f"model/{model.shape.name}"], LEAST)
             for i, parts in enumerate(split.values()):
                 below = 0.0
                 for color, (what, seconds) in zip(COLORS[:3], parts.items(), strict=True):

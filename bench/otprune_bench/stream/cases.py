@@ -1,4 +1,4 @@
-"""`otprune bench stream`: does a stream select well, and as fast at the end as at the start?"""
+"""Does a stream select well, and as fast at the end as at the start?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -23,77 +22,29 @@ from otprune.numerics.normalize import unit_rows
 from otprune.selectors import DPPPrune, OTPrune, RandomPrune, Selector
 from otprune.streaming import StreamSelector, novelty, select_video
 from otprune_bench.embedded.tasks import backgrounds
-from otprune_bench.runs.cases import Case, Results, run_cases
-from otprune_bench.runs.report import check_plots, write_report
-from otprune_training import photos
+from otprune_bench.runs.cases import Case
+from otprune_bench.stream.plan import CUT, PAN, RANK, STREAM, VIDEO, Plan
 from otprune_training.video import Frame, filmed, moving
 
 Kept = list[Tensor]
-STREAM, VIDEO = "stream", "all frames at hand"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How large a run is.
-
-    Attributes:
-        frames, tokens, features: of the long stream.
-        rate: tokens a frame that it may keep.
-        every: how many frames a point of its curve stands for.
-        videos, shots, length: the moving images on which choices are compared.
-        keep: what the stream may keep of them on average.
-    """
-
-    seed: int = 0
-    frames: int = 10_000
-    tokens: int = 196
-    features: int = 1024
-    rate: float = 16.0
-    every: int = 200
-    videos: int = 8
-    shots: int = 4
-    length: int = 24
-    keep: float = 0.05
-    photographs: bool = True
-
-
-QUICK = Plan(frames=600, every=50, videos=2, shots=2, length=8, photographs=False)
-
-
-def run(folder: Path, plan: Plan, photographs: Path) -> None:
-    """Run what `folder` does not have yet, and write results, report and plots.
-
-    Args:
-        photographs: folder of those below the stickers, collected if it is not there.
-
-    Raises:
-        OTPruneError: the folder has cases of other settings, or matplotlib is missing.
-    """
-    from otprune_bench.stream import report as stream_report
-
-    check_plots()
-    found = run_cases(folder, cases(plan, photographs), "stream", asdict(plan))
-    figures = summarise(plan, found)
-    stream_report.draw(folder, plan, figures)
-    write_report(folder, figures, stream_report.write(plan, figures, found), asdict(plan))
-
-
-def cases(plan: Plan, photographs: Path) -> Iterator[Case]:
+def cases(plan: Plan, photos: Path) -> Iterator[Case]:
     """The long stream, then the videos one by one."""
     yield "long stream", functools.partial(_long, plan)
-    world = _World(plan, photographs)
+    videos = _Videos(plan, photos)
     for number in range(plan.videos):
-        yield f"video {number + 1}", functools.partial(_compare, plan, world, number)
+        yield f"video {number + 1}", functools.partial(_compare, plan, videos, number)
 
 
 # -- the long stream -------------------------------------------------------------------------------
 
 
 class Camera:
-    """Tokens of a made-up camera for ever: low rank, a slow drift and noise; the view moves on by
-    `PAN` tokens a frame, and is cut now and then."""
+    """Tokens of a synthetic camera, without end: low rank, a slow drift and noise.
 
-    RANK, PAN, CUT = 100, 8, 250
+    The view moves on by `PAN` tokens a frame and is cut every `CUT` frames.
+    """
 
     def __init__(self, tokens: int, features: int, seed: int) -> None:
         self._shape = (tokens, features)
@@ -105,17 +56,17 @@ class Camera:
     def frame(self) -> Tensor:
         """The next one, `(tokens, features)` float32."""
         m, d = self._shape
-        if self._t % self.CUT == 0:
-            self._world = self._normal(self.RANK, d) / sqrt(self.RANK)
+        if self._t % CUT == 0:
+            self._basis = self._normal(RANK, d) / sqrt(RANK)
             self._scene = self._view(m)
         self._t += 1
-        self._scene = torch.cat([self._scene[self.PAN :], self._view(self.PAN)])
+        self._scene = torch.cat([self._scene[PAN:], self._view(PAN)])
         self._scene.addcmul_(self._normal(m, 1), self._normal(d), value=0.01)
         return self._scene.add(self._normal(m, d), alpha=0.05)
 
     def _view(self, tokens: int) -> Tensor:
         _, d = self._shape
-        own = self._normal(tokens, self.RANK) @ self._world
+        own = self._normal(tokens, RANK) @ self._basis
         return self._common + own + 0.3 * self._normal(tokens, d)
 
     def _normal(self, *shape: int) -> Tensor:
@@ -174,25 +125,23 @@ def _resident() -> int | None:
 # -- moving images -------------------------------------------------------------------------------
 
 
-class _World:
-    """Videos and their tokens, from the embedded model's tower."""
+class _Videos:
+    """Videos of moving stickers, and their tokens from the embedded model's tower."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._folder = plan, folder
+    def __init__(self, plan: Plan, photos: Path) -> None:
+        self._plan, self._photos = plan, photos
 
     @functools.cached_property
-    def embedded(self) -> tuple[Any, Any]:
+    def _model(self) -> tuple[Any, Any]:
         return load()
 
     def video(self, number: int) -> tuple[list[Frame], Tensor]:
         """Frames, and their tokens, `(T, 144, d)`."""
-        rng = np.random.default_rng((self._plan.seed, number))
-        if self._plan.photographs:
-            below = photos.load(self._folder, held_out=True)
-        else:
-            below = backgrounds(self._plan.shots, self._plan.seed + number)
-        frames = moving(rng, [p.size for p in below], self._plan.shots, self._plan.length)
-        model, processor = self.embedded
+        plan = self._plan
+        rng = np.random.default_rng((plan.seed, number))
+        below = backgrounds(plan.photographs, self._photos, plan.seed + number, plan.shots)
+        frames = moving(rng, [image.size for image in below], plan.shots, plan.length)
+        model, processor = self._model
         tokens = []
         with torch.no_grad():
             for frame in frames:
@@ -242,8 +191,8 @@ def choices(plan: Plan, tokens: Tensor, number: int) -> dict[str, Callable[[], K
     }
 
 
-def _compare(plan: Plan, world: _World, number: int) -> dict[str, Any]:
-    frames, tokens = world.video(number)
+def _compare(plan: Plan, videos: _Videos, number: int) -> dict[str, Any]:
+    frames, tokens = videos.video(number)
     full = tokens.flatten(0, 1)
     points = unit_rows(tokens)
     result = {}
@@ -272,35 +221,3 @@ def _compare(plan: Plan, world: _World, number: int) -> dict[str, Any]:
         "shot": [frame.shot for frame in frames],
     }
     return result
-
-
-MEASURES = ("share", "value", "gaussian_w2", "free_mass_w2", "free_mass_w2_rows", "arrivals")
-
-
-def summarise(plan: Plan, found: Results) -> dict[str, Any]:
-    """The long stream as it is; means over the videos, with standard errors; and the first video
-    frame by frame. A failed video is left to the report's list of failures."""
-    figures: dict[str, Any] = {"long stream": found["long stream"]}
-    videos = [found[f"video {i + 1}"] for i in range(plan.videos)]
-    whole = [video for video in videos if "failed" not in video]
-    if not whole:
-        return figures
-    figures["first video"] = {
-        **whole[0]["frames"],
-        STREAM: whole[0][STREAM]["per_frame"],
-        VIDEO: whole[0][VIDEO]["per_frame"],
-    }
-    for name in whole[0]:
-        if name != "frames":
-            figures[name] = {
-                measure: _mean([video[name][measure] for video in whole]) for measure in MEASURES
-            }
-            figures[name]["of best value"] = _mean(
-                [video[name]["value"] / video[VIDEO]["value"] for video in whole]
-            )
-    return figures
-
-
-def _mean(values: list[float]) -> dict[str, float]:
-    error = statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"mean": statistics.mean(values), "standard_error": error}

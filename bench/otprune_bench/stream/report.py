@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import COLORS, figure, panels, table
-from otprune_bench.stream.cases import STREAM, VIDEO, Camera
-
-if TYPE_CHECKING:
-    from otprune_bench.stream.cases import Plan
+from otprune_bench.stream.plan import CUT, PAN, STREAM, VIDEO, Plan
 
 Figures = dict[str, Any]
 
@@ -50,7 +47,7 @@ ROWS = {
 
 
 def write(plan: Plan, figures: Figures, found: Results) -> str:
-    """The report, without its colophon."""
+    """The report in Markdown."""
     parts = [HEAD, *failures(found), _long(plan, figures["long stream"])]
     methods = [name for name in figures if "of best value" in figures[name]]
     if methods:
@@ -82,8 +79,10 @@ def draw(folder: Path, plan: Plan, figures: Figures) -> None:
 
 
 def drift(points: list[dict[str, Any]], key: str) -> float:
-    """Relative change of a figure from the first fifth of the points, the very first left out, to
-    the last fifth; medians, since single points are what else the machine did."""
+    """Relative change from the first fifth of the points to the last, the very first left out.
+
+    Of medians, since single points show what else the machine did.
+    """
     values = [point[key] for point in points[1:]]
     some = max(1, len(values) // 5)
     return float(statistics.median(values[-some:]) / statistics.median(values[:some])) - 1
@@ -95,8 +94,8 @@ def _long(plan: Plan, one: dict[str, Any]) -> str:
         tokens=plan.tokens,
         features=plan.features,
         rate=plan.rate,
-        pan=Camera.PAN,
-        cut=Camera.CUT,
+        pan=PAN,
+        cut=CUT,
     )
     if "failed" in one:
         return f"{text}\n\nFailed."

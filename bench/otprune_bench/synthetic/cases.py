@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import statistics
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from math import comb, sqrt
-from pathlib import Path
+from collections.abc import Iterator
+from math import sqrt
 from typing import Any
 
 import torch
@@ -16,108 +13,19 @@ from torch import Tensor
 
 from otprune.measures import distances, logdet
 from otprune.numerics.distances import squared_distances
-from otprune.selectors import METHODS, OTPrune, Selector, TransportPrune
-from otprune_bench.runs.cases import Case, Results, failures, run_cases
-from otprune_bench.runs.report import check_plots, figure, table, write_report
-
-MEASURES = ("objective, gamma 0.01", "objective, gamma scaled", "gaussian", "exact", "free mass")
-GAMMAS = ("objective, gamma 0.01", "objective, gamma scaled")
-KINDS = ("normal", "low rank")
-PUBLISHED = {
-    (20, 10, 5): (94.56, 87.81),
-    (30, 20, 10): (99.49, 93.98),
-    (100, 50, 30): (99.99, 100.0),
-    (1000, 256, 100): (100.0, 100.0),
-}
+from otprune.selectors import OTPrune, TransportPrune
+from otprune_bench.runs.cases import Case
+from otprune_bench.synthetic.plan import GAMMAS, MEASURES, Plan, Size, methods
 
 
-@dataclass(frozen=True)
-class Size:
-    """m tokens of d features, k of them kept; how many token sets, and random subsets of each."""
-
-    m: int
-    d: int
-    k: int
-    sets: int
-    subsets: int
-
-    @property
-    def name(self) -> str:
-        return f"({self.m}, {self.d}, {self.k})"
-
-    @property
-    def brute(self) -> bool:
-        """Whether every subset can be looked at."""
-        return comb(self.m, self.k) <= 20_000
-
-
-FULL = (
-    Size(20, 10, 5, sets=20, subsets=1000),
-    Size(30, 20, 10, sets=20, subsets=1000),
-    Size(100, 50, 30, sets=10, subsets=500),
-    Size(1000, 256, 100, sets=3, subsets=60),
-)
-QUICK = (Size(12, 6, 3, sets=3, subsets=100), Size(30, 20, 10, sets=3, subsets=50))
-
-TEXT = """# Synthetic tokens: win rate and optimality ratio
-
-The paper reports both for its objective and does not define them in what is public; here they mean:
-
-- **Win rate**: of random subsets of k tokens, how many percent a method's choice beats: a larger
-  objective, a smaller distance (ties count half). Means are over the token sets.
-- **Optimality ratio**, percent, objective: value of the choice / best value of any k tokens.
-  Distance: least distance of any k tokens / distance of the choice. 100 is optimal in both. Where
-  all subsets can be looked at (the first size) the best is known. Elsewhere a bound stands for it,
-  and the figure is **a lower bound of the ratio** (>=): the certificate for the objective and for
-  the free-mass distance; for any distance what no k tokens span, the smallest d - k eigenvalues of
-  the second moments.
-- **Measures**: the published objective with gamma as published and scaled to the size; squared
-  2-Wasserstein distances between all and kept tokens, of Gaussians, exact with uniform mass, exact
-  with free mass. Raw tokens, not normalised.
-- **Tokens**: `normal`, independent standard normal numbers; `low rank`, a falling spectrum, a
-  common mean and noise, which is closer to what encoders give."""
-
-
-def run(folder: Path, seed: int, quick: bool) -> None:
-    """Run the bench and write its folder; see `efficiency.run`.
-
-    Raises:
-        OTPruneError: the folder has cases of other settings, or matplotlib or POT is missing.
-    """
-    check_plots()
-    distances.exact_w2(torch.ones(1, 1), torch.ones(1, 1))  # POT, before minutes go into the rest
-    sizes = QUICK if quick else FULL
-    settings = {
-        "seed": seed,
-        "quick": quick,
-        "token sets, random subsets": {size.name: [size.sets, size.subsets] for size in sizes},
-    }
-    found = run_cases(folder, cases(sizes, seed), "synthetic", settings)
-    figures = summarise(sizes, found)
-    _draw(folder, sizes, figures)
-    write_report(folder, figures, _write(sizes, figures, found), settings)
-
-
-def cases(sizes: Iterable[Size], seed: int) -> Iterator[Case]:
+def cases(plan: Plan) -> Iterator[Case]:
     """One case a token set."""
-    for size, kind in itertools.product(sizes, KINDS):
+    for size, kind in plan.parts():
         for number in range(size.sets):
             yield (
                 f"{size.name}/{kind}#{number + 1}",
-                functools.partial(_one, size, kind, seed + number),
+                functools.partial(_one, size, kind, plan.seed + number),
             )
-
-
-def methods(k: int) -> dict[str, Selector]:
-    """Every method keeping k tokens; OTPrune with both gammas, transport in both metrics."""
-    made: dict[str, Selector] = {
-        "otprune, gamma 0.01": OTPrune(k, gamma=0.01),
-        "otprune, gamma scaled": OTPrune(k),
-        "transport, euclidean": TransportPrune(k, metric="euclidean"),
-        "transport, cosine": TransportPrune(k),
-    }
-    others = (name for name in METHODS if name not in ("otprune", "transport"))
-    return made | {name: METHODS[name](k) for name in others}
 
 
 def make_tokens(kind: str, m: int, d: int, seed: int) -> Tensor:
@@ -236,124 +144,3 @@ def _one(size: Size, kind: str, seed: int) -> dict[str, Any]:
             for name in MEASURES
         }
     return result
-
-
-def summarise(sizes: Iterable[Size], found: Results) -> dict[str, Any]:
-    """Means over the token sets, with standard errors; a failed set fails its size and kind."""
-    figures: dict[str, Any] = {}
-    for size, kind in itertools.product(sizes, KINDS):
-        runs = [found[f"{size.name}/{kind}#{i + 1}"] for i in range(size.sets)]
-        reasons = sorted({run["failed"] for run in runs if "failed" in run})
-        for label in methods(size.k):
-            key = f"{size.name}/{kind}/{label}"
-            if reasons:
-                figures[key] = {"failed": "; ".join(reasons)}
-                continue
-            figures[key] = {
-                name: {
-                    what: _mean([run[label][name][what] for run in runs])
-                    for what in ("win_rate", "optimality")
-                }
-                for name in MEASURES
-            }
-            figures[key]["proof"] = "brute force" if size.brute else "bound"
-    return figures
-
-
-def _mean(values: list[float]) -> dict[str, Any]:
-    error = statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"mean": statistics.mean(values), "standard_error": error, "sets": values}
-
-
-# -- report ----------------------------------------------------------------------------------------
-
-
-def _write(sizes: Iterable[Size], figures: dict[str, Any], found: Results) -> str:
-    parts = [TEXT, *failures(found), "## Beside the published figures", _beside(sizes, figures)]
-    parts += [_said(list(sizes)[-1], figures)]
-    parts.append("![Win rate by measure and size](synthetic.png)")
-    for size, kind in itertools.product(sizes, KINDS):
-        proof = "all subsets looked at" if size.brute else "ratios are lower bounds"
-        head = f"## {size.name}, {kind}: {size.sets} token sets, {size.subsets} random subsets each"
-        rows = []
-        for label in methods(size.k):
-            one = figures[f"{size.name}/{kind}/{label}"]
-            if "failed" in one:
-                rows.append([label, *["failed"] * len(MEASURES)])
-            else:
-                rows.append([label, *(_pair(one[name], size) for name in MEASURES)])
-        parts += [head, f"Win rate / optimality ratio, percent; {proof}."]
-        parts.append(table(["method", *MEASURES], rows))
-    return "\n\n".join(parts)
-
-
-def _said(size: Size, figures: dict[str, Any]) -> str:
-    """The table's point in a sentence, at the largest size."""
-    one = figures[f"{size.name}/low rank/otprune, gamma scaled"]
-    if "failed" in one:
-        return ""
-    won = {name: f"{_win(one, name):.0f}%" for name in MEASURES}
-    return (
-        "A large objective is not a small distance: of the random subsets of low-rank tokens at "
-        f"{size.name}, OTPrune (gamma scaled) beats {won[GAMMAS[1]]} by its objective, and "
-        f"{won['gaussian']}, {won['exact']} and {won['free mass']} by Gaussian, exact and free-mass"
-        " distance. Where our figures for the objective differ from the published, definitions "
-        "or tokens do; a ratio that is a lower bound says nothing about the gap above it."
-    )
-
-
-def _beside(sizes: Iterable[Size], figures: dict[str, Any]) -> str:
-    rows = []
-    for size in sizes:
-        published = PUBLISHED.get((size.m, size.d, size.k))
-        row: list[object] = [size.name, "{:g} / {:g}".format(*published) if published else "-"]
-        for kind, gamma in itertools.product(KINDS, GAMMAS):
-            one = figures[f"{size.name}/{kind}/{gamma.replace('objective', 'otprune')}"]
-            row.append("failed" if "failed" in one else _pair(one[gamma], size, errors=True))
-        rows.append(row)
-    head = ["(m, d, k)", "published", *(f"{k}, {g}" for k, g in itertools.product(KINDS, GAMMAS))]
-    text = "OTPrune on its own objective, win rate / optimality ratio, percent (+- standard error):"
-    return f"{text}\n\n{table(head, rows)}"
-
-
-def _pair(one: dict[str, Any], size: Size, errors: bool = False) -> str:
-    win, near = one["win_rate"], one["optimality"]
-    at_least = "" if size.brute else ">= "
-    if errors:
-        return (
-            f"{win['mean']:.2f} +- {win['standard_error']:.2f} / "
-            f"{at_least}{near['mean']:.2f} +- {near['standard_error']:.2f}"
-        )
-    return f"{win['mean']:.1f} / {at_least}{near['mean']:.1f}"
-
-
-def _win(one: dict[str, Any], name: str) -> float:
-    return float("nan") if "failed" in one else float(one[name]["win_rate"]["mean"])
-
-
-def _draw(folder: Path, sizes: Iterable[Size], figures: dict[str, Any]) -> None:
-    """Win rate by measure at every size, for the low-rank tokens."""
-    shown = list(methods(1))
-    columns = [(size, name) for size in sizes for name in MEASURES[1:]]
-    grid = [
-        [_win(figures[f"{size.name}/low rank/{label}"], name) for size, name in columns]
-        for label in shown
-    ]
-    with figure(folder, "synthetic", size=(10, 5)) as axes:
-        axes.grid(visible=False)
-        image = axes.imshow(grid, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-        for y, row in enumerate(grid):
-            for x, value in enumerate(row):
-                color = "black" if value > 55 else "white"
-                axes.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=8)
-        axes.set_yticks(range(len(shown)), shown)
-        axes.set_xticks(
-            range(len(columns)),
-            [f"{size.name} {name.removesuffix(', gamma scaled')}" for size, name in columns],
-            rotation=40,
-            ha="right",
-            fontsize=8,
-        )
-        axes.set_title("low-rank tokens; objective with gamma scaled", loc="left", fontsize=10)
-        bar = axes.figure.colorbar(image, ax=axes)
-        bar.set_label("random subsets beaten, percent")

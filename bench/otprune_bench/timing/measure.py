@@ -1,4 +1,4 @@
-"""One call of a model: when each token came, and what it multiplies."""
+"""One call of a model: the time of each token, and the operations of the call."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def flops(function: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-class Hollow:
-    """A whole model without memory (meta device) under eager attention, to count operations on."""
+class MetaModel:
+    """A whole model on the meta device, under eager attention, to count its operations."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -122,6 +122,23 @@ LLAVA = Shape(
     pixels=(1, 3, 336, 336),
     visual=576,
     text=45,
+)
+
+# llava-hf/llava-1.5-13b-hf.
+LLAVA_13B = replace(
+    LLAVA,
+    name="LLaVA-1.5-13B",
+    config=LLAVA.config
+    | {
+        "text_config": LLAVA.config["text_config"]
+        | {
+            "hidden_size": 5120,
+            "intermediate_size": 13824,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 40,
+        }
+    },
 )
 
 # llava-hf/llava-onevision-qwen2-0.5b-ov-hf. A square image is seen twice, as overview and as one

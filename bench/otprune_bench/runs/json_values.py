@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 
-def plain(value: Any) -> Any:
-    """Mappings, sequences, numbers of numpy and torch, paths; NaN and infinities become None."""
+def json_value(value: Any) -> Any:
+    """Mappings, sequences, paths, numbers of numpy and torch; NaN and infinities become None.
+
+    Raises:
+        TypeError: the value holds something else.
+    """
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return plain(value.tolist())
+        return json_value(value.tolist())
     raise TypeError(f"a result holds a {type(value).__name__}, which JSON cannot")

@@ -1,0 +1,20 @@
+"""`otprune bench efficiency`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from otprune_bench.options import Out, Quick, Seed, report_folder
+
+
+def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
+    """Operations, memory and time, with the selector's share, at real model sizes.
+
+    LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: ten minutes,
+    and 8 GB of memory.
+    """
+    from otprune_bench.efficiency.plan import FULL, QUICK
+    from otprune_bench.efficiency.run import run
+
+    with report_folder(out, "efficiency", quick) as folder:
+        run(folder, replace(QUICK if quick else FULL, seed=seed))

@@ -1,0 +1,48 @@
+"""What `otprune bench efficiency` measures: shapes of models, ratios, repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from otprune.selectors import METHODS, Selector
+from otprune_bench.methods import UNPRUNED
+from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape
+
+KEEPS = (0.5, 0.25, 0.098)
+# Name and selector of what is compared; None for the unpruned model.
+PRUNED: dict[str, Selector] = {
+    f"{name}@{keep}": method(keep) for keep in KEEPS for name, method in METHODS.items()
+}
+SETTINGS: dict[str, Selector | None] = {UNPRUNED: None, **PRUNED}
+CHECKED = (UNPRUNED, "otprune@0.098")  # also run from pixels, and beside busy processes
+# Mean prompt lengths, without the image, of the eleven benchmarks in OTPrune's tables.
+PUBLISHED_TEXT = (15, 15, 23, 83, 25, 113, 15, 39, 21, 91, 57)
+PUBLISHED_TFLOP = {576: 3.228, 56: 0.512}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run.
+
+    Attributes:
+        shapes: models that are run.
+        tokens: shapes (m, d) of the tokens on which selectors are timed alone.
+        new: tokens generated in each call.
+        repeats: rounds of all settings.
+    """
+
+    shapes: tuple[Shape, ...] = (LLAVA, ONEVISION)
+    tokens: tuple[tuple[int, int], ...] = ((576, 4096), (1485, 896))
+    new: int = 5
+    repeats: int = 3
+    quick: bool = False
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """As a report shows them."""
+        return {"seed": self.seed, "quick": self.quick}
+
+
+FULL = Plan()
+QUICK = Plan((TINY,), tokens=((144, 128),), new=4, repeats=2, quick=True)

