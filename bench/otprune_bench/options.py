@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +43,19 @@ def photographs(given: Path | None, usual: Path, quick: bool) -> Path:
     if quick and given is not None:
         raise OTPruneError("--photos has no meaning with --quick, which uses smooth noise")
     return given or usual
+
+
+def start(
+    name: str, out: Path | None, seed: int, quick: bool, *photos: Path, **changes: Any
+) -> None:
+    """Run a bench: its plan `QUICK` or `FULL` with this seed and other changes.
+
+    What it needs is imported here, so that the commands themselves are light.
+    """
+    plans = import_module(f"otprune_bench.{name}.plan")
+    plan = replace(plans.QUICK if quick else plans.FULL, seed=seed, **changes)
+    with report_folder(out, name, quick) as folder:
+        import_module(f"otprune_bench.{name}.run").run(folder, plan, *photos)
 
 
 @contextmanager

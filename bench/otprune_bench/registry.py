@@ -10,8 +10,8 @@ To add a bench NAME:
    - `cases.py`, how it is measured: `cases(...)` yields (key, function), see `runs/cases.py`;
    - `report.py`, words, tables and plots (it imports the plan, not the cases);
    - `run.py`, `run(folder, plan)`: `run_cases`, figures, plots, `write_report`;
-   - `command.py`, the options: a function `command` that calls `run`. Its docstring is the help.
-     It imports plan and run inside the function, so that `otprune bench --help` stays light.
+   - `command.py`, the options: a function `command`, whose docstring is the help. It calls
+     `options.start`, which imports plan and run, so that `otprune bench --help` stays light.
 
    More modules (`summary.py`, from runs to figures) where they help. A bench imports no other
    bench: what two of them need goes to `embedded/`, `figures/`, `runs/` or `timing/`.

@@ -102,22 +102,22 @@ def test_pixels_are_what_the_processor_makes() -> None:
 def test_what_training_never_shows_is_marked_and_nothing_that_it_shows() -> None:
     _, images = draw(PHOTOS, np.random.default_rng(1), 40, free=True)
     here = images.kind > 0
-    shown = images.never.gather(2, images.kind[..., None])[..., 0]
+    shown = images.excluded.gather(2, images.kind[..., None])[..., 0]
     assert not shown.any()
     # A red patch is never a circle's, whatever it is.
     red = images.color == 1 + COLOR_NAMES.index("red")
     assert red.any()
-    assert images.never[red][:, 1 + SHAPES.index("circle")].all()
-    assert not images.never[~here].any()
+    assert images.excluded[red][:, 1 + SHAPES.index("circle")].all()
+    assert not images.excluded[~here].any()
 
 
 def test_answers_that_training_never_gives_are_marked() -> None:
     batch = make_batch(PHOTOS, (0, 3), 8)
     for kind, (row, last, named, _) in zip(batch.kinds, batch.ends.tolist(), strict=True):
-        never = int(batch.never[row, last])
+        excluded = int(batch.excluded[row, last])
         if kind == "color":
             noun = VOCABULARY[int(batch.ids[row, named])]
-            assert VOCABULARY[never] == dict(UNSEEN)[noun]
+            assert VOCABULARY[excluded] == dict(UNSEEN)[noun]
         elif kind not in ("shape", "naming"):
-            assert never == -1
-        assert never != int(batch.labels[row, last])
+            assert excluded == -1
+        assert excluded != int(batch.labels[row, last])

@@ -10,15 +10,15 @@ from otprune import StreamSelector, select_video
 from otprune.demo import load
 from otprune_bench.embedded.tasks import noise_images
 from otprune_training.scenes import SIZE, owners
-from otprune_training.video import SPEED, filmed, moving
+from otprune_training.video import SPEED, render_frame, sample_video
 
 PHOTOS = noise_images(3, seed=0)
 SIZES = [photo.size for photo in PHOTOS]
 
 
 def test_stickers_come_drift_and_stay_inside():
-    frames = moving(np.random.default_rng(0), SIZES, shots=4, length=40)
-    assert frames == moving(np.random.default_rng(0), SIZES, shots=4, length=40)
+    frames = sample_video(np.random.default_rng(0), SIZES, shots=4, length=40)
+    assert frames == sample_video(np.random.default_rng(0), SIZES, shots=4, length=40)
     assert [f.shot for f in frames] == sorted([*range(4)] * 40)
     for before, frame in itertools.pairwise([None, *frames]):
         cut = before is None or before.shot != frame.shot
@@ -41,9 +41,9 @@ def test_stickers_come_drift_and_stay_inside():
 def video():
     """Frames, and their tokens as the embedded model's language part would get them."""
     rng = np.random.default_rng(1)
-    frames = moving(rng, SIZES, shots=3, length=10)
+    frames = sample_video(rng, SIZES, shots=3, length=10)
     model, processor = load()
-    images = [filmed(frame, PHOTOS, rng) for frame in frames]
+    images = [render_frame(frame, PHOTOS, rng) for frame in frames]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         tokens = torch.stack(list(model.model.get_image_features(pixels).pooler_output))

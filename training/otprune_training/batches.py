@@ -1,6 +1,6 @@
 """Training batches for the embedded model: images, packed questions and dense labels.
 
-Every batch is a function of (seed, step), so that a resumed run sees what an unbroken one would.
+Every batch is a function of (seed, step), so a resumed run has the batches of an unbroken one.
 """
 
 from __future__ import annotations
@@ -19,26 +19,25 @@ from torch.utils.data import IterableDataset
 from otprune.demo.words import COLOR_NAMES, DIGITS, NOUNS, SHAPES, UNSEEN
 from otprune_training.architecture import BOS, EOS, IMAGE_MEAN, IMAGE_STD, WORD_ID
 from otprune_training.questions import Question, ask_many
-from otprune_training.scenes import GRID, SIZE, Scene, owners, render, sample_scene
-from otprune_training.scenes import never as sticker_never
+from otprune_training.scenes import GRID, SIZE, Scene, excluded, owners, render, sample_scene
 
 TOKENS = GRID * GRID
 KINDS = (*SHAPES, *DIGITS)
 NOUN_OF_KIND = tuple("digit" if kind in DIGITS else kind for kind in KINDS)
-# How often each kind of question is asked about one image: first, and when talking is learned.
+# How often each kind of question is asked about one image: in stage "language", and in "talks".
 BASICS = (
     *("existence", "existence", "existence", "existence", "color", "color", "shape", "shape"),
     *("position", "position", "relation", "relation", "relation", "count", "count", "count"),
     *("digit", "size"),
 )
 MIX = (*BASICS, "naming", "naming", "naming")
-TALKS = 0.35  # share of the images whose questions are then one conversation
+TALKS = 0.35  # share of the images whose questions are one conversation, in stage "talks"
 RESIZE = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
 @dataclass
 class Images:
-    """B images and what lies in each of their patches."""
+    """B images and what is in each of their patches."""
 
     pixels: Tensor  # (B, 3, SIZE, SIZE)
     kind: Tensor  # (B, TOKENS) 0 photograph, 1 + index into KINDS
@@ -46,7 +45,7 @@ class Images:
     big: Tensor  # (B, TOKENS) 0 photograph, 1 small, 2 big
     centre: Tensor  # (B, TOKENS, 2) centre of the patch's sticker, 0..1
     same: Tensor  # (B, TOKENS, 3) stickers in all, of this color (-100 without), of this noun
-    never: Tensor  # (B, TOKENS, 1 + len(KINDS)) bool, kinds that training has not in this colour
+    excluded: Tensor  # (B, TOKENS, 1 + len(KINDS)) bool, kinds excluded in this colour
 
 
 @dataclass
@@ -59,12 +58,12 @@ class Batch:
     talk: Tensor  # (B,) bool, one conversation: each question sees those before it, answered
     positions: Tensor  # (B, T) a question starts right behind the image, or what it sees
     labels: Tensor  # (B, T) the word that follows, where it is part of an answer; else -100
-    never: Tensor  # (B, T) a word that training has not as this label, or -1
+    excluded: Tensor  # (B, T) the word that training excludes as this label, or -1
     kinds: list[str]  # (Q,) kind of every question
     ends: Tensor  # (Q, 4) row, column of a question's last word, of its first and last mention
     mentions: Tensor  # (M, 2) row and column of each mention
     targets: Tensor  # (M, 1 + TOKENS) bool, what the mention should look at: BOS, or patches
-    places: Tensor  # (M, 2) centre of the one sticker that is meant, 0..1; NaN if not one
+    places: Tensor  # (M, 2) centre of the one sticker that is meant, 0..1; NaN for none or several
 
 
 def normalise(image: Image.Image) -> NDArray[np.float32]:
@@ -149,24 +148,24 @@ def _pack(
                 targets.append(np.concatenate([[not look.any()], look]))
                 one = scene.stickers[stickers[0]] if len(stickers) == 1 else None
                 places.append((one.x / SIZE, one.y / SIZE) if one else (np.nan, np.nan))
-            excluded = _never(scene, question)
+            absent = _excluded_word(scene, question)
             for i, word in enumerate(sequence if talk[b] else sequence[:-1]):
                 label = sequence[i + 1] if len(words) <= i + 1 < len(sequence) else -100
-                never = excluded if i + 1 == len(words) else -1
-                row.append((word, number, TOKENS + 1 + start + i, label, never))
+                at_end = absent if i + 1 == len(words) else -1
+                row.append((word, number, TOKENS + 1 + start + i, label, at_end))
         rows.append(row)
     width = max(map(len, rows))
     packed = np.tile(np.array([0, -1, 0, -100, -1]), (len(rows), width, 1))
     for b, row in enumerate(rows):
         packed[b, : len(row)] = row
-    ids, block, positions, labels, never_words = torch.from_numpy(packed).unbind(-1)
+    ids, block, positions, labels, excluded_words = torch.from_numpy(packed).unbind(-1)
     return {
         "ids": ids,
         "block": block,
         "talk": talk,
         "positions": positions,
         "labels": labels,
-        "never": never_words,
+        "excluded": excluded_words,
         "kinds": kinds,
         "ends": torch.tensor(ends),
         "mentions": torch.tensor(mentions),
@@ -175,8 +174,8 @@ def _pack(
     }
 
 
-def _never(scene: Scene, question: Question) -> int:
-    """The id of the one word that cannot answer a question about colour or shape in training."""
+def _excluded_word(scene: Scene, question: Question) -> int:
+    """Id of the word that cannot answer a question about colour or shape in training, or -1."""
     if question.kind not in ("color", "shape", "naming"):
         return -1
     sticker = scene.stickers[question.mentions[0][1][0]]
@@ -190,7 +189,7 @@ def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     shape = (len(scenes), TOKENS)
     kind, color, big = (np.zeros(shape, np.int64) for _ in range(3))
     centre, same = np.zeros((*shape, 2), np.float32), np.zeros((*shape, 3), np.int64)
-    never = np.zeros((*shape, 1 + len(KINDS)), bool)
+    absent = np.zeros((*shape, 1 + len(KINDS)), bool)
     for b, scene in enumerate(scenes):
         own = owners(scene)
         same[b, :, 0] = len(scene.stickers)
@@ -203,10 +202,10 @@ def _patch_labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
             alike = sum(o.color == s.color for o in scene.stickers)
             same[b, here, 1] = alike if s.color else -100
             same[b, here, 2] = sum(o.noun == s.noun for o in scene.stickers)
-            nouns = np.array(sticker_never(s))
-            never[b, here, 1:] = nouns[[NOUNS.index(noun) for noun in NOUN_OF_KIND]]
+            nouns = np.array(excluded(s))
+            absent[b, here, 1:] = nouns[[NOUNS.index(noun) for noun in NOUN_OF_KIND]]
     named = {
-        "never": never,
+        "excluded": absent,
         "kind": kind,
         "color": color,
         "big": big,

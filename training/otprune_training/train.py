@@ -1,21 +1,24 @@
 """Train the embedded model from nothing: `python -m otprune_training.train RUN_DIR`.
 
-`--seed` and the numbers of steps make others of its kind, `--tower OTHER_RUN` on the vision tower
-of another run: what `otprune bench mass` compares.
+`--seed` and the numbers of steps make other models of its kind, `--tower OTHER_RUN` one on the
+vision tower of another run: `otprune bench mass` compares them.
 
-Stage "vision" teaches the vision tower by dense labels of its patches; every other batch shows
-stickers in colours that have no name, so that form is learned apart from colour. Stage "language"
-teaches projector and language model on the frozen tower: by questions (each sees the image and
-itself), by an alignment loss (projected tokens against the embeddings of the words that describe
-them) and by showing three heads where to look (from the word that names a thing to its patches,
-from the question's end to the words that name things). Stage "talks" goes on with naming by place
-and with conversations, whose questions see those before them: a model that only ever saw one
-question behind an image leans on that. (In a run that had conversations from the start, left
-and right stayed at chance.) The extra heads are thrown away; no image is ever pruned in training.
+1. Stage "vision" trains the vision tower by dense labels of its patches. Every other batch shows
+   stickers in colours without a name, so that form is learned apart from colour.
+2. Stage "language" trains projector and language model on the frozen tower: by questions (each
+   attends to the image and itself), by an alignment loss (projected tokens against the embeddings
+   of the words that describe them), and by teaching attention heads where to look: from the word
+   that names a thing to its patches, and from a question's end to the words that name things.
+3. Stage "talks" adds naming by place, and conversations, in which a question attends to those
+   before it. A model that only saw one question behind an image relies on that. (With
+   conversations from the start, left and right stayed at chance.)
 
-Training never shows certain combinations of colour and noun. A classifier would rightly learn that
-there are none; so where a loss chooses among nouns or colours, the absent one is handicapped by
-`HANDICAP` (logit adjustment, Menon et al., arXiv 2007.07314): nothing is learned from absence.
+The extra heads are not part of the embedded model. No image is pruned in training.
+
+Certain combinations of colour and noun are excluded from training. A classifier would rightly learn
+that there are none. So where a loss chooses among nouns or colours, the logit of the excluded one
+is lowered by `HANDICAP` (logit adjustment, Menon et al., arXiv 2007.07314), and its absence
+teaches nothing.
 
 All stages run by step count; every batch depends on (seed, step) alone. A checkpoint is written
 every `SAVE_EVERY` steps and an interrupted run goes on from it.
@@ -77,7 +80,7 @@ class Recipe:
 
 
 class Heads(nn.Module):
-    """What the tower's patches are asked in training."""
+    """Heads of the dense labels of the tower's patches; used in training only."""
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ class Learner(nn.Module):
             if mask is None:
                 return _attend(query, key, value), None
             self.seen[module.layer_idx] = query, key, mask
-            # The image stands in front and never looks at the questions behind it.
+            # The image is in front and does not attend to the questions behind it.
             front = TOKENS + 1
             inner = mask[..., :front, :front]
             image = _attend(query[:, :, :front], key[:, :, :front], value[:, :, :front], inner)
@@ -129,8 +132,8 @@ class Learner(nn.Module):
         named, hidden = self._language(tokens, batch)
         wanted = batch.labels != -100
         logits = (hidden[wanted] @ table.T).float()
-        labels, never = batch.labels[wanted], batch.never[wanted]
-        absent = F.one_hot(never.clamp_min(0), len(table)) * (never >= 0)[:, None]
+        labels, excluded = batch.labels[wanted], batch.excluded[wanted]
+        absent = F.one_hot(excluded.clamp_min(0), len(table)) * (excluded >= 0)[:, None]
         losses["answer"] = F.cross_entropy(logits - HANDICAP * absent, labels)
         losses["lookup"] = self._lookup(batch)
         losses["gather"] = self._gather(batch)
@@ -205,7 +208,7 @@ class Learner(nn.Module):
             weight[0] = photo_weight
             return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), weight=weight)
 
-        kinds = heads.kind(patches) - HANDICAP * batch.never
+        kinds = heads.kind(patches) - HANDICAP * batch.excluded
 
         on = patches[sticker]
         same = heads.same(on).float().unflatten(-1, (3, 6)).flatten(0, 1)
@@ -233,7 +236,7 @@ def _alignment(tokens: Tensor, table: Tensor, batch: Images) -> dict[str, Tensor
     logits = tokens[sticker] @ table.T
     kind, centre = batch.kind[sticker] - 1, batch.centre[sticker]
     place = 2 * (centre[:, 1] > 0.5).long() + (centre[:, 0] > 0.5).long()
-    never = HANDICAP * batch.never[sticker][:, 1:]
+    handicap = HANDICAP * batch.excluded[sticker][:, 1:]
     nouns = torch.tensor([NOUNS.index(noun) for noun in NOUN_OF_KIND])
     first = torch.tensor([NOUN_OF_KIND.index(noun) for noun in NOUNS])  # a kind of each noun
 
@@ -242,8 +245,8 @@ def _alignment(tokens: Tensor, table: Tensor, batch: Images) -> dict[str, Tensor
 
     losses = {
         "to_color": F.cross_entropy(of(COLOR_NAMES), batch.color[sticker] - 1),
-        "to_noun": F.cross_entropy(of(NOUNS) - never[:, first], nouns[kind]),
-        "to_kind": F.cross_entropy(of(KINDS) - never, kind),
+        "to_noun": F.cross_entropy(of(NOUNS) - handicap[:, first], nouns[kind]),
+        "to_kind": F.cross_entropy(of(KINDS) - handicap, kind),
         "to_place": F.cross_entropy(of(PLACES), place),
     }
     return {name: 0.4 * loss for name, loss in losses.items()}

@@ -1,7 +1,7 @@
-"""Moving images of the small world: stickers that drift over photographs, enter, and are cut off.
+"""Videos of stickers that drift over photographs, for the embedded model.
 
 A shot is one crop of a photograph. Its stickers come in one after the other, drift, and turn round
-at the edges; a cut brings another crop and other stickers. Everything follows from the generator.
+at the edges. A cut brings another crop and other stickers. The generator determines everything.
 """
 
 from __future__ import annotations
@@ -21,22 +21,27 @@ NOISE = 2.0  # of the sensor, in grey levels of 255
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment: `scene.stickers` in the order in which they came; `new` counts those that came
-    with this frame (all of them at a cut)."""
+    """One frame.
+
+    Attributes:
+        shot: number of its shot, from 0.
+        scene: its stickers in the order in which they came in.
+        new: how many of them came in with this frame; at a cut, all.
+    """
 
     shot: int
     scene: Scene
     new: int
 
     def arrivals(self) -> list[NDArray[np.bool_]]:
-        """`(144,)` patches of every sticker that came with this frame, as far as any shows."""
+        """`(144,)` patches of each sticker that came in with this frame, if any patch shows it."""
         own = owners(self.scene)
         number = len(self.scene.stickers)
         patches = [own == i for i in range(number - self.new, number)]
         return [p for p in patches if p.any()]
 
 
-def moving(
+def sample_video(
     rng: np.random.Generator, sizes: Sequence[tuple[int, int]], shots: int = 3, length: int = 16
 ) -> list[Frame]:
     """`shots * length` frames.
@@ -67,7 +72,7 @@ def moving(
     return frames
 
 
-def filmed(
+def render_frame(
     frame: Frame, photos: Sequence[Image.Image], rng: np.random.Generator, scale: int = 4
 ) -> Image.Image:
     """The frame as an RGB image of `scale * SIZE` pixels a side, with the noise of a sensor."""
@@ -86,6 +91,6 @@ def _drifted(sticker: Sticker, speed: NDArray[np.float64], age: int) -> Sticker:
 
 
 def _reflected(place: float, least: float, most: float) -> float:
-    """Where something is that turns round at both ends."""
+    """Position of something that turns round at both ends."""
     width = most - least
     return least + width - abs((place - least) % (2 * width) - width)

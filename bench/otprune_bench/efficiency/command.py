@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from otprune_bench.options import Out, Quick, Seed, report_folder
+from otprune_bench.options import Out, Quick, Seed, start
 
 
 def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
@@ -13,8 +11,4 @@ def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: ten minutes,
     and 8 GB of memory.
     """
-    from otprune_bench.efficiency.plan import FULL, QUICK
-    from otprune_bench.efficiency.run import run
-
-    with report_folder(out, "efficiency", quick) as folder:
-        run(folder, replace(QUICK if quick else FULL, seed=seed))
+    start("efficiency", out, seed, quick)

@@ -62,8 +62,8 @@ def collect(folder: Path) -> None:
     Raises:
         OTPruneError: a package is not installed, or cannot be downloaded.
     """
-    with photos.made(folder) as filled, tempfile.TemporaryDirectory() as unpacked:
-        photos.fill(filled)
+    with photos.whole_folder(folder) as filled, tempfile.TemporaryDirectory() as unpacked:
+        photos.copy_all(filled)
         photos.unpack_debian(OPENCV_PACKAGE, OPENCV_SHA256, Path(unpacked))
         for name in OPENCV:
             photos.copy(Path(unpacked) / OPENCV_FOLDER / name, filled)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from otprune.errors import OTPruneError
-from otprune_bench.options import PHOTOS, Out, Photos, Quick, Seed, photographs, report_folder
+from otprune_bench.options import PHOTOS, Out, Photos, Quick, Seed, photographs, start
 
 Split = Annotated[str, typer.Option(help="validation, to choose by, or test, to look at once.")]
 Models = Annotated[
@@ -33,14 +32,9 @@ def command(
 
     Some ten minutes a model on one core.
     """
-    from otprune_bench.mass.plan import FULL, QUICK
-    from otprune_bench.mass.run import run
-
     below = photographs(photos, PHOTOS, quick)
-    with report_folder(out, "mass", quick) as folder:
-        models = tuple(_named(text) for text in model or ())
-        plan = replace(QUICK if quick else FULL, seed=seed, split=split, models=models)
-        run(folder, plan, below)
+    models = tuple(_named(text) for text in model or ())
+    start("mass", out, seed, quick, below, split=split, models=models)
 
 
 def _named(text: str) -> tuple[str, str]:

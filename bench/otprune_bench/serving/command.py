@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from otprune_bench.options import Out, Quick, Seed, report_folder
+from otprune_bench.options import Out, Quick, Seed, start
 
 
 def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
@@ -13,8 +11,4 @@ def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     In an environment with vLLM (`make test-vllm` makes .venv-vllm); ten to twenty minutes on two
     cores.
     """
-    from otprune_bench.serving.plan import FULL, QUICK
-    from otprune_bench.serving.run import run
-
-    with report_folder(out, "serving", quick) as folder:
-        run(folder, replace(QUICK if quick else FULL, seed=seed))
+    start("serving", out, seed, quick)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from otprune_bench.options import Out, Quick, Seed, report_folder
+from otprune_bench.options import Out, Quick, Seed, start
 
 
 def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
@@ -13,8 +11,4 @@ def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
     Three shapes are raced beside two busy processes, too, which the bench starts and ends. Fifteen
     minutes on a machine that does nothing else.
     """
-    from otprune_bench.speed.plan import FULL, QUICK
-    from otprune_bench.speed.run import run
-
-    with report_folder(out, "speed", quick) as folder:
-        run(folder, replace(QUICK if quick else FULL, seed=seed))
+    start("speed", out, seed, quick)

@@ -24,7 +24,7 @@ from otprune.streaming import StreamSelector, novelty, select_video
 from otprune_bench.embedded.tasks import backgrounds
 from otprune_bench.runs.cases import Case
 from otprune_bench.stream.plan import CUT, PAN, RANK, STREAM, VIDEO, Plan
-from otprune_training.video import Frame, filmed, moving
+from otprune_training.video import Frame, render_frame, sample_video
 
 Kept = list[Tensor]
 
@@ -140,13 +140,13 @@ class _Videos:
         plan = self._plan
         rng = np.random.default_rng((plan.seed, number))
         below = backgrounds(plan.photographs, self._photos, plan.seed + number, plan.shots)
-        frames = moving(rng, [image.size for image in below], plan.shots, plan.length)
+        frames = sample_video(rng, [image.size for image in below], plan.shots, plan.length)
         model, processor = self._model
         tokens = []
         with torch.no_grad():
             for frame in frames:
                 pixels = processor.image_processor(
-                    filmed(frame, below, rng), return_tensors="pt"
+                    render_frame(frame, below, rng), return_tensors="pt"
                 ).pixel_values
                 tokens += model.model.get_image_features(pixels).pooler_output
         return frames, torch.stack(tokens)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from otprune_bench.options import PHOTOS, Out, Photos, Quick, Seed, photographs, report_folder
+from otprune_bench.options import PHOTOS, Out, Photos, Quick, Seed, photographs, start
 
 
 def command(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = None) -> None:
@@ -12,9 +10,5 @@ def command(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photo
 
     Some five minutes.
     """
-    from otprune_bench.stream.plan import FULL, QUICK
-    from otprune_bench.stream.run import run
-
     below = photographs(photos, PHOTOS, quick)
-    with report_folder(out, "stream", quick) as folder:
-        run(folder, replace(QUICK if quick else FULL, seed=seed), below)
+    start("stream", out, seed, quick, below)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otprune_bench.options import PHOTOS_HELP, Out, Quick, Seed, photographs, report_folder
+from otprune_bench.options import PHOTOS_HELP, Out, Quick, Seed, photographs, start
 
 PHOTOS = Path("runs/tokens/photos")  # a set of its own, see embedded/photographs.py
 Photos = Annotated[
@@ -21,9 +20,5 @@ def command(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photo
 
     Needs `otprune fetch vit-s` once. Some ten minutes on one core.
     """
-    from otprune_bench.tokens.plan import FULL, QUICK
-    from otprune_bench.tokens.run import run
-
     below = photographs(photos, PHOTOS, quick)
-    with report_folder(out, "tokens", quick) as folder:
-        run(folder, replace(QUICK if quick else FULL, seed=seed), below)
+    start("tokens", out, seed, quick, below)
