@@ -9,7 +9,7 @@ import torch
 from otprune import METHODS, Auto, OTPrune, TransportPrune
 from otprune.engines.transformers import selection
 from otprune.engines.vllm import selection as served
-from otprune.engines.vllm.settings import METHOD_NAMES
+from otprune.engines.vllm.rows import Plan
 from otprune.greedy.cover import blockwise
 from otprune.numerics import threads
 from tests.random_tokens import random_tokens
@@ -124,12 +124,13 @@ def test_in_a_transformers_batch(method, keep, number):
     same([one.made.indices for one in made], one_thread(selector, sets))
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("merge", [False, True])
 def test_in_a_vllm_batch(name, merge, number):
     k = 40
-    kept = served.choose(SETS, [(1, M, k, METHOD_NAMES.index(name), int(merge))] * len(SETS))
-    same([one.indices for one in kept], one_thread(METHODS[name](k), SETS))
+    selector = METHODS[name](k)
+    kept = served.choose(SETS, [Plan(1, M, selector, merge)] * len(SETS))
+    same([one.indices for one in kept], one_thread(selector, SETS))
 
 
 @pytest.mark.parametrize("small", [0, 1000])

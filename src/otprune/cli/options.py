@@ -107,8 +107,8 @@ Method = Annotated[
     ),
 ]
 # The methods' own settings are listed here, since the options of a command are fixed when it is
-# declared and `--help` must not wait for torch. A test compares the list with the methods; OTPrune's
-# backend alone has no option, since it does not change what is kept.
+# declared and `--help` must not wait for torch. A test compares the list with the methods. Only
+# OTPrune's backend has no option, since it does not change what is kept.
 Gamma = Annotated[
     str | None,
     typer.Option(

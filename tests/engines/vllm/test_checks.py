@@ -33,7 +33,7 @@ def config(architecture=QWEN, settings=None, pp=1, pruning=None, **others):
 
 @pytest.fixture(autouse=True)
 def said(caplog):
-    checks._said.clear()
+    checks._logged.clear()
     caplog.set_level(logging.INFO, logger="vllm.otprune")
     return caplog
 
@@ -52,6 +52,7 @@ def said(caplog):
         ),
         (config(mm_processor_kwargs={"otprune": {"keep": 0.1}}), "use --hf-overrides"),
         (config(settings={"keep": "auto"}), "before any feature exists"),
+        (config(settings={"keep": 0.1, "method": "recommended", "mass": "token"}), "mass='token'"),
     ],
 )
 def test_refused(given, said):
@@ -80,6 +81,18 @@ def test_what_is_done_is_said_once(said):
     assert "visual tokens of Qwen2_5_VL" in line
     assert "keep=0.1" in line
     assert "positions=preserved" in line
+
+
+def test_settings_are_said_and_what_recommended_leaves_out(said):
+    checks.check(config(settings={"keep": 8, "gamma": 0.01, "rank": 64}))
+    (line,) = said.messages
+    assert "keep=8, method=otprune, gamma=0.01, rank=64, backend=torch, merge=False" in line
+    said.clear()
+    for _ in range(2):
+        checks.check(config(settings={"keep": 0.1, "method": "recommended"}))
+    line, note = said.messages
+    assert "method=dpp, merge=True" in line
+    assert "with mass none" in note
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where an engine could go wrong and nobody notice: chunks, caches, ranks, several engines."""
+"""Where an engine could answer wrongly without an error: chunks, caches, ranks, several engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 import otprune
 from otprune.engines.vllm import private
-from otprune.engines.vllm.settings import Settings
+from otprune.engines.vllm.settings import engine_settings
 
 from . import ranks
 from .checkpoints import CHECKPOINTS
@@ -150,6 +150,8 @@ def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, merge):
         ({"keep": 0.25}, {"video_pruning_rate": 0.5}, "video pruning"),
         ({"keep": 7.5}, {}, "more than everything"),
         ({"keep": "auto"}, {}, "before any feature exists"),
+        ({"keep": 0.25, "gamma": -1.0}, {}, "gamma=-1.0 is outside"),
+        ({"keep": 0.25, "seed": 3}, {}, "it belongs to random"),
     ],
 )
 def test_engines_that_are_refused(settings, options, said, checkpoint):
@@ -167,6 +169,9 @@ def test_requests_that_are_refused(checkpoint, reference):
             ({"keep": 7.5}, "more than everything"),
             ({"keep": "auto"}, "before any feature exists"),
             ({"positions": "compact"}, "expected only keep, method, merge"),
+            ({"rank": 0}, "rank is 0"),
+            ({"method": "transport", "metric": "manhattan"}, "metric='manhattan'"),
+            ({"backend": "triton"}, "where vLLM checks settings"),
         ]:
             with pytest.raises(otprune.OTPruneError, match=said):
                 ask(llm, [QUESTIONS[0].request(marks, **asked)])
@@ -187,7 +192,7 @@ def test_frames_of_several_sizes_are_an_error(environment):
     ids = [9, 9, 1, 9, 9, 9]
     update = SimpleNamespace(modality="video", content=PromptUpdateDetails.select_token_id(ids, 9))
     with pytest.raises(otprune.OTPruneError, match=r"one video are runs of \[2, 3\]"):
-        _shortened(update, {}, Settings(0.5))
+        _shortened(update, {}, engine_settings({"keep": 0.5}))
 
 
 def test_another_model_is_served_unchanged(environment, tmp_path):
@@ -208,13 +213,13 @@ def test_another_model_is_served_unchanged(environment, tmp_path):
 
 
 def test_what_otprune_leans_on_in_vllm_is_where_it_was(environment):
-    assert private.moved() == []
+    assert private.changed_internals() == []
 
 
 def test_what_moved_is_named(environment, monkeypatch):
     used = (("vllm.config", "NoSuchConfig", None), ("vllm", "LLM.generate", ("self", "shape")))
     monkeypatch.setattr(private, "USED", used)
-    gone, other = private.moved()
+    gone, other = private.changed_internals()
     assert gone.startswith("vllm.config:NoSuchConfig is gone")
     assert other.startswith("vllm:LLM.generate takes ('self', ")
 

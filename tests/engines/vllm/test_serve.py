@@ -61,6 +61,9 @@ def test_concurrent_requests_are_answered_as_if_alone(server):
         ({"keep": -0.5}, "keep=-0.5 would leave no token"),
         ({"keep": "auto"}, "before any feature exists"),
         ({"kep": 0.5}, "expected only keep, method, merge"),
+        ({"gamma": "big"}, "gamma is 'big'"),
+        ({"method": "random", "seed": -1}, "seed=-1"),
+        ({"method": "recommended", "mass": "token"}, "takes no weight per token"),
     ],
 )
 def test_a_bad_request_gets_a_400_and_the_server_lives_on(server, asked, said):

@@ -1,80 +1,189 @@
-"""What may be asked for, and what is said to those who ask for something else."""
+"""Settings of engines and requests, and the errors for wrong ones."""
 
+import json
+
+import numpy as np
 import pytest
 
 import otprune
-from otprune.engines.vllm.settings import (
-    Settings,
-    engine_settings,
-    fingerprint,
-    request_settings,
-)
+from otprune.engines.vllm.settings import engine_settings, fingerprint, request_settings
 
 
 def test_a_ratio_alone_is_enough():
-    assert engine_settings({"keep": 0.1}) == Settings(keep=0.1)
-    assert engine_settings({"keep": 1}).selector().count(100) == 1
-    assert engine_settings({"keep": 1.0}).selector().count(100) == 100
+    settings = engine_settings({"keep": 0.1})
+    assert settings.selector == otprune.OTPrune(0.1)
+    assert (settings.merge, settings.positions, settings.untested_vllm) == (False, None, "refuse")
+    assert engine_settings({"keep": 1}).selector.count(100) == 1
+    assert engine_settings({"keep": 1.0}).selector.count(100) == 100
 
 
-@pytest.mark.parametrize("method", sorted(otprune.METHODS))
+@pytest.mark.parametrize("method", otprune.METHODS)
 def test_every_method_can_be_named(method):
     settings = engine_settings({"keep": 0.5, "method": method, "merge": True})
-    assert isinstance(settings.selector(), otprune.METHODS[method])
+    assert settings.selector == otprune.METHODS[method](0.5)
     assert settings.merge
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "selector"),
     [
-        (0.1, otprune.OTPruneError, "expected a dictionary"),
-        ({}, otprune.OTPruneError, 'no "keep"'),
-        ({"keep": 0.0}, otprune.KeepError, "no token"),
-        ({"keep": 7.5}, otprune.KeepError, "more than everything"),
-        ({"keep": True}, otprune.KeepError, "bool"),
-        ({"keep": "auto"}, otprune.UnsupportedError, "before any feature exists"),
-        ({"keep": {"ratio": 0.1}}, otprune.KeepError, "dict"),
-        ({"keep": 0.1, "mass": "log"}, otprune.UnsupportedError, "mass='log'"),
-        ({"keep": 0.1, "method": "magic"}, otprune.OTPruneError, "method='magic'.*'otprune'"),
-        ({"keep": 0.1, "method": []}, otprune.OTPruneError, "method=\\[\\]"),
-        ({"keep": 0.1, "merge": 1}, otprune.OTPruneError, "merge=1"),
-        ({"keep": 0.1, "merge": "yes"}, otprune.OTPruneError, "merge='yes'"),
-        ({"keep": 0.1, "positions": "near"}, otprune.OTPruneError, "positions='near'"),
-        ({"keep": 0.1, "untested_vllm": "go"}, otprune.OTPruneError, "untested_vllm='go'"),
-        ({"keep": 0.1, "kep": 0.2}, otprune.OTPruneError, "'kep'.*expected only keep"),
+        ({"gamma": 0.01, "rank": 64}, otprune.OTPrune(0.5, gamma=0.01, rank=64)),
+        ({"gamma": "scaled", "rank": "auto"}, otprune.OTPrune(0.5, rank="auto")),
+        ({"gamma": None, "rank": None}, otprune.OTPrune(0.5)),
+        (
+            {"method": "transport", "metric": "euclidean"},
+            otprune.TransportPrune(0.5, metric="euclidean"),
+        ),
+        ({"method": "random", "seed": 3}, otprune.RandomPrune(0.5, seed=3)),
     ],
 )
-def test_what_an_engine_refuses(given, error, said):
+def test_the_settings_of_a_method(given, selector):
+    assert engine_settings({"keep": 0.5, **given}).selector == selector
+    assert request_settings(engine_settings({"keep": 0.5}), given).selector == selector
+
+
+def test_recommended_is_its_selector_and_merging():
+    preset = otprune.recommended(0.25)
+    for settings in (
+        engine_settings({"keep": 0.25, "method": "recommended"}),
+        engine_settings({"keep": 0.25, "method": "recommended", "mass": "none"}),
+        request_settings(engine_settings({"keep": 0.25}), {"method": "recommended"}),
+    ):
+        assert settings.method == "recommended"
+        assert (settings.selector, settings.merge) == (preset["selector"], preset["merge"])
+
+
+WRONG = [
+    (0.1, otprune.OTPruneError, "expected a dictionary"),
+    ({"keep": 0.0}, otprune.KeepError, "no token"),
+    ({"keep": 7.5}, otprune.KeepError, "more than everything"),
+    ({"keep": True}, otprune.KeepError, "bool"),
+    ({"keep": None}, otprune.KeepError, "None"),
+    ({"keep": "auto"}, otprune.UnsupportedError, "before any feature exists"),
+    ({"keep": otprune.Auto(0.1)}, otprune.UnsupportedError, "before any feature exists"),
+    ({"keep": otprune.Budget(9)}, otprune.UnsupportedError, "before any feature exists"),
+    ({"keep": "half"}, otprune.KeepError, "half"),
+    ({"keep": {"ratio": 0.1}}, otprune.KeepError, "dict"),
+    ({"keep": 0.1, "mass": "log"}, otprune.UnsupportedError, "mass='log'"),
+    ({"keep": 0.1, "alpha": 0.5}, otprune.UnsupportedError, r"alpha=0\.5"),
+    (
+        {"keep": 0.1, "method": "recommended", "mass": "token"},
+        otprune.UnsupportedError,
+        "mass='token'",
+    ),
+    ({"keep": 0.1, "method": "magic"}, otprune.OTPruneError, "no method 'magic'.*otprune"),
+    ({"keep": 0.1, "method": []}, otprune.OTPruneError, r"no method \[\]"),
+    ({"keep": 0.1, "method": None}, otprune.OTPruneError, "no method None"),
+    ({"keep": 0.1, "merge": 1}, otprune.OTPruneError, "merge=1"),
+    ({"keep": 0.1, "merge": "yes"}, otprune.OTPruneError, "merge='yes'"),
+    ({"keep": 0.1, "kep": 0.2}, otprune.OTPruneError, "'kep'.*expected only keep"),
+    ({"keep": 0.1, 3: 4}, otprune.OTPruneError, "has 3: expected only keep"),
+    ({"keep": 0.1, "gamma": -1}, otprune.OTPruneError, r"gamma=-1\.0 is outside"),
+    ({"keep": 0.1, "gamma": float("nan")}, otprune.OTPruneError, "gamma=nan is outside"),
+    ({"keep": 0.1, "gamma": [1]}, otprune.OTPruneError, r"gamma is \[1\]"),
+    ({"keep": 0.1, "rank": 0}, otprune.OTPruneError, "rank is 0"),
+    ({"keep": 0.1, "seed": 3}, otprune.OTPruneError, "seed is not .* belongs to random"),
+    ({"keep": 0.1, "method": "random", "seed": -1}, otprune.OTPruneError, "seed=-1"),
+    (
+        {"keep": 0.1, "method": "transport", "metric": []},
+        otprune.OTPruneError,
+        r"metric=\[\]",
+    ),
+    (
+        {"keep": 0.1, "method": "recommended", "gamma": 0.01},
+        otprune.OTPruneError,
+        "leave gamma out",
+    ),
+    ({"keep": 0.1, "method": "recommended", "merge": True}, otprune.OTPruneError, "leave merge"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "said"), WRONG)
+def test_what_engines_and_requests_refuse(given, error, said):
     with pytest.raises(error, match=said):
+        engine_settings(given)
+    with pytest.raises(error, match=said):
+        request_settings(engine_settings({"keep": 0.5}), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, 'no "keep"'),
+        ({"keep": 0.1, "positions": "near"}, "positions='near'"),
+        ({"keep": 0.1, "untested_vllm": "go"}, "untested_vllm='go'"),
+    ],
+)
+def test_what_an_engine_refuses(given, said):
+    with pytest.raises(otprune.OTPruneError, match=said):
         engine_settings(given)
 
 
+def test_what_runs_on_no_cpu_is_refused_before_it_stops_an_engine(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(otprune.UnsupportedError, match="where vLLM checks settings"):
+        engine_settings({"keep": 0.1, "backend": "triton"})
+
+
 def test_no_mass_is_what_there_is():
-    assert engine_settings({"keep": 0.1, "mass": None}) == Settings(keep=0.1)
-    assert engine_settings({"keep": 0.1, "mass": "none"}) == Settings(keep=0.1)
+    assert engine_settings({"keep": 0.1, "mass": None}) == engine_settings({"keep": 0.1})
+    assert engine_settings({"keep": 0.1, "mass": "none"}) == engine_settings({"keep": 0.1})
 
 
 def test_a_request_changes_what_it_names():
-    engine = Settings(keep=0.1, method="grid", positions="compact")
-    assert request_settings(engine, {"keep": 3}) == Settings(3, "grid", positions="compact")
+    engine = engine_settings({"keep": 0.1, "method": "grid", "positions": "compact"})
+    fewer = request_settings(engine, {"keep": 3})
+    assert (fewer.selector, fewer.positions) == (otprune.GridPrune(3), "compact")
     assert request_settings(engine, {"merge": True}).merge
     assert request_settings(engine, {}) == engine
+
+
+def test_settings_of_the_engines_method_are_of_that_method_alone():
+    engine = engine_settings({"keep": 0.1, "gamma": 0.01, "rank": 64, "merge": True})
+    for asked in ({"rank": 9}, {"rank": 9, "method": "otprune"}):
+        made = request_settings(engine, asked)
+        assert made.selector == otprune.OTPrune(0.1, gamma=0.01, rank=9)
+    assert request_settings(engine, {"rank": None}).selector == otprune.OTPrune(0.1, gamma=0.01)
+    other = request_settings(engine, {"method": "transport", "metric": "euclidean"})
+    assert other.selector == otprune.TransportPrune(0.1, metric="euclidean")
+    assert other.merge, "merge is no setting of a method"
+    assert request_settings(engine, {"method": "recommended"}).selector == otprune.DPPPrune(0.1)
+    preset = engine_settings({"keep": 0.1, "method": "recommended"})
+    assert request_settings(preset, {"keep": 5}).merge
+    assert not request_settings(preset, {"method": "dpp"}).merge
+    with pytest.raises(otprune.OTPruneError, match="leave merge out"):
+        request_settings(preset, {"merge": False})
 
 
 @pytest.mark.parametrize("given", [{"positions": "compact"}, {"untested_vllm": "unpruned"}])
 def test_a_request_cannot_change_the_engine(given):
     with pytest.raises(otprune.OTPruneError, match="expected only keep, method, merge"):
-        request_settings(Settings(0.1), given)
-
-
-def test_a_request_is_checked_like_an_engine():
-    with pytest.raises(otprune.KeepError):
-        request_settings(Settings(0.1), {"keep": 2.0})
-    with pytest.raises(otprune.UnsupportedError, match="auto"):
-        request_settings(Settings(0.1), {"keep": "auto"})
+        request_settings(engine_settings({"keep": 0.1}), given)
 
 
 def test_identity_tells_apart_what_differs():
-    made = [Settings(1), Settings(1.0), Settings(1, merge=True), Settings(1, method="grid")]
+    asked = [
+        {"keep": 1},
+        {"keep": 1.0},
+        {"keep": 1, "merge": True},
+        {"keep": 1, "method": "grid"},
+        {"keep": 1, "gamma": 0.01},
+        {"keep": 1, "gamma": float(np.nextafter(0.01, 1))},
+        {"keep": 1, "rank": 64},
+        {"keep": 1, "rank": "auto"},
+        {"keep": 1, "method": "transport"},
+        {"keep": 1, "method": "transport", "metric": "euclidean"},
+        {"keep": 1, "method": "random"},
+        {"keep": 1, "method": "random", "seed": 3},
+        {"keep": 1, "positions": "compact"},
+        {"keep": 1, "method": "recommended"},
+    ]
+    made = [engine_settings(one) for one in asked]
     assert len({fingerprint(settings) for settings in made}) == len(made)
-    assert fingerprint(Settings(0.5)) == fingerprint(Settings(0.5, untested_vllm="unpruned"))
+    json.dumps(asked)  # what --hf-overrides can carry
+
+
+def test_identity_is_the_same_for_what_does_not_differ():
+    half = engine_settings({"keep": 0.5})
+    for same in ({"untested_vllm": "unpruned"}, {"gamma": "scaled"}, {"merge": False}):
+        assert fingerprint(half) == fingerprint(engine_settings({"keep": 0.5, **same}))

@@ -1,6 +1,6 @@
-"""What a whole engine is refused, before anything is loaded; and the one line that says what is.
+"""Checks of an engine's configuration before anything is loaded, and the log lines about it.
 
-Takes a `VllmConfig`, but needs none of vLLM's own modules.
+Takes a `VllmConfig`, but imports none of vLLM's modules.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import logging
 from typing import Any
 
 from otprune.engines.vllm.families import FAMILIES
-from otprune.engines.vllm.settings import KEY, engine_settings
+from otprune.engines.vllm.settings import KEY, Settings, engine_settings
 from otprune.errors import UnsupportedError
+from otprune.selectors.named import RECOMMENDED, settings_of
 
 logger = logging.getLogger("vllm.otprune")
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def check(config: Any) -> None:
-    """Raise for what would prune wrongly; log once what is done with this model.
+    """Refuse what would prune wrongly; log once what is done with this model.
 
     Raises:
         UnsupportedError: a combination that cannot be pruned rightly.
-        OTPruneError: settings that are none, see `engine_settings`.
+        OTPruneError: wrong settings, see `engine_settings`.
     """
     model = config.model_config
     if model is None:
@@ -39,7 +40,7 @@ def check(config: Any) -> None:
     names = list(model.architectures)
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if family is None or mm is None or model.model_impl == "transformers":
-        _say(f"otprune: {', '.join(names)} is served unchanged, nothing is pruned here")
+        _log_once(f"otprune: {', '.join(names)} is served unchanged, nothing is pruned here")
         return
 
     if mm.get_video_pruning_spec() is not None:
@@ -50,7 +51,7 @@ def check(config: Any) -> None:
     positions = settings.positions or ("preserved" if family.mrope else "compact")
     if positions == "preserved" and not family.mrope:
         raise UnsupportedError(
-            f'positions="preserved" with {names[0]}: vLLM counts its positions by itself, use '
+            f'positions="preserved" with {names[0]}: vLLM itself counts its positions, use '
             '"compact" or leave it out'
         )
     if positions == "preserved" and config.parallel_config.pipeline_parallel_size > 1:
@@ -66,31 +67,42 @@ def check(config: Any) -> None:
     lora = config.lora_config
     if lora is not None and getattr(lora, "enable_tower_connector_lora", False):
         raise UnsupportedError(
-            "LoRA in the vision tower counts its tokens from the pruned prompt: leave out "
+            "LoRA in the vision tower takes its number of tokens from the pruned prompt: leave out "
             "--enable-tower-connector-lora"
         )
-    _say(
-        f"otprune: visual tokens of {names[0]} are pruned, keep={settings.keep}, "
-        f"method={settings.method}, merge={settings.merge}, positions={positions}"
+    _log_once(
+        f"otprune: visual tokens of {names[0]} are pruned, {_listed(settings)}, "
+        f"positions={positions}"
     )
+    if settings.method == RECOMMENDED:
+        _log_once(
+            "otprune: recommended means its selector and merging here, with mass none: vLLM's "
+            "attention takes no weight per token"
+        )
 
 
 def check_untested(config: Any, reason: str) -> None:
-    """Refuse a configuration that asks for pruning, or warn if it may be served unpruned."""
+    """Refuse a configuration that asks for pruning, or warn where it allows unpruned serving."""
     given = getattr(config.model_config and config.model_config.hf_config, KEY, None)
     if given is None:
         return
     if engine_settings(given).untested_vllm == "refuse":
         raise UnsupportedError(
-            f'{reason}; install that, or say "untested_vllm": "unpruned" to be served without '
-            "pruning"
+            f'{reason}; install that, or set "untested_vllm": "unpruned" to serve without pruning'
         )
-    if reason not in _said:
-        _said.add(reason)
+    if reason not in _logged:
+        _logged.add(reason)
         logger.warning("otprune: %s: visual tokens are NOT pruned", reason)
 
 
-def _say(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
+def _listed(settings: Settings) -> str:
+    selector = settings.selector
+    own = {name: getattr(selector, name) for name in settings_of(selector.name)}
+    shown = {"keep": selector.keep, "method": selector.name, **own, "merge": settings.merge}
+    return ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+
+
+def _log_once(line: str) -> None:
+    if line not in _logged:
+        _logged.add(line)
         logger.info(line)

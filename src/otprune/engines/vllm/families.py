@@ -1,6 +1,7 @@
 """The families that are pruned in vLLM, as data. Every other model is served unchanged.
 
-To add one: a row here, a tiny checkpoint in tests/engines/vllm/checkpoints.py, and the matrix runs.
+To add one: a row here, and a tiny checkpoint in tests/engines/vllm/checkpoints.py. The tests of all
+families then run on it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """One of vLLM's own model classes, of which the pruned one is a subclass.
+    """One of vLLM's own model classes, which the pruning class derives from.
 
-    module: where it is, below `vllm.model_executor.models`.
+    module: its module, below `vllm.model_executor.models`.
     model: its name there.
-    mrope: positions have three axes (time, height, width), so that kept tokens can stay where they
-        were; without, vLLM counts positions by itself and they are always compact.
-    stacked: a token's row holds deepstack levels behind the `visual_dim` features to select by.
+    mrope: positions have three axes (time, height, width), so that kept tokens can keep theirs.
+        Elsewhere vLLM itself counts positions, and they are always compact.
+    stacked: a token's row holds deepstack levels after the `visual_dim` features to select by.
     """
 
     module: str

@@ -1,4 +1,4 @@
-"""The model's half: of every image's features, the ones to keep; and where those stand."""
+"""The model's part: selects among the features of every image, and places the kept tokens."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from otprune.engines.vllm.prompt import (
     with_offsets,
     without_offsets,
 )
+from otprune.engines.vllm.rows import read
 from otprune.engines.vllm.selection import Kept, choose
 from otprune.engines.vllm.settings import KEY, engine_settings
 
 
 class PruningModel:
-    """In front of one of vLLM's multimodal models, and that model where no pruning was asked for.
+    """Mixed in before one of vLLM's multimodal models.
 
-    Every method here is its parent's then, bit by bit, vLLM's own pruning of videos included; and
-    the class claims nothing that the parent does not.
+    Where no pruning is asked for, every method does what the parent's does, bit for bit, including
+    vLLM's own pruning of videos, and the class declares no capability that the parent has not.
 
     stacked: see `Family`.
     """
@@ -41,7 +42,7 @@ class PruningModel:
         self.otprune = None if given is None else engine_settings(given)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Features of every image of one encoder run, kept ones alone where told so.
+        """Features of every image of one encoder run; of pruned images those of the kept tokens.
 
         vLLM never puts images and videos into one run.
         """
@@ -51,7 +52,7 @@ class PruningModel:
             return self._whole(made)
         kept = choose(
             list(made),
-            [tuple(row) for row in rows.tolist()],
+            [read(row) for row in rows],  # a tensor, or a list where rows differ in length
             width=self.visual_dim if self.stacked else None,  # type: ignore[attr-defined]
             agree=_same_on_all_ranks,
         )
@@ -64,31 +65,32 @@ class PruningModel:
         return [image.rows for image in kept]
 
     def get_encoder_cudagraph_config(self) -> Any:
-        """Captured encoder runs go past `embed_multimodal`: none where images are pruned."""
+        """No captured encoder runs where images are pruned: they bypass `embed_multimodal`."""
         config = super().get_encoder_cudagraph_config()  # type: ignore[misc]
         return config if self.otprune is None else replace(config, modalities=[])
 
 
 class PruningMRoPEModel(PruningModel):
-    """The same for positions of three axes.
+    """The same for models whose positions have three axes (M-RoPE).
 
-    Text stands where it would stand behind the whole image, which only takes the image's size;
-    so that much is final from the beginning, also where a prefix comes from the cache. A kept
-    token's own time, row and column travel behind its features, and vLLM's hook for models that
-    prune hands them back before the step in which they are needed. Until then its position is open:
-    `~` of where its set begins, which is below zero and so told from one that is final.
+    Text has the position that it would have after the whole image. That follows from the image's
+    size, so it is final from the beginning, also where a prefix comes from the cache. The time, row
+    and column of a kept token are appended to its features, and vLLM's hook for pruning models
+    returns them before the step that needs them. Until then its position is open: the bitwise
+    complement (`~`) of the position of its set's first token, which is negative and so differs from
+    any final position.
     """
 
     config: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         given = getattr(vllm_config.model_config.hf_config, KEY, None)
-        self_places = given is not None and engine_settings(given).positions != "compact"
-        if self_places:
+        places_tokens = given is not None and engine_settings(given).positions != "compact"
+        if places_tokens:
             private.ask_for_positions(vllm_config.model_config.multimodal_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.places_tokens = self_places
-        if self_places:
+        self.places_tokens = places_tokens
+        if places_tokens:
             self.supports_multimodal_pruning = True
             # To the parent this means its own pruning of videos.
             self.is_multimodal_pruning_enabled = False
@@ -96,11 +98,11 @@ class PruningMRoPEModel(PruningModel):
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
-        """Positions `(3, n)` of a prompt, and what to add to the index of a token behind it.
+        """Positions `(3, n)` of a prompt, and what to add to the index of a generated token.
 
-        Preserved ones are the parent's for the whole prompt; those of kept tokens are open.
-        Compact ones treat pruned images as text, so those of a prefix depend on that prefix
-        alone.
+        Preserved positions are the parent's for the unpruned prompt; those of kept tokens are open.
+        Compact positions treat pruned images as text, so that the positions of a prefix depend on
+        that prefix alone.
         """
         place = super().get_mrope_input_positions  # type: ignore[misc]
         pruned = {id(f): places for f in mm_features if (places := _places(f))}
@@ -114,7 +116,7 @@ class PruningMRoPEModel(PruningModel):
             return compact
         places = sorted((p for some in pruned.values() for p in some), key=lambda p: p.offset)
         full, columns = full_prompt(input_tokens, places)
-        positions, behind = place(full, [_moved(f, places) for f in mm_features])
+        positions, behind = place(full, [_in_full_prompt(f, places) for f in mm_features])
         positions = positions[:, columns]
         for p in places:
             positions[:, p.offset : p.offset + p.k] = ~positions[:, p.offset : p.offset + p.k]
@@ -150,8 +152,8 @@ class PruningMRoPEModel(PruningModel):
 
         Args:
             input_ids: `(n,)` the prompt.
-            multimodal_embeddings: of this step, in prompt order, offsets behind them.
-            mrope_positions: `(3, n)`; those that are open become final, once and for all.
+            multimodal_embeddings: of this step, in prompt order, with offsets appended.
+            mrope_positions: `(3, n)`; open positions become final.
             num_computed_tokens: where this step begins.
         """
         if not self.places_tokens:  # vLLM's own pruning of videos; Qwen2-VL has none
@@ -163,7 +165,7 @@ class PruningMRoPEModel(PruningModel):
             )
             return stock
         if not multimodal_embeddings:
-            return [], mrope_positions, _behind(mrope_positions)
+            return [], mrope_positions, _delta(mrope_positions)
         features, offsets = zip(*map(without_offsets, multimodal_embeddings), strict=True)
         positions = mrope_positions.clone()
         ids = torch.as_tensor(input_ids, device=positions.device)
@@ -174,29 +176,29 @@ class PruningMRoPEModel(PruningModel):
         is_open = positions[0, columns] < 0
         columns = columns[is_open]
         positions[:, columns] = ~positions[:, columns] + grid[:, is_open]
-        return list(features), positions, _behind(positions)
+        return list(features), positions, _delta(positions)
 
 
 def _places(feature: Any) -> list[Place]:
-    """Where the sets of a pruned image stand; none for everything else."""
+    """Where the sets of a pruned image are in the prompt; empty for everything else."""
     if feature.data is None or KEY not in feature.data:
         return []
-    _, m, k, *_ = feature.data[KEY].data.tolist()
+    plan = read(feature.data[KEY].data)
     runs = feature.mm_position.extract_embeds_range()
-    return [] if k == m else [Place(start, k, m) for start, _ in runs]
+    return [] if plan.k == plan.m else [Place(start, plan.k, plan.m) for start, _ in runs]
 
 
-def _moved(feature: Any, places: Sequence[Place]) -> Any:
-    """An image as it stands in the full prompt; where it begins is all that vLLM looks at."""
+def _in_full_prompt(feature: Any, places: Sequence[Place]) -> Any:
+    """An image with its offset in the full prompt, which is all that vLLM reads of it here."""
     at = feature.mm_position
     return replace(feature, mm_position=replace(at, offset=shifted(at.offset, places)))
 
 
-def _behind(positions: Tensor) -> int:
+def _delta(positions: Tensor) -> int:
     return int(positions.max()) + 1 - positions.shape[1]
 
 
 def _same_on_all_ranks(x: Tensor) -> Tensor:
-    """Rank 0's choice for a tensor-parallel group: nobody goes by rounding of his own."""
+    """Rank 0's choice for all ranks of a tensor-parallel group, since their rounding may differ."""
     group = get_tp_group()
     return x if group.world_size == 1 else group.broadcast(x.contiguous(), src=0)

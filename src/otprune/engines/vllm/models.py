@@ -1,4 +1,4 @@
-"""The pruned model classes, one for each row of `FAMILIES`, made when vLLM asks for one by name."""
+"""The pruning model classes, one for each row of `FAMILIES`, made when vLLM imports one by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otprune.engines.vllm.processor import register
 
 @functools.cache
 def pruned(architecture: str) -> type[Any]:
-    """The subclass of vLLM's own class for an architecture that prunes where it is told so."""
+    """The subclass of vLLM's class for an architecture; it prunes where settings ask for it."""
     family = FAMILIES[architecture]
     parent = getattr(import_module(f"vllm.model_executor.models.{family.module}"), family.model)
     front = PruningMRoPEModel if family.mrope else PruningModel

@@ -1,4 +1,4 @@
-"""vLLM's way in: the entry point `vllm.general_plugins`, called in each of its processes."""
+"""The entry point `vllm.general_plugins`, which vLLM calls in each of its processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = logging.getLogger("vllm.otprune")
 
 
 def register() -> None:
-    """Put the pruned classes in front of vLLM's own; twice does no harm, nothing heavy is imported.
+    """Register the pruning classes in place of vLLM's own. May be called twice; imports little.
 
     Under a vLLM outside the tested range nothing is registered, and a configuration that asks for
-    pruning is refused, unless it says `"untested_vllm": "unpruned"`.
+    pruning is refused, unless it has `"untested_vllm": "unpruned"`.
     """
     from vllm import ModelRegistry, __version__
     from vllm.config import VllmConfig

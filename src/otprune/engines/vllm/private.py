@@ -1,4 +1,4 @@
-"""What of vLLM is not promised to stay: listed, so that a test can name what a release moved.
+"""The internals of vLLM that otprune uses, listed so that a test can name what a release changed.
 
 Documented and used besides: `ModelRegistry.register_model` with a lazy "module:Class" string, the
 entry point `vllm.general_plugins`, `SupportsMultiModalPruning`, `MULTIMODAL_REGISTRY`.
@@ -16,7 +16,7 @@ TESTED = (0, 32)  # every 0.32.x; the first number that would be too new is the 
 _PROCESSOR = "vllm.multimodal.processing.processor"
 _QWEN = "vllm.model_executor.models.qwen2_vl"
 
-# Module, name in it, and the parameters that we rely on (None: any).
+# Module, name in it, and the first parameters that otprune relies on (None: any).
 USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     (_PROCESSOR, "BaseMultiModalProcessor.apply", ("self", "inputs", "timing_ctx")),
     (_PROCESSOR, "BaseMultiModalProcessor._get_mm_hashes", ("self", "inputs")),
@@ -62,8 +62,8 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
 )
 
 
-def moved() -> list[str]:
-    """What of `USED` the installed vLLM does not have, or has with other parameters."""
+def changed_internals() -> list[str]:
+    """The entries of `USED` that the installed vLLM lacks, or has with other parameters."""
     found = []
     for module, path, parameters in USED:
         try:
@@ -90,14 +90,14 @@ def tested(version: str) -> bool:
 def ask_for_positions(config: Any) -> None:
     """Make a worker's runner call `recompute_mrope_positions`.
 
-    vLLM asks its `MultiModalConfig`, which says yes for its own pruning of videos alone. The CPU's
-    runner does not ask at all (0.32.0), so it is made to.
+    The runner asks its `MultiModalConfig`, whose answer is yes only for vLLM's own pruning of
+    videos. The runner for CPUs does not ask at all (0.32.0), so it is patched to.
     """
     from vllm.platforms import current_platform
 
     config.__class__ = _pruning_config()
     if current_platform.is_cpu():
-        _mend_cpu_runner()
+        _patch_cpu_runner()
 
 
 _CONFIG = "OTPruneMultiModalConfig"
@@ -116,13 +116,13 @@ def _pruning_config() -> type[Any]:
 
 
 def __getattr__(name: str) -> type[Any]:
-    """Found by name where a pickled configuration arrives in another process."""
+    """The class above by name, for a configuration that is unpickled in another process."""
     if name != _CONFIG:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _pruning_config()
 
 
-def _mend_cpu_runner() -> None:
+def _patch_cpu_runner() -> None:
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     name = "is_multimodal_pruning_enabled"
@@ -136,6 +136,6 @@ def _mend_cpu_runner() -> None:
     def keep(self: Any, value: bool) -> None:
         vars(self)[name] = value
 
-    # The runner for GPUs sets the attribute once a model is loaded; here that is under way. Engines
-    # beside this one that were not asked to prune go on as they were.
+    # The runner for GPUs sets this attribute when it has loaded a model. For other engines in this
+    # process, which were not asked to prune, nothing changes.
     setattr(CPUModelRunner, name, property(enabled, keep))

@@ -1,4 +1,4 @@
-"""The processor's half: fewer placeholders, and every image told how many tokens to keep."""
+"""The processor's part: fewer placeholders, and a row with every image on how to prune it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing.processor import PromptUpdateDetails
 
+from otprune.engines.vllm import rows
 from otprune.engines.vllm.prompt import run_lengths, shorten
-from otprune.engines.vllm.selection import row_of
 from otprune.engines.vllm.settings import (
     KEY,
     Settings,
@@ -22,19 +22,18 @@ from otprune.engines.vllm.settings import (
     request_settings,
 )
 from otprune.errors import OTPruneError, UnsupportedError
-from otprune.keep import count
 
 PRUNED = ("image", "video")
 _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
 
 
 class PruningProcessor:
-    """In front of one of vLLM's multimodal processors, and that one where nothing is pruned."""
+    """Mixed in before one of vLLM's multimodal processors; does nothing where nothing is pruned."""
 
     info: Any
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """Process one prompt; its settings are taken out of what Hugging Face's processor gets."""
+        """Process one prompt, without otprune's settings in what Hugging Face's processor gets."""
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         settings = self._settings(kwargs.pop(KEY, None))
         if settings is None:
@@ -60,7 +59,7 @@ class PruningProcessor:
         return settings if asked is None else request_settings(settings, asked)
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        """An image's identity in every cache: the image, and how it is pruned."""
+        """Keys of every cache: of the image and of how it is pruned."""
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
         settings = _current.get()
         if settings is None:
@@ -77,7 +76,7 @@ class PruningProcessor:
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any
     ) -> Any:
-        """What stands for each item in the prompt; images shortened, and told so."""
+        """What replaces each item's placeholder in the prompt, shortened for images and videos."""
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items=mm_items,
             hf_processor_mm_kwargs=hf_processor_mm_kwargs,
@@ -98,11 +97,11 @@ class PruningProcessor:
 
 
 def _shortened(update: Any, item: Any, settings: Settings) -> Any:
-    """An update with fewer placeholders, which `item` is told of.
+    """An update with fewer placeholders; the plan for it is added to `item`.
 
-    An image whose placeholders are one run, text around them or not, is one set of tokens. Where
-    the frames of a video stand apart, with text between, each is a set of its own: how many of a
-    frame's tokens are kept must be known before any of them exists.
+    Placeholders in one run, with or without text around them, are one set of tokens. Where text
+    separates the frames of a video, each frame is a set of its own, since the number of tokens kept
+    of each frame must be known before any features exist.
     """
     ids, is_embed = update.content.full, update.content.is_embed
     is_token = [True] * len(ids) if is_embed is None else is_embed(ids).tolist()
@@ -110,15 +109,15 @@ def _shortened(update: Any, item: Any, settings: Settings) -> Any:
     m = sets[0]
     if sets != [m] * len(sets):
         raise OTPruneError(
-            f"the placeholders of one {update.modality} are runs of {sets}, and otprune counts on "
+            f"the placeholders of one {update.modality} are runs of {sets}, and otprune expects "
             "frames of one size: serve this checkpoint unpruned"
         )
-    k = count(settings.keep, m)
+    plan = rows.plan(settings.selector, settings.merge, len(sets), m)
     item[KEY] = MultiModalFieldElem(
-        data=row_of(len(sets), m, k, settings.method, settings.merge),
+        data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),
     )
-    return update.with_content(PromptUpdateDetails(shorten(ids, is_token, k), is_embed))
+    return update.with_content(PromptUpdateDetails(shorten(ids, is_token, plan.k), is_embed))
 
 
 def register(model: type[Any]) -> type[Any]:

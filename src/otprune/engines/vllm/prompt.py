@@ -1,4 +1,4 @@
-"""Placeholders and positions of a pruned prompt: pure functions, no vLLM in sight."""
+"""Placeholders and positions of a pruned prompt: pure functions that need no vLLM."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def run_lengths(is_token: Sequence[bool]) -> list[int]:
 
 
 def shorten(ids: Sequence[int], is_token: Sequence[bool], k: int) -> list[int]:
-    """An image's part of the prompt with `k` placeholders in each run; what is text in it stays.
+    """An image's part of the prompt with `k` placeholders in each run; text within it stays.
 
     Args:
-        ids: ids that stand for the image, placeholders among them.
+        ids: ids of the image's part of the prompt.
         is_token: which of them are placeholders.
-        k: at least 1, and at most as many as there are in the shortest run.
+        k: from 1 to the length of the shortest run.
     """
     left = k
     kept = []
@@ -38,7 +38,7 @@ def shorten(ids: Sequence[int], is_token: Sequence[bool], k: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pruned set of tokens stands in the shortened prompt: a run of `k` of its `m`."""
+    """Where a pruned set of tokens is in the shortened prompt: a run of `k` of its `m` tokens."""
 
     offset: int
     k: int
@@ -46,9 +46,9 @@ class Place:
 
 
 def full_prompt(ids: Sequence[int], places: Sequence[Place]) -> tuple[list[int], Tensor]:
-    """The prompt as it was before pruning, and the column there of each token of the shortened one.
+    """The prompt before pruning, and the column there of each token of the shortened prompt.
 
-    Which tokens of a set were kept is not known yet: its first column stands for all of them.
+    Which tokens of a set are kept is not known yet: all of them get the set's first column.
 
     Args:
         ids: `(n,)` ids of the shortened prompt.
@@ -72,7 +72,7 @@ def full_prompt(ids: Sequence[int], places: Sequence[Place]) -> tuple[list[int],
 
 
 def shifted(offset: int, places: Sequence[Place]) -> int:
-    """Column in the full prompt of a column that no pruned set before it covers."""
+    """The column in the full prompt of a column of the shortened one, which is in no pruned set."""
     return offset + sum(place.m - place.k for place in places if place.offset < offset)
 
 
@@ -80,8 +80,8 @@ def grid_offsets(indices: Tensor, height: int, width: int, rate: float) -> Tenso
     """Time, row and column of tokens in their set, `(3, k)` int64.
 
     Args:
-        indices: `(k,)` places in the set, which is laid out frame by frame, row by row.
-        height, width: of a frame.
+        indices: `(k,)` places in the set, whose order is frame by frame, row by row.
+        height, width: of a frame, in tokens.
         rate: steps of time from one frame to the next; fractions of a step are cut off.
     """
     frame = indices // (height * width)
@@ -90,15 +90,15 @@ def grid_offsets(indices: Tensor, height: int, width: int, rate: float) -> Tenso
 
 
 def with_offsets(features: Tensor, offsets: Tensor) -> Tensor:
-    """Features `(k, d)` with six columns more, the offsets `(3, k)` of each token.
+    """Features `(k, d)` with six more columns: the offsets `(3, k)` of each token.
 
-    Each number is written in two digits of base 128, which survive bfloat16 up to 32767.
+    Each offset is written as two digits of base 128, exact in bfloat16 for offsets up to 32767.
     """
     digits = torch.stack([offsets // BASE, offsets % BASE], dim=-1).transpose(0, 1).flatten(1)
     return torch.cat([features, digits.to(features)], dim=1)
 
 
 def without_offsets(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features `(k, d)` again, and their offsets `(3, k)` int64."""
+    """The reverse of `with_offsets`: features `(k, d)`, and offsets `(3, k)` int64."""
     digits = features[:, -AXES * DIGITS :].long().unflatten(1, (AXES, DIGITS))
     return features[:, : -AXES * DIGITS], (digits[..., 0] * BASE + digits[..., 1]).T

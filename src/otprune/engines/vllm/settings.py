@@ -1,80 +1,96 @@
-"""What a user may ask for, whole-engine and per request: read from plain dictionaries, checked.
+"""Settings of a whole engine and of single requests, read from plain dictionaries and checked.
 
-Whole-engine settings come as `--hf-overrides '{"otprune": {"keep": 0.1}}'`, the one channel that
-reaches the processor and every worker; a request may carry `mm_processor_kwargs={"otprune": {...}}`
-with what shall be different for it.
+Settings of an engine come as `--hf-overrides '{"otprune": {"keep": 0.1}}'`, the one channel that
+reaches the processor and every worker. A request may change some of them with
+`mm_processor_kwargs={"otprune": {...}}`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import torch
+
+from otprune.engines.vllm.rows import method_text
 from otprune.errors import OTPruneError, UnsupportedError
-from otprune.selectors import METHODS, Selector
+from otprune.selectors import Selector, by_name
+from otprune.selectors.named import RECOMMENDED, every_setting, settings_of
 
 KEY = "otprune"
 Positions = Literal["preserved", "compact"]
 Untested = Literal["refuse", "unpruned"]
 
-METHOD_NAMES = tuple(sorted(METHODS))
-PER_REQUEST = ("keep", "method", "merge")
+DEFAULT_METHOD = "otprune"
+PER_REQUEST = ("keep", "method", "merge")  # and the method's own settings
+PER_ENGINE = ("positions", "untested_vllm")
 
 
 @dataclass(frozen=True)
 class Settings:
     """How images and videos are pruned.
 
-    keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int.
-    method: a name of `otprune.METHODS`.
+    selector: the method with its settings; `keep` is a ratio or a number of tokens, no rule.
     merge: kept tokens become the mean of the tokens that they stand for.
     positions: "preserved" (M-RoPE models alone) or "compact"; None is what suits the model.
     untested_vllm: what to do under a vLLM outside the tested range, "refuse" or "unpruned".
+    values: the dictionary that all of this was read from.
     """
 
-    keep: float | int
-    method: str = "otprune"
-    merge: bool = False
-    positions: Positions | None = None
-    untested_vllm: Untested = "refuse"
+    selector: Selector
+    merge: bool
+    positions: Positions | None
+    untested_vllm: Untested
+    values: Mapping[str, Any]
 
-    def selector(self) -> Selector:
-        """The method at this ratio."""
-        return METHODS[self.method](keep=self.keep)
+    @property
+    def method(self) -> str:
+        """The name that was asked for: a method, or "recommended"."""
+        return str(self.values.get("method", DEFAULT_METHOD))
 
 
 def engine_settings(given: object) -> Settings:
     """Settings of a whole engine, from the value of `otprune` in --hf-overrides.
 
     Raises:
-        KeepError: `keep` is missing or no ratio and no number.
-        UnsupportedError: something that vLLM's fixed placeholders do not allow.
-        OTPruneError: an unknown name or value.
+        KeepError: `keep` is missing, or is neither a ratio nor a number.
+        UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a mass,
+            a selector that needs a GPU where the settings are checked.
+        OTPruneError: an unknown name or a wrong value.
     """
-    names = (*PER_REQUEST, "positions", "untested_vllm")
-    read = _read(given, names, "--hf-overrides")
+    read = _read(given, (*PER_REQUEST, *PER_ENGINE), "--hf-overrides")
     if "keep" not in read:
         raise OTPruneError(
             'otprune in --hf-overrides has no "keep": give a ratio, e.g. {"otprune": {"keep": '
             "0.1}}; 1.0 keeps everything and lets single requests ask for less"
         )
-    return _checked(Settings(**read))
+    return _settings(read)
 
 
 def request_settings(engine: Settings, given: object) -> Settings:
-    """What one request asked for in `mm_processor_kwargs["otprune"]`, on top of the engine's.
+    """Settings of one request: `mm_processor_kwargs["otprune"]` on top of the engine's.
 
-    Raises: as `engine_settings`; also for what is the same for a whole engine.
+    A request that names another method starts from that method's defaults: the engine's settings of
+    its own method do not apply.
+
+    Raises: as `engine_settings`; also for a setting that is the same for a whole engine.
     """
     read = _read(given, PER_REQUEST, "mm_processor_kwargs")
-    return _checked(replace(engine, **read))
+    values = dict(engine.values)
+    if read.get("method", engine.method) != engine.method:
+        dropped = set(settings_of(engine.method))
+        if read["method"] == RECOMMENDED:
+            dropped.add("merge")
+        values = {name: value for name, value in values.items() if name not in dropped}
+    return _settings(values | read)
 
 
 def fingerprint(settings: Settings) -> str:
     """What an image's features depend on besides the image, for the identity of cached items."""
-    part = {name: value for name, value in asdict(settings).items() if name != "untested_vllm"}
-    return f"otprune {part!r}"
+    method = method_text(settings.selector, settings.merge)
+    return f"otprune keep={settings.selector.keep!r} positions={settings.positions} {method}"
 
 
 def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -83,36 +99,51 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
             f'otprune in {where} is {given!r}: expected a dictionary such as {{"keep": 0.1}}'
         )
     read = dict(given)
-    if read.pop("mass", None) not in (None, "none"):
-        raise UnsupportedError(
-            f"mass={given['mass']!r}: vLLM's attention takes no weight a token, leave it out"
-        )
-    unknown = sorted(set(read) - set(names))
+    for name in ("mass", "alpha"):
+        if read.pop(name, None) not in (None, "none"):
+            raise UnsupportedError(
+                f"{name}={given[name]!r}: vLLM's attention takes no weight per token, leave it out"
+            )
+    known = (*names, *every_setting())
+    unknown = [repr(name) for name in read if name not in known]
     if unknown:
         raise OTPruneError(
-            f"otprune in {where} has {', '.join(map(repr, unknown))}: expected only "
-            f"{', '.join(names)}"
+            f"otprune in {where} has {', '.join(unknown)}: expected only {', '.join(known)}"
         )
     return read
 
 
-def _checked(settings: Settings) -> Settings:
-    if isinstance(settings.keep, str):
+def _settings(values: Mapping[str, Any]) -> Settings:
+    rest = dict(values)
+    positions, untested = rest.pop("positions", None), rest.pop("untested_vllm", "refuse")
+    _check_choice("positions", positions, (None, *get_args(Positions)))
+    _check_choice("untested_vllm", untested, get_args(Untested))
+    made = by_name(rest.pop("method", DEFAULT_METHOD), **rest)
+    selector = made["selector"]
+    if not isinstance(selector.keep, (int, float)):
         raise UnsupportedError(
-            f"keep={settings.keep!r}: vLLM must know the number of tokens before any feature "
+            f"keep={values['keep']!r}: vLLM must know the number of tokens before any feature "
             "exists, give a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int"
         )
-    choices: dict[str, tuple[object, ...]] = {
-        "method": METHOD_NAMES,
-        "merge": (False, True),
-        "positions": (None, *get_args(Positions)),
-        "untested_vllm": get_args(Untested),
-    }
-    for name, allowed in choices.items():
-        value = getattr(settings, name)
-        if not any(value is choice or value == choice for choice in allowed) or (
-            name == "merge" and not isinstance(value, bool)
-        ):
-            raise OTPruneError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
-    settings.selector()  # raises KeepError
-    return settings
+    _check_runs(replace(selector, keep=1))
+    return Settings(selector, made["merge"], positions, untested, values)
+
+
+def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not any(value is choice or value == choice for choice in allowed):
+        raise OTPruneError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
+
+
+@functools.lru_cache(maxsize=64)
+def _check_runs(selector: Selector) -> None:
+    """Select once from a few tokens: an error in a worker would stop the engine.
+
+    Raises:
+        UnsupportedError: the selector does not run on a CPU, where settings are checked.
+    """
+    try:
+        selector.select(torch.eye(3))
+    except OTPruneError as cause:
+        raise UnsupportedError(
+            f"{selector} failed where vLLM checks settings, which is on the CPU: {cause}"
+        ) from cause

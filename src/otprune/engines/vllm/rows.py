@@ -1,0 +1,66 @@
+"""How one image is pruned, as a row of int64 that travels with it from the processor to the worker.
+
+The row is all that a worker needs: images of one batch may come from requests with different
+settings. The method and its settings are written as JSON, eight bytes to a number. JSON writes a
+float with as many digits as give the same float back, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otprune.selectors import METHODS, Selector
+from otprune.selectors.named import settings_of
+
+_WORD = 8  # bytes of an int64
+
+
+class Plan(NamedTuple):
+    """How one image or video is pruned.
+
+    sets: the sets of tokens in it; each is pruned for itself.
+    m: tokens of a set.
+    selector: its `keep` is the number of tokens that stay of a set.
+    merge: kept tokens become the mean of the tokens that they stand for.
+    """
+
+    sets: int
+    m: int
+    selector: Selector
+    merge: bool
+
+    @property
+    def k(self) -> int:
+        """Tokens that stay of a set."""
+        return self.selector.count(self.m)
+
+
+def plan(selector: Selector, merge: bool, sets: int, m: int) -> Plan:
+    """The plan for an image of `sets` times `m` tokens; `selector.keep` may be a ratio."""
+    return Plan(sets, m, replace(selector, keep=selector.count(m)), merge)
+
+
+def method_text(selector: Selector, merge: bool) -> str:
+    """The method, its settings without `keep`, and merge, as JSON."""
+    own = {name: getattr(selector, name) for name in settings_of(selector.name)}
+    return json.dumps([selector.name, own, merge])
+
+
+def write(image: Plan) -> Tensor:
+    """`(n,)` int64, where n depends on the length of the settings."""
+    text = method_text(image.selector, image.merge).encode()
+    text += b" " * (-len(text) % _WORD)
+    words = torch.frombuffer(bytearray(text), dtype=torch.int64)
+    return torch.cat([torch.tensor([image.sets, image.m, image.k]), words])
+
+
+def read(row: Tensor) -> Plan:
+    """The plan that `write` wrote."""
+    sets, m, k = row[:3].tolist()
+    name, own, merge = json.loads(row[3:].cpu().numpy().tobytes())
+    return Plan(sets, m, METHODS[name](k, **own), merge)

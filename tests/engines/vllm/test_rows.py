@@ -1,0 +1,60 @@
+"""The row that travels with an image says exactly how it is pruned."""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+import otprune
+from otprune.engines.vllm.rows import Plan, read, write
+from otprune.selectors.named import settings_of
+
+# Another value than the default for every setting of every method.
+OTHER = {
+    "gamma": [0.01, 1e18, 5e-324, float(np.nextafter(0.01, 1))],
+    "rank": [64, "auto"],
+    "backend": ["triton"],
+    "metric": ["euclidean"],
+    "seed": [3, 2**63 - 1],
+}
+
+
+def plans():
+    for name, method in otprune.METHODS.items():
+        yield Plan(1, 9, method(3), False)
+        yield Plan(2, 9, method(9), True)
+        for setting in settings_of(name):
+            for value in OTHER[setting]:
+                yield Plan(3, 2**40, method(7, **{setting: value}), True)
+
+
+@pytest.mark.parametrize("plan", list(plans()), ids=str)
+def test_what_is_read_is_what_was_written(plan):
+    row = write(plan)
+    assert row.dtype == torch.int64
+    again = read(row)
+    assert again == plan
+    for field in fields(plan.selector):
+        one, other = (getattr(x.selector, field.name) for x in (again, plan))
+        assert (type(one), one) == (type(other), other)
+    assert (again.k, again.merge) == (plan.selector.keep, plan.merge)
+
+
+def test_a_row_survives_stacking_and_copies():
+    plan = Plan(1, 576, otprune.OTPrune(57, gamma=0.01, rank=64), True)
+    stacked = torch.stack([write(plan), write(plan)])
+    assert [read(row) for row in stacked] == [plan, plan]
+    assert read(stacked.T.contiguous().T[1]) == plan  # no longer one block of memory
+
+
+def test_settings_of_a_new_method_travel_too(monkeypatch):
+    @dataclass(frozen=True)
+    class Striped(otprune.GridPrune):
+        stripes: str = "two"
+        name: ClassVar[str] = "striped"
+
+    monkeypatch.setitem(otprune.METHODS, "striped", Striped)
+    plan = Plan(1, 9, Striped(3, stripes="fünf"), False)
+    assert read(write(plan)) == plan
