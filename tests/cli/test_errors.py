@@ -78,7 +78,7 @@ def test_words_in_the_wrong_place(refused, photo):
     assert "otprune ask --help" in refused("ask")
     assert "nothing to ask" in refused("ask")
     for missing in (photo, "none.jpg", "-", "https://example.org/a.png"):
-        assert f"the question is missing behind {missing}" in refused("ask", missing)
+        assert f"the question is missing after {missing}" in refused("ask", missing)
     assert "the question is missing" in refused("ask", photo, photo)
     assert "no photograph to ask about" in refused("ask", "Is there a star?")
     assert "the question comes last" in refused("ask", "Is there a star?", photo)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -75,6 +76,31 @@ def test_a_cell_holds_the_pixels_of_its_patch(name, size):
         assert (y, x) == divmod(index, 4)
         seen += 1
     assert seen >= 4
+
+
+@pytest.mark.parametrize(
+    ("size", "region"),
+    [
+        ((240, 360), (-0.25, 0.0, 1.25, 1.0)),
+        ((800, 100), (0.0, -3.5, 1.0, 4.5)),
+        ((300, 300), (0.0, 0.0, 1.0, 1.0)),
+    ],
+)
+def test_padding_lies_outside_of_the_image(size, region):
+    processor = PROCESSORS["pad"]
+    pixels = torch.as_tensor(
+        np.asarray(processor(Image.new("RGB", size, "white"), return_tensors="pt").pixel_values)
+    )
+    found = grid(processor, {"pixel_values": pixels}, size, 16)
+    assert found.region == pytest.approx(region)
+    if size[0] != size[1]:  # the image's pixels are white, those of the padding are not
+        channel = pixels[0, 0]
+        rows, columns = (channel > (channel.amin() + channel.amax()) / 2).nonzero().T
+        seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        left, top, right, bottom = region
+        wide, high = right - left, bottom - top
+        edges = (-left / wide, -top / high, (1 - left) / wide, (1 - top) / high)
+        assert [SIDE * edge for edge in edges] == pytest.approx([int(x) for x in seen], abs=1)
 
 
 def test_the_embedded_model(tiny):

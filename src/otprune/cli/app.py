@@ -1,4 +1,4 @@
-"""The commands: options in, one composition of the library each, a report out."""
+"""The commands. Each reads its options, calls the library and prints a report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 
 def _add_commands() -> None:
-    """Commands of other packages that are installed: `otprune bench` is of the one in bench/."""
+    """Add the commands of other installed packages: `otprune bench` is in the one of bench/."""
     found = entry_points(group="otprune.commands")
     for entry in found:
         app.add_typer(entry.load(), name=entry.name)
@@ -57,9 +57,9 @@ _add_commands()
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Run one command; every error that a user can cause is one line on stderr, status 2."""
+    """Run one command. Every error that a user can cause is one line on stderr, with status 2."""
     for stream in (sys.stdout, sys.stderr):
-        # A name or an answer that the terminal's encoding lacks must not end the program.
+        # A character that the terminal's encoding lacks must not end the program.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
@@ -67,12 +67,12 @@ def run(argv: Sequence[str] | None) -> int:
         status = command.main(
             args=None if argv is None else list(argv), prog_name="otprune", standalone_mode=False
         )
-        sys.stdout.flush()  # here, where a full disk can still be told
+        sys.stdout.flush()  # here, so that a full disk is still reported
     except OTPruneError as error:
         return _fail(str(error))
     except typer.Abort:
         return 130
-    except BrokenPipeError:  # the reader has seen enough, like head; click ends with 1 then, too
+    except BrokenPipeError:  # the reader has closed the pipe, like head; status 1, as click has it
         _silence()
         return 1
     except OSError as error:
@@ -82,7 +82,7 @@ def run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch here
             return _fail(OUT_OF_MEMORY)
-        # Usage errors are of click, which typer imports or carries along, by version.
+        # Usage errors are click's, which typer depends on or contains, depending on its version.
         if not hasattr(error, "format_message"):
             raise
         said = error.format_message().replace("Value error, ", "").rstrip(".")
@@ -97,7 +97,7 @@ def _fail(message: str) -> int:
 
 
 def _silence() -> None:
-    """Nothing more can be written, and Python would try once more at its end."""
+    """Discard what is left of stdout: Python would try to write it once more at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -361,7 +361,7 @@ def fetch(
 
 
 def _check_overlay(overlay: Path | None, each: Each) -> None:
-    """Before minutes go into models."""
+    """Refuse an overlay that cannot be written, before models are loaded."""
     if overlay is not None:
         from otprune.cli import drawing
 
@@ -372,7 +372,7 @@ def _check_overlay(overlay: Path | None, each: Each) -> None:
 def _draw(
     rows: Sequence[Row], overlay: Path | None, each: Each, steps: Steps, meaning: str = ""
 ) -> Path | None:
-    """Write the overlay; if that fails, the answers are printed all the same."""
+    """Write the overlay. A failure is reported at the end, after the answers."""
     if overlay is None or not rows:
         return None
     from otprune.cli import drawing

@@ -1,4 +1,4 @@
-"""One question about one photograph, with all of its tokens and with the kept ones."""
+"""One question about one photograph, answered with all of its tokens and with the kept ones."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from otprune.selectors.preset import Pruning
 
 @dataclass(frozen=True)
 class Side:
-    """What one way of answering, with or without pruning, gave and took.
+    """The answer and the cost of one way of answering, with or without pruning.
 
     Attributes:
-        answer: the model's words.
+        answer: the model's answer.
         tokens: visual tokens that the language model saw.
         prompt_tokens: all tokens of its prompt.
         prefill_flops: by formula; None where the model's sizes do not fit it.
@@ -51,9 +51,9 @@ class Asked:
     """One photograph's answers.
 
     Attributes:
-        note: which of several images in the file it is; empty where there is one.
+        note: which of several images in the file it is; empty for one image.
         selector_seconds: median time of the selection, a part of `pruned.first_token_seconds`.
-        grid: where the tokens lie; None if it was not wanted.
+        grid: where the tokens lie; None if not asked for.
     """
 
     photo: Photo
@@ -66,11 +66,11 @@ class Asked:
 
 
 def check(loaded: Loaded, image: Image, question: str, with_grid: bool) -> None:
-    """What can be told of a photograph before it is asked about.
+    """Check a photograph before it is asked about.
 
     Raises:
         OTPruneError: the processor refuses it.
-        UnsupportedError: its tokens cannot be drawn, and `with_grid`.
+        UnsupportedError: `with_grid`, and its tokens cannot be drawn.
     """
     inputs = prompt(loaded, image, question)
     if with_grid:
@@ -91,7 +91,7 @@ def ask(
     with_grid: bool,
     steps: Steps,
 ) -> Asked:
-    """Answer both ways, then time both ways in turn (the answers were the warm-up).
+    """Answer both ways, then time both ways in turn; the answers are the warm-up.
 
     Raises:
         UnsupportedError: the model's tokens cannot be pruned, or drawn if `with_grid`.
@@ -151,7 +151,7 @@ def only(loaded: Loaded, items: list[Pruned] | None) -> Pruned:
 
 
 def _generate(model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Any:
-    """Greedy, so that the two answers differ by the tokens alone."""
+    """Greedy, so that the two answers differ only by the tokens."""
     return model.generate(
         **inputs,
         max_new_tokens=max_new_tokens,
@@ -176,7 +176,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _flops(model: Any, n: int) -> float | None:
-    """The literature's formula, with the sizes of the model's language part."""
+    """The literature's formula with the sizes of the language model; None if they are not known."""
     config = model.config.get_text_config()
     sizes = [
         getattr(config, name, None)

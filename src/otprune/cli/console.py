@@ -1,4 +1,4 @@
-"""What goes to the terminal: text as it is, and tables that are whole at every width."""
+"""Terminal output: plain text, and tables in which no figure is cut at any width."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
-# Of typer: its panels cut the names of options where they have no room, plain help does not.
+# For typer: in a narrow terminal its panels cut the names of options, plain help does not.
 HELP: Literal["rich"] | None = "rich" if get_terminal_size().columns >= 80 else None
 
 
 def console(stderr: bool = False) -> Console:
-    """The only way to a terminal: nothing that is printed is taken for markup or emoji codes."""
+    """The console that all output uses; text is never read as markup or emoji codes."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def show(*parts: RenderableType) -> None:
-    """Print; what is wider than the terminal is left whole, and the terminal itself wraps it."""
+    """Print. Lines that are wider than the terminal are not cut: the terminal wraps them."""
     out = console()
     for part in parts:
         out.print(part, crop=False)
 
 
 class Words:
-    """A text that breaks between words and nowhere else: rich would break a path or a figure."""
+    """Text with line breaks only between words: rich would break inside paths and figures."""
 
     def __init__(self, text: Text, indent: int = 0) -> None:
-        """Take the text; `indent` is that of the lines that it goes on in."""
+        """`indent` is the number of blanks before the second and later lines."""
         self._text, self._indent = text, indent
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -57,11 +57,11 @@ class Words:
 
 
 class Figures:
-    """Rows of figures under headings: a table where every word fits whole, else a list.
+    """Rows of figures under headings: a table where every word fits, else a list.
 
-    A figure that is cut is a wrong figure, so nothing is ever cut or broken: columns in `wraps`
-    break between words, the others not at all, and where that is too wide for the terminal every
-    figure gets a line of its own.
+    A figure that is cut is a wrong figure, so none is cut or broken. Columns in `wraps` break
+    between words, the others not at all. Where the table is too wide for the terminal, every figure
+    gets a line of its own.
     """
 
     def __init__(
@@ -74,15 +74,13 @@ class Figures:
         least: Sequence[int] = (),
         tight: bool = False,
     ) -> None:
-        """Take what to show.
-
-        Args:
-            headings: of the columns; all empty for none. The first column names the rows.
-            rows: a cell for each column; empty where there is nothing.
-            wraps: columns that may break between words.
-            styles: of the columns; those left out are plain.
-            least: widths of the columns that they have at least.
-            tight: one blank between columns.
+        """Args:
+        headings: one for each column; all empty for no headings. The first column names the rows.
+        rows: one cell for each column, which may be empty.
+        wraps: columns that may break between words.
+        styles: of the first columns; the others are plain.
+        least: minimum widths of the first columns.
+        tight: one blank between columns instead of two.
         """
         n = len(headings)
         self._headings = [Text(heading) for heading in headings]
@@ -144,7 +142,7 @@ def _longest(cell: Text, wraps: bool) -> int:
 
 
 def _widened(widths: Sequence[int], wanted: Sequence[int], spare: int) -> list[int]:
-    """The narrowest columns that want more get it first."""
+    """Widths with the spare columns given out, to the narrowest column that wants more first."""
     widths = list(widths)
     while spare:
         short = [i for i, width in enumerate(widths) if width < wanted[i]]

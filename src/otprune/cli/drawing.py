@@ -1,8 +1,8 @@
-"""The image of what was kept: each photograph beside itself, dropped patches dimmed.
+"""The overlay: each photograph beside a copy of it in which dropped patches are dimmed.
 
-Pillow only. What it draws is exact: a kept patch has the pixels of the photograph (at the panel's
-size) but for a number, a dropped one is darkened and nearly grey, and what the model never saw is
-faded to paper.
+A kept patch has the pixels of the photograph at the panel's size, except where its number is
+written. A dropped patch is darkened and nearly grey. What the model did not see is faded to the
+paper's colour.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from otprune.errors import OTPruneError
 
 PANEL = 720  # width of a panel of a landscape, height of one of a portrait, pixels
 TALLEST = 2 * PANEL  # a taller panel is folded
-FOLD, FOLDS = 10, 16  # pixels between the parts of a folded panel, and at most so many parts
-TITLE, SMALL = 24, 17  # sizes of letters
+FOLD, FOLDS = 10, 16  # pixels between the parts of a folded panel, and the most parts
+TITLE, SMALL = 24, 17  # font sizes
 NUMBER = 24  # patches smaller than this, in pixels, get no number
 MARGIN, GAP = 28, 20
 PAPER, INK, SOFT, LINE = (250, 249, 246), (28, 30, 34), (112, 116, 122), (255, 255, 255)
-DIM, COLOUR = 0.36, 0.25  # of a dropped patch's brightness and colour, what stays
+DIM, COLOUR = 0.36, 0.25  # share of a dropped patch's brightness and of its colour that stays
 FINEST = 8  # patches smaller than this, in pixels, get no line
-LABEL = (20, 22, 26)  # behind a number
-SAMPLE = 26  # height of a legend's samples
-FADE = 0.85  # of what was cropped away, how much becomes paper
+LABEL = (20, 22, 26)  # background of a number
+SAMPLE = 26  # height of the legend's samples
+FADE = 0.85  # share of paper in what was cropped away
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Tokens row by row over a region of the image.
+    """Where the tokens lie: row by row over a region of the image.
 
     Attributes:
         rows, columns: of tokens.
         region: left, top, right, bottom as shares of the image's width and height; (0, 0, 1, 1)
-            is all of it. Smaller where the processor crops, beyond it where it pads.
+            is the whole image. Smaller where the processor crops, larger where it pads.
     """
 
     rows: int
@@ -51,13 +51,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph in the image.
+    """One photograph of the overlay.
 
     Attributes:
         kept: indices of the kept tokens, row by row in `grid`.
         title: above both panels; may be empty.
-        captions: under the left and the right panel, a soft line and a strong one each.
-        stands: how many tokens each kept one stands for, drawn on it; empty for none.
+        captions: under the left and the right panel, each a light line and a strong line.
+        stands: the number to draw on each kept patch, the tokens that it stands for; may be empty.
     """
 
     image: Image.Image
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def cropped(self) -> bool:
-        """Whether the model did not see all of it."""
+        """Whether a part of the photograph was cropped away."""
         left, top, right, bottom = self.grid.region
         return max(left, top, 1 - right, 1 - bottom) > 0.002
 
@@ -93,10 +93,10 @@ def check_target(target: Path, photos: Sequence[Path]) -> None:
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Refuse a folder in which nothing can be written.
+    """Refuse a folder that cannot be written in.
 
     Raises:
-        OTPruneError: says why.
+        OTPruneError: with the reason.
     """
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -108,10 +108,10 @@ def check_folder(option: str, folder: Path) -> None:
 
 
 def save(rows: Sequence[Row], target: Path, meaning: str = "") -> set[str]:
-    """Draw and write; gives the characters that no font has, and that were written in ASCII.
+    """Draw and write the overlay; returns the characters that no font has (written in ASCII).
 
     Args:
-        meaning: of the numbers on kept patches, for the legend.
+        meaning: what the numbers on kept patches mean, for the legend.
 
     Raises:
         OTPruneError: it cannot be written.
@@ -127,7 +127,7 @@ def save(rows: Sequence[Row], target: Path, meaning: str = "") -> set[str]:
 
 
 def draw(rows: Sequence[Row], meaning: str = "") -> tuple[Image.Image, set[str]]:
-    """One RGB image, a row for each photograph and a legend; characters that no font has."""
+    """The overlay in RGB, a row for each photograph and a legend; characters that no font has."""
     column = _column(rows)
     lost: set[str] = set()
     drawn = [_row(row, column, lost) for row in rows]
@@ -141,16 +141,16 @@ def draw(rows: Sequence[Row], meaning: str = "") -> tuple[Image.Image, set[str]]
 
 
 def _column(rows: Sequence[Row]) -> int:
-    """Width of both columns: a landscape's, or if all images are upright that of the widest."""
+    """Width of both columns: a landscape's, or if all images are portraits that of the widest."""
     sizes = [row.image.size for row in rows]
     if any(width >= height for width, height in sizes):
         return PANEL
-    # However narrow they are, captions need room.
+    # Captions need room, however narrow the images are.
     return max(PANEL // 2, *(round(PANEL * width / height) for width, height in sizes))
 
 
 def panel(image: Image.Image, column: int = PANEL) -> Image.Image:
-    """The photograph as wide as its column, or as the part of it that `_parts` leaves."""
+    """The photograph at the width of its column, or of a part of it where it is folded."""
     parts = _parts(image.size, column)
     width = (column - FOLD * (parts - 1)) // parts
     scale = min(width / image.width, parts * TALLEST / image.height)
@@ -159,7 +159,7 @@ def panel(image: Image.Image, column: int = PANEL) -> Image.Image:
 
 
 def _parts(size: tuple[int, int], column: int) -> int:
-    """Into how many parts a tall image is folded so that it fills its column: 1 for most."""
+    """The number of parts that a tall image is folded into to fit its column: mostly 1."""
     ratio = size[1] / size[0]
     for parts in range(1, FOLDS):
         if ratio * (column - FOLD * (parts - 1)) / parts <= parts * TALLEST:
@@ -168,7 +168,7 @@ def _parts(size: tuple[int, int], column: int) -> int:
 
 
 def _folded(shown: Image.Image, parts: int) -> Image.Image:
-    """A panel's parts side by side, its top at the left."""
+    """A panel's parts side by side, the top part at the left."""
     if parts == 1:
         return shown
     height = -(-shown.height // parts)
@@ -181,7 +181,7 @@ def _folded(shown: Image.Image, parts: int) -> Image.Image:
 
 
 def shade(photo: Image.Image, grid: Grid, kept: Sequence[int]) -> Image.Image:
-    """A panel with its dropped patches dimmed, and a fine line around those that were kept."""
+    """A panel with dropped patches dimmed, and thin lines around the kept ones."""
     grey = photo.convert("L").convert("RGB")
     dropped = Image.blend(grey, photo, COLOUR).point(lambda value: value * DIM)
     unseen = Image.blend(photo, Image.new("RGB", photo.size, PAPER), FADE)
@@ -242,7 +242,7 @@ def number(shown: Image.Image, grid: Grid, kept: Sequence[int], stands: Sequence
 
 
 def numbered(row: Row, column: int) -> bool:
-    """Whether `number` writes anything."""
+    """Whether `number` writes anything: whether a kept patch is large enough."""
     if not row.stands:
         return False
     cells = _cells(row.grid, panel(row.image, column).size)
@@ -292,7 +292,7 @@ def _row(row: Row, column: int, lost: set[str]) -> Image.Image:
 
 
 def _legend(rows: Sequence[Row], width: int, meaning: str) -> Image.Image:
-    """What the shades are, each beside a sample of it, and what the numbers mean."""
+    """A sample of each shade with its meaning, and the meaning of the numbers."""
     sample = Image.linear_gradient("L").rotate(90).resize((SAMPLE * 2, SAMPLE)).convert("RGB")
     sample = Image.blend(sample, Image.new("RGB", sample.size, (60, 130, 190)), 0.5)
     entries = [(sample, "kept"), (shade(sample, Grid(1, 1), []), "dropped")]
@@ -321,10 +321,10 @@ def _legend(rows: Sequence[Row], width: int, meaning: str) -> Image.Image:
 
 
 def _wrap(text: str, size: int, width: int, most: int = 4) -> list[str]:
-    """Lines of at most `width` pixels; what does not fit `most` of them ends in dots."""
+    """At most `most` lines of at most `width` pixels; a longer text ends in dots."""
     lines: list[str] = []
     for word in text.split():
-        # Some scripts have no spaces: such a word goes on in the next line.
+        # Some scripts have no spaces: such a word is broken anywhere.
         first, *rest = _broken(word, size, width)
         longer = f"{lines[-1]} {first}" if lines else first
         if lines and lettering.length(longer, size) <= width:

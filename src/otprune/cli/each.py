@@ -1,4 +1,4 @@
-"""One thing after another done with every photograph, and no good one lost for a bad one."""
+"""Runs each step of a command on all photographs; an error in one does not lose the others."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Each:
     """The photographs of one command.
 
     Attributes:
-        errors: what went wrong, each naming its photograph; told at the end.
-        notes: what else is to be told at the end.
+        errors: each names its photograph; printed at the end.
+        notes: other messages to print at the end.
     """
 
     def __init__(self, photos: Sequence[Photo], continue_on_error: bool) -> None:
@@ -34,10 +34,10 @@ class Each:
         self._failed: dict[int, OTPruneError] = {}
 
     def check(self, look: Callable[[Photo], object]) -> None:
-        """Look at every photograph before any work goes into one of them.
+        """Check every photograph before work starts on any of them.
 
         Raises:
-            OTPruneError: one will not do; if work goes on without those, none will.
+            OTPruneError: a check failed; with `continue_on_error`, all of them failed.
         """
         for number in self._left():
             self._do(number, look)
@@ -47,7 +47,7 @@ class Each:
             raise OTPruneError("; ".join(map(str, self.errors)))
 
     def work(self, do: Callable[[Photo], T]) -> dict[int, T]:
-        """What came of each, by its number; after an error that of those before it."""
+        """Results by photograph number; stops at an error unless `continue_on_error`."""
         done: dict[int, T] = {}
         for number in self._left():
             made = self._do(number, do)
@@ -60,7 +60,7 @@ class Each:
     def entries(
         self, done: Mapping[int, T], entry: Callable[[T], dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """For JSON, in the order of the photographs: what came of each, or its error."""
+        """For JSON, in the order of the photographs: the result of each, or its error."""
         out = []
         for number, photo in enumerate(self.photos):
             if number in done:

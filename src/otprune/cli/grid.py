@@ -1,4 +1,4 @@
-"""Where on the photograph each visual token lies, read off the processor and what it returned."""
+"""Where on the photograph each visual token lies, from the processor and what it returned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grid_of(
     pixels = inputs["pixel_values"]
     _refuse_tiles(name, pixels)
     height, width = (int(n) for n in pixels.shape[-2:])
-    if inputs.get("image_sizes") is not None:  # padded to a batch at the right and bottom
+    if inputs.get("image_sizes") is not None:  # padded at the right and bottom to fit a batch
         height, width = (int(n) for n in inputs["image_sizes"][0])
         region = (0.0, 0.0, 1.0, 1.0)
     else:
@@ -43,7 +43,7 @@ def grid_of(
 
 
 def _of_counts(name: str, counts: Any, vision: Any, tokens: int) -> Grid:
-    """Qwen's way: patches counted by the processor, merged in squares by the model."""
+    """Qwen: the processor counts patches, and the model merges squares of them."""
     time, height, width = (int(n) for n in counts[0])
     merge = int(getattr(vision, "spatial_merge_size", 1))
     grid = Grid(height // merge, width // merge)
@@ -66,7 +66,7 @@ def _refuse_tiles(name: str, pixels: Any) -> None:
 def _region(
     name: str, processor: Any, size: tuple[int, int], made: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Which part of the image became the `made` pixels (width, height)."""
+    """The part of the image that became the `made` pixels (width, height); see `Grid.region`."""
     width, height = size
     if getattr(processor, "do_pad", None) and hasattr(processor, "pad_to_square"):
         side = max(width, height)
@@ -79,7 +79,7 @@ def _region(
         crop = resized
     if crop != made:
         raise _unknown(name, f"its processor made {made[0]} x {made[1]} pixels in its own way")
-    # Whole pixels, as the processors crop.
+    # In whole pixels, as the processors crop.
     left, top = (resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2
     return (
         left / resized[0],

@@ -1,4 +1,4 @@
-"""Reading photographs: whatever they are, an RGB image the right way up, or one clear line."""
+"""Reading photographs: any format becomes an upright RGB image, or an error of one line."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _ANIMATED = {"TIFF": "page", "GIF": "frame", "PNG": "frame", "WEBP": "frame", "A
 
 
 class _Kind(NamedTuple):
-    """What a file is that Pillow alone cannot read, and what helps."""
+    """A kind of file that Pillow alone cannot read, and advice for it."""
 
     starts: re.Pattern[bytes]
     advice: str
-    plugin: str = ""  # a module that teaches Pillow the format once it is imported
+    plugin: str = ""  # a module that adds the format to Pillow when it is imported
 
 
 _KINDS = (
@@ -54,7 +54,7 @@ _KINDS = (
 
 
 class Opened(NamedTuple):
-    """A photograph. `note` says which of several images in the file it is, or is empty."""
+    """An image. `note` says which of several images in the file it is; else it is empty."""
 
     image: Image.Image
     note: str
@@ -62,11 +62,11 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph that a user named.
+    """A photograph given on the command line.
 
     Attributes:
-        name: as it was written; "-" for the standard input.
-        content: what the standard input held; None for a file.
+        name: as given; "-" for the standard input.
+        content: the bytes of the standard input; None for a file.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Photo:
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """Its name in messages."""
         return "standard input" if self.content is not None else self.name
 
     @property
@@ -84,14 +84,14 @@ class Photo:
 
     @property
     def path(self) -> Path | None:
-        """Where it lies, if it is a file."""
+        """Its path; None for the standard input."""
         return None if self.content is not None else Path(self.name)
 
     def open(self) -> Opened:
-        """In RGB, turned as its EXIF says, transparency on white, of several images the first.
+        """The first image of the file in RGB, turned as its EXIF says, transparency on white.
 
         Raises:
-            OTPruneError: there is no such file, or it cannot be read as an image, or it has more
+            OTPruneError: there is no such file, it cannot be read as an image, or it has more
                 pixels than Pillow's limit against decompression bombs.
         """
         if self.content is None and os.path.isdir(self.name):
@@ -116,13 +116,13 @@ class Photo:
             ) from cause
         except UnidentifiedImageError as cause:
             raise OTPruneError(f"{self.label} {self._advice()}") from cause
-        except Exception as cause:  # decoders raise whatever they like at broken data
+        except Exception as cause:  # decoders raise exceptions of any type for broken data
             why = " ".join(str(cause).split()) or type(cause).__name__
             raise OTPruneError(f"cannot read {self.label}, it may be damaged: {why}") from cause
 
     def _read(self) -> Opened:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # twice the warning's size is an error, and is refused
+            warnings.simplefilter("ignore")  # at twice the warning's size Pillow raises an error
             with Image.open(self._source()) as opened:
                 opened.load()
                 image = _rgb(ImageOps.exif_transpose(opened))
@@ -140,7 +140,7 @@ class Photo:
         return next((kind for kind in _KINDS if kind.starts.match(head)), None)
 
     def _plugged(self) -> bool:
-        """Whether a plugin for this kind of file is installed; Pillow knows it from now on."""
+        """Load the plugin for this kind of file; False if there is none or it is not installed."""
         kind = self._kind()
         if kind is None or not kind.plugin:
             return False
@@ -159,7 +159,7 @@ class Photo:
 
 
 def named(words: Iterable[str]) -> list[Photo]:
-    """The photographs that a command line names; what stands for the standard input is read now.
+    """The photographs of a command line; the standard input is read now.
 
     Raises:
         OTPruneError: one is a URL, or the standard input is a terminal or empty.
@@ -190,13 +190,13 @@ def _standard_input() -> bytes:
 
 
 def _note(opened: Image.Image) -> str:
-    """Which of several images was read; of a damaged rest nothing is said."""
+    """Which of several images was read; empty for one image, and where the rest is damaged."""
     word = _ANIMATED.get(opened.format or "")
     if word is None:
         return ""
     try:
         count = int(getattr(opened, "n_frames", 1))
-    except Exception:  # the first image is whole, what follows need not be
+    except Exception:  # the first image is intact, those after it need not be
         return ""
     return f"{word} 1 of {count}" if count > 1 else ""
 
@@ -212,7 +212,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """A deep greyscale image; Pillow alone would cut off what is brighter than 255."""
+    """A greyscale image of more than 8 bits, scaled; Pillow would clip values above 255."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     top = float(values.max())
     if image.mode == "F":

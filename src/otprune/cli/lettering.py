@@ -1,8 +1,9 @@
-"""Text in any script on an image: in a font that has it, or in readable ASCII.
+"""Text in any script on an image: in a font that has its characters, or in readable ASCII.
 
-Pillow brings one font, and it has ASCII alone; what a font lacks it draws as a box. Here a text is
-drawn with the first font that has all of it (Pillow's, then DejaVu if matplotlib is there, then
-those of the system), else character by character, and what no font has is written in ASCII.
+Pillow's own font has ASCII alone, and draws other characters as boxes. Here a text is drawn in the
+first font that has all of it: Pillow's, then DejaVu if matplotlib is installed, then those of the
+system. If there is none, each character is drawn in the first font that has it, and characters that
+no font has are written in ASCII.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont, features
 
-# A font's file; empty for the one that Pillow brings.
+# A font's file; empty for Pillow's own.
 Font = str
 Face = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PILLOW: Font = ""
-ABSENT = "\U0010ffff"  # not a character, so that every font shows what it shows for lack of one
+ABSENT = "\U0010ffff"  # no character, so that every font draws its glyph for a missing one
 LATIN = dict(
     zip(
         "ßæÆœŒøØłŁđĐðþı‐–—‘’“”«»€×→←≤≥°·•",  # noqa: RUF001
@@ -36,10 +37,10 @@ PECULIAR = ("bold", "italic", "oblique", "black", "light", "thin", "mono", "cond
 
 
 def readable(text: str) -> tuple[str, set[str]]:
-    """A text that can be drawn whole, and the characters that it could not keep.
+    """The text with every character that no font has replaced, and those characters.
 
     Accents are left out (é: e), a symbol becomes its name in brackets, any other character its
-    number as Python writes it (\\u4e2d). What is invisible is dropped.
+    number as Python writes it (\\u4e2d). Invisible characters are dropped.
     """
     out: list[str] = []
     lost: set[str] = set()
@@ -57,7 +58,7 @@ def readable(text: str) -> tuple[str, set[str]]:
 
 
 def length(text: str, size: int) -> float:
-    """Width in pixels."""
+    """Width of a text in pixels."""
     return sum(float(face.getlength(part)) for part, face in _runs(text, size))
 
 
@@ -78,7 +79,7 @@ def _face(font: Font, size: int) -> Face:
 
 
 def _runs(text: str, size: int) -> Iterator[tuple[str, Face]]:
-    """The text in parts of one font each: the whole of it if any font has that."""
+    """The text in parts of one font each: one part if a font has all of it."""
     letters = {char for char in text if not char.isspace()}
     for font in _tried(letters):
         if all(_has(font, char) for char in letters):
@@ -94,7 +95,7 @@ def _runs(text: str, size: int) -> Iterator[tuple[str, Face]]:
 
 
 def _tried(letters: set[str]) -> list[Font]:
-    """Fonts that may have all the letters: those that are needed for one of them."""
+    """Fonts that may have all the letters: those that come first for one of them."""
     needed = {_font_for(char) or PILLOW for char in letters} or {PILLOW}
     return [font for font in _known() if font in needed]
 
@@ -109,7 +110,7 @@ def _has(font: Font, char: str) -> bool:
     if not features.check("raqm") and (
         unicodedata.combining(char) or unicodedata.bidirectional(char) in ("R", "AL")
     ):
-        return False  # without shaping such a script would be drawn wrongly
+        return False  # scripts that need shaping would be drawn wrongly without it
     try:
         drawn, absent = _glyph(font, char), _glyph(font, ABSENT)
     except (OSError, ValueError):  # bitmaps of another size, a damaged file
@@ -135,7 +136,7 @@ def _ascii(char: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _known() -> tuple[Font, ...]:
-    """Every font there is, the one to take first in front."""
+    """Every font, in order of preference."""
     return (PILLOW, *_dejavu(), *_system())
 
 

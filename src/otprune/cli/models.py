@@ -1,4 +1,4 @@
-"""Loading a model and its processor, and asking it: what the command line knows of transformers."""
+"""Loading a model and its processor, and asking it: the command line's use of transformers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Loaded:
     """A model ready to be asked.
 
     Attributes:
-        name: what to call it in a report.
-        embedded: whether it is the one that comes with otprune.
+        name: its name in reports.
+        embedded: whether it is otprune's embedded model.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Loaded:
 
 
 def quiet() -> None:
-    """Keep the chatter of transformers and the hub off stderr: what matters is reported here."""
+    """Silence the warnings and progress bars of transformers and the hub."""
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -49,13 +49,14 @@ def quiet() -> None:
 def load(
     name: str | None, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> Loaded:
-    """The embedded model (None), or that of a folder or of the hub, on its device.
+    """The embedded model (None), or a model of a folder or the hub, on its device.
 
-    Weights are read from safetensors only; code that a model brings along runs only if trusted.
+    Weights are read from safetensors only. Code in a model's repository runs only if trusted.
 
     Raises:
-        OTPruneError: it is not there, not whole, not trusted, or not to be read.
-        UnsupportedError: a model that otprune cannot prune.
+        OTPruneError: there is no such model, it is incomplete or not readable, or its code is not
+            trusted.
+        UnsupportedError: otprune cannot prune the model.
     """
     quiet()
     place = _device(device)
@@ -72,9 +73,9 @@ def load(
 
 
 def prompt(loaded: Loaded, image: Image, question: str) -> dict[str, Any]:
-    """What `model(**inputs)` takes to be asked one question about one image.
+    """The arguments of `model(**inputs)` for one question about one image.
 
-    By the processor's chat template where it has one, else "<image>", a line break, the question.
+    Made by the processor's chat template; without one, of "<image>", a line break and the question.
 
     Raises:
         OTPruneError: the processor refuses the image or the question.
@@ -94,14 +95,14 @@ def prompt(loaded: Loaded, image: Image, question: str) -> dict[str, Any]:
             mark = getattr(processor, "image_token", None) or "<image>"
             inputs = processor(images=[image], text=f"{mark}\n{question}", return_tensors="pt")
         return dict(inputs.to(model.device, dtype=model.dtype))
-    except Exception as cause:  # processors are code of many hands
+    except Exception as cause:  # processors of many families, and of models' own code
         raise OTPruneError(
             f"the processor of {loaded.name} failed: {_first_line(cause)}"
         ) from cause
 
 
 def answer_of(loaded: Loaded, sequences: torch.Tensor, prompt_length: int) -> str:
-    """The words of `generate`'s first sequence behind its prompt."""
+    """The text of `generate`'s first sequence, after the prompt."""
     text = loaded.processor.decode(sequences[0, prompt_length:], skip_special_tokens=True)
     return str(text).strip()
 
@@ -126,7 +127,7 @@ def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
     except ImportError as cause:
         told = broken_torchvision(cause) or _needed(name, cause)
         raise MissingDependencyError(told) from cause
-    except Exception as cause:  # files of others, read by code of others
+    except Exception as cause:  # from reading files that may be wrong in any way
         if "trust_remote_code" in str(cause):
             raise OTPruneError(
                 f"{name} brings its own code, which is not run unless you trust its authors and "
@@ -140,7 +141,7 @@ def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
 
 
 def _check_kind(name: str, config: Any) -> None:
-    """Refuse by its config what cannot be pruned, before gigabytes of weights are fetched."""
+    """Refuse a model that cannot be pruned by its config, before its weights are fetched."""
     known: Any = AutoModelForImageTextToText._model_mapping
     if type(config) in known:
         able, why = support(known[type(config)])
@@ -161,7 +162,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except Exception as cause:  # torch has a different error for every device
+    except Exception as cause:  # torch raises another error for every device
         raise OTPruneError(f"--device {name}: {_first_line(cause)}") from cause
     return device
 
@@ -174,7 +175,7 @@ def _dtype(name: str, device: torch.device) -> Any:
 
 
 def _needed(name: str, cause: ImportError) -> str:
-    """Which package a processor or a model wants, as far as its complaint tells."""
+    """An error that names the missing package, as far as the cause tells which one it is."""
     found = re.search(r"requires the (\w+) library|[Pp]ackage `?(\w+)", str(cause))
     package = ((found[1] or found[2]) if found else cause.name or "").lower()
     if not package:

@@ -19,21 +19,21 @@ _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
 
 
 class PositionScheme(str, Enum):
-    """Where kept tokens stand."""
+    """Positions of kept tokens."""
 
     preserved = "preserved"
     compact = "compact"
 
 
 class Metric(str, Enum):
-    """Between which tokens transport measures."""
+    """The metric of transport."""
 
     cosine = "cosine"
     euclidean = "euclidean"
 
 
 class Mass(str, Enum):
-    """What kept tokens weigh in attention."""
+    """The weight of kept tokens in attention."""
 
     none = "none"
     total = "total"
@@ -41,7 +41,7 @@ class Mass(str, Enum):
 
 
 class Measure(str, Enum):
-    """What `--keep auto` looks at."""
+    """The measure that `--keep auto` compares with its target."""
 
     distance = "distance"
     certificate = "certificate"
@@ -75,7 +75,7 @@ Target = Annotated[
     float | None,
     typer.Option(
         metavar="NUMBER",
-        help="auto: the largest distance, or the least certificate, that will do.",
+        help="auto: the largest distance, or the smallest certificate, to accept.",
         show_default="0.1 or 0.9",
         rich_help_panel=_WHAT,
     ),
@@ -92,7 +92,7 @@ MaxKeep = Annotated[
     str | None,
     typer.Option(
         metavar="RATIO|NUMBER",
-        help="auto: so many are kept where even they do not reach the target.",
+        help="auto: the most to keep, even where they do not reach the target.",
         show_default="0.5",
         rich_help_panel=_WHAT,
     ),
@@ -121,7 +121,7 @@ Gamma = Annotated[
 MetricOption = Annotated[
     Metric | None,
     typer.Option(
-        help="transport: tokens at unit length, or as they are.",
+        help="transport: distances of tokens at unit length, or of tokens as they are.",
         show_default="cosine",
         rich_help_panel=_WHAT,
     ),
@@ -140,7 +140,7 @@ Seed = Annotated[
     typer.Option(
         min=0,
         metavar="NUMBER",
-        help="random: another draw.",
+        help="random: seed of the draw.",
         show_default="0",
         rich_help_panel=_WHAT,
     ),
@@ -167,7 +167,7 @@ Alpha = Annotated[
     typer.Option(
         min=0.0,
         metavar="NUMBER",
-        help="--mass: its strength; 1 is all of it.",
+        help="--mass: its strength; 1 is the full weight.",
         show_default="1",
         rich_help_panel=_WHAT,
     ),
@@ -175,7 +175,7 @@ Alpha = Annotated[
 Positions = Annotated[
     PositionScheme,
     typer.Option(
-        help="Kept tokens stay where they were in the prompt, or close up.",
+        help="Kept tokens keep their positions in the prompt, or are counted anew.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -222,7 +222,7 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run Python code that the model brings along. Only for authors you trust.",
+        help="Run Python code of the model's repository. Only for authors you trust.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -262,10 +262,10 @@ def parse_keep(
     measure: Measure | None = None,
     max_keep: str | None = None,
 ) -> float | int | Auto:
-    """`--keep` as the library takes it: with a point a ratio, without a number of tokens; or auto.
+    """`--keep` for the library: with a point a ratio, without a number of tokens; or auto.
 
     Raises:
-        KeepError: it is none of these; a number's range is the selector's to check.
+        KeepError: it is none of these. The selector checks the range of a number.
     """
     if text == "auto":
         most = 0.5 if max_keep is None else _parse_number("--max-keep", max_keep, "16")
@@ -324,13 +324,13 @@ def _plain(value: Enum | str | int | None) -> object:
 
 
 def check_model(model: str | None, trust_remote_code: bool) -> None:
-    """Refuse what would say something of a model that is not there.
+    """Refuse an option about a model's code where no model is given.
 
     Raises:
-        OTPruneError: the embedded model brings no code along.
+        OTPruneError: the embedded model has no code of its own.
     """
     if trust_remote_code and model is None:
-        raise OTPruneError("--trust-remote-code belongs to --model: otherwise no code is brought")
+        raise OTPruneError("--trust-remote-code belongs to --model: the embedded model has no code")
 
 
 def check_encoder(
@@ -341,10 +341,10 @@ def check_encoder(
     dtype: Dtype,
     trust_remote_code: bool,
 ) -> None:
-    """Refuse what has no meaning with, or without, a pretrained encoder.
+    """Refuse options that have no effect with, or without, a pretrained encoder.
 
     Raises:
-        OTPruneError: says which option.
+        OTPruneError: names the option.
     """
     if encoder is None:
         if size is not None:

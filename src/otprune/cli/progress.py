@@ -1,4 +1,4 @@
-"""A sign of life on stderr while something takes its time."""
+"""A progress spinner on stderr."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from otprune.cli.console import console
 
 
 class Steps:
-    """What is being done now, how long it has taken, and how many of the images are done.
+    """Shows the current step, the time so far, and how many of the images are done.
 
-    Shown on a terminal only and gone at the end: a log gets no spinner.
+    Only on a terminal, where it is erased at the end.
     """
 
     def __init__(self, images: int) -> None:
@@ -50,9 +50,9 @@ class Steps:
         self._bar.stop()
 
     def doing(self, what: str) -> None:
-        """Say what comes now."""
+        """Show the name of the current step."""
         self._bar.update(self._task, description=what)
 
     def done(self) -> None:
-        """One more image is finished."""
+        """Count one more image as done."""
         self._bar.advance(self._task)

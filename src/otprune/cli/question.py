@@ -1,4 +1,4 @@
-"""Whether a question can be asked, told before any model is loaded."""
+"""Checks of the words of `otprune ask` before a model is loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".h
 
 
 def split(photos: Sequence[str], question: str | None) -> tuple[list[str], str]:
-    """The photographs and the question behind them.
+    """The photographs, and the question after them.
 
     Raises:
-        OTPruneError: one of them is missing, or they stand the other way round.
+        OTPruneError: one of the two is missing, or they are in the wrong order.
     """
     if question is None:
         raise OTPruneError(f"nothing to ask: {USAGE}")
@@ -28,7 +28,7 @@ def split(photos: Sequence[str], question: str | None) -> tuple[list[str], str]:
         others = [word for word in photos if not _is_photo(word)]
         if others:
             raise OTPruneError(f"the question comes last, and {question} is a photograph: {USAGE}")
-        raise OTPruneError(f"the question is missing behind {question}: {USAGE}")
+        raise OTPruneError(f"the question is missing after {question}: {USAGE}")
     if not photos:
         raise OTPruneError(f"no photograph to ask about: {USAGE}")
     return list(photos), question
@@ -58,5 +58,5 @@ def check_question(question: str, embedded: bool) -> None:
 
 
 def _alike(word: str, known: str) -> bool:
-    """A slip of the finger rather than another word."""
+    """Whether `word` is likely a typing error for `known`."""
     return len(word) > 3 and SequenceMatcher(None, word, known).ratio() >= 0.8

@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, a plain dictionary for programs."""
+"""What the commands print: tables, or a dictionary for `--json`."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ DISTANCES = {
 
 @dataclass(frozen=True)
 class Weighing:
-    """What becomes of the kept tokens in the model."""
+    """How the kept tokens are used in the language model."""
 
     merge: bool
     mass: str
     alpha: float
 
     def words(self) -> list[str]:
-        """For headings and captions; empty for what the published method does."""
+        """For headings and captions; empty without merging and mass."""
         words = ["merged"] if self.merge else []
         if self.mass != "none":
             words.append(f"mass {self.mass}" + f" x {self.alpha:g}" * (self.alpha != 1))
         return words
 
     def meaning(self) -> str:
-        """Of the numbers on the overlay's kept patches; empty where there are none."""
+        """What the numbers on the overlay's kept patches mean; empty where there are none."""
         weighs = self.mass == "token" and self.alpha > 0
         if self.merge:
             more = ", and its weight" if weighs and self.alpha == 1 else ""
@@ -60,12 +60,12 @@ class Weighing:
 
 
 def settings(selector: Selector) -> dict[str, Any]:
-    """A selector's own parameters, `keep` left out."""
+    """A selector's own settings, without `keep`."""
     return {f.name: getattr(selector, f.name) for f in fields(selector) if f.name != "keep"}
 
 
 def headline(model: str, selector: Selector, *extra: str) -> Words:
-    """One line over everything: model, method and how it was set."""
+    """The first line: model, method and settings."""
     own = [f"{name}={value}" for name, value in settings(selector).items() if value is not None]
     keep = selector.keep
     rule = f"auto, {_goal(keep)}" if isinstance(keep, Auto) else f"{keep}"
@@ -78,7 +78,7 @@ def _goal(rule: Auto) -> str:
 
 
 def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableType:
-    """One photograph's two answers, side by side."""
+    """The two answers about one photograph, side by side."""
     full, cut = asked.full, asked.pruned
     rows: list[Sequence[Cell]] = [
         ("answer", Text(full.answer, "bold"), Text(cut.answer, "bold"), ""),
@@ -145,7 +145,7 @@ def _facts(rows: Sequence[Sequence[Cell]]) -> Figures:
 def asked_row(
     asked: Asked, grid: Grid, image: Image, title: str, selector: Selector, how: Weighing
 ) -> Row:
-    """One photograph's row in the overlay, its answers below."""
+    """One photograph's row in the overlay, with its answers."""
     full, cut = asked.full, asked.pruned
     return Row(
         image=image,
@@ -189,7 +189,7 @@ def _stands(selection: Selection, before: int) -> list[float]:
 
 
 def notes(timed: bool, merge: bool, preset: bool = False) -> Words:
-    """What the figures of the tables are."""
+    """What the figures of the tables mean."""
     lines = [
         "W2^2: squared 2-Wasserstein distance between all tokens and the kept ones, divided by "
         "the mean squared token norm" + (", before merging." if merge else ".")
@@ -224,7 +224,7 @@ def _selection(selection: Selection, selector: Selector) -> RenderableType:
 
 
 def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str, Any]:
-    """What `--json` says once, over `images`."""
+    """The entries of `--json` beside `images`."""
     return {
         "otprune": __version__,
         "model": model,
@@ -289,7 +289,7 @@ def _selection_json(selection: Selection) -> dict[str, Any]:
 
 
 def _left(cut: Side, full: Side, name: str) -> str:
-    """How much of the unpruned figure is left."""
+    """The pruned figure as a share of the unpruned one."""
     whole, part = getattr(full, name), getattr(cut, name)
     return "" if not whole or part is None else f"{part / whole:.1%}"
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: a local folder, the hub, or the hub's cache when the hub is away."""
+"""Where a model comes from: a folder, the hub, or the hub's cache if the hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ HUB_TIMEOUT = 10.0  # seconds
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is there.
+    """A model that was found.
 
     Attributes:
         name: as the user wrote it.
-        place: what `from_pretrained` takes.
+        place: the argument of `from_pretrained`.
         local: whether nothing may be downloaded.
     """
 
@@ -27,10 +27,10 @@ class Source:
 
 
 def find(name: str) -> Source:
-    """Look for a model by folder or by name; nothing is loaded or downloaded yet.
+    """Find a model by folder or by name; nothing is loaded or downloaded yet.
 
     Raises:
-        OTPruneError: it is not there, cannot be reached, or has pickled weights only.
+        OTPruneError: there is none, it cannot be reached, or it has only pickled weights.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -55,7 +55,7 @@ def _on_hub(name: str) -> Source:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        # Asked once with a short patience; loading would retry for half a minute first.
+        # One request with a short timeout; loading would retry for half a minute.
         info = HfApi().model_info(name, timeout=HUB_TIMEOUT)
     except HFValidationError as cause:
         raise OTPruneError(
