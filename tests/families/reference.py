@@ -8,8 +8,10 @@ and seeing each other. Nothing here knows how the engine works.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -146,3 +148,28 @@ def _deepstack(seen: dict[str, Any], row: int, kept: Tensor, number: int) -> dic
         spread[visual] = level
         cut.append(spread[row][kept[visual[row][kept]]])
     return {"visual_pos_masks": at, "deepstack_visual_embeds": cut}
+
+
+def check_encoder_gradients(
+    model: PreTrainedModel, inputs: Inputs, loss: Callable[[Inputs], Tensor]
+) -> None:
+    """Along its gradient by the encoder's weights, the loss rises as steeply as the gradient says.
+
+    In float64 but for what models compute in float32 themselves: hence the step.
+    """
+    model.double()
+    inputs = {k: x.double() if x.is_floating_point() else x for k, x in inputs.items()}
+    weights = [p for n, p in model.named_parameters() if "vis" in n and p.ndim == 2]
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(loss(inputs), weights, materialize_grads=True)
+    steepness = float(sum(slope.square().sum() for slope in slopes)) ** 0.5
+
+    @torch.no_grad()
+    def moved(by: float) -> float:
+        for p, slope in zip(weights, slopes, strict=True):
+            p += by / steepness * slope
+        return float(loss(inputs))
+
+    step = 1e-3
+    rise = moved(step) - moved(-2 * step)
+    assert rise / (2 * step) == pytest.approx(steepness, rel=2e-3)

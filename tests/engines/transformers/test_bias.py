@@ -81,6 +81,21 @@ def test_what_is_hidden_stays_hidden_in_half_precision(dtype: torch.dtype) -> No
             assert torch.equal(made.float().softmax(-1)[0, 0], torch.eye(2))
 
 
+def test_gradients_of_padding_that_sees_nothing_are_those_of_plain_attention() -> None:
+    query, key, value = (
+        torch.randn(1, 1, 6, 8, generator=torch.Generator().manual_seed(i)).requires_grad_()
+        for i in range(3)
+    )
+    seen = torch.ones(6, 6).tril().bool() & (torch.arange(6) >= 2)
+    mask = as_mask(seen[None, None], torch.arange(6.0)[None], query, causal=True)
+    plain = (query @ key.mT / 8**0.5 + mask).softmax(dim=-1) @ value
+    sdpa = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    wanted, found = (
+        torch.autograd.grad(out.square().sum(), (query, key, value)) for out in (plain, sdpa)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 def test_keys_are_the_prompt_and_what_follows_it() -> None:
     rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert torch.equal(of_keys(rows, 2, 3, 0), rows)

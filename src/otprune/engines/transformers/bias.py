@@ -47,6 +47,9 @@ def of_keys(rows: Tensor, batch: int, keys: int, total: int) -> Tensor:
 def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> Tensor:
     """An additive mask with the bias in it.
 
+    A query that a boolean mask lets see nothing is padding. Here it sees everything: where all keys
+    are hidden, gradients of torch's SDPA kernel for CPUs are too large by the number of keys.
+
     Args:
         mask: `(B or 1, 1 or heads, q, keys)`, boolean (True is seen) or additive; None sees
             everything, or everything up to itself if `causal`.
@@ -74,7 +77,7 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
         return added.expand(-1, -1, q, -1)
     mask, least = mask[..., :keys], torch.finfo(query.dtype).min
     if mask.dtype == torch.bool:
-        return torch.where(mask, added, least)
+        return torch.where(mask | ~mask.any(dim=-1, keepdim=True), added, least)
     return (mask.to(query.dtype) + added).clamp(min=least)  # a query may see nothing else
 
 
