@@ -96,6 +96,12 @@ def test_bad_auto(wrong, word):
         Auto(**wrong)
 
 
+def test_targets():
+    assert (Auto().target, Auto(measure="certificate").target) == (0.1, 0.9)
+    assert Auto(1.5).target == 1.5  # more than the mean squared norm
+    assert Auto(1, measure="certificate").target == 1.0
+
+
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
@@ -121,18 +127,27 @@ def test_a_fall_that_comes_late_counts_evenly():
     assert share([[1.0]], 1) == [1]
 
 
+def test_the_floor_of_an_image_is_no_more_than_it_has():
+    assert share([[9, 5, 1], [9]], 3, floor=2) == [2, 1]
+    assert share([[9], [9, 5, 1]], 4, floor=5) == [1, 3]
+    with pytest.raises(KeepError, match=r"total of 2 tokens for 2 images, which take 3 at least"):
+        share([[9, 5, 1], [9]], 2, floor=2)
+
+
 @given(
     costs=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=3),
+    floor=st.integers(1, 4),
     data=st.data(),
 )
-def test_share_is_within_one_image_of_the_best(costs, data):
+def test_share_is_within_one_image_of_the_best(costs, floor, data):
     costs = [sorted(c, reverse=True) for c in costs]
-    total = data.draw(st.integers(len(costs), sum(map(len, costs))))
-    ks = share(costs, total)
+    least = [min(floor, len(c)) for c in costs]
+    total = data.draw(st.integers(sum(least), sum(map(len, costs))))
+    ks = share(costs, total, floor)
     assert sum(ks) == total
-    assert all(1 <= k <= len(c) for k, c in zip(ks, costs, strict=True))
+    assert all(n <= k <= len(c) for n, k, c in zip(least, ks, costs, strict=True))
     paid = sum(c[k - 1] for c, k in zip(costs, ks, strict=True))
-    splits = product(*(range(1, len(c) + 1) for c in costs))
+    splits = product(*(range(n, len(c) + 1) for n, c in zip(least, costs, strict=True)))
     best = min(
         sum(c[k - 1] for c, k in zip(costs, split, strict=True))
         for split in splits

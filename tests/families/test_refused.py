@@ -46,12 +46,12 @@ def test_a_model_out_of_reach(build, why):
 
 
 def test_every_refusal_names_its_class() -> None:
-    refused = 0
+    refused = set()
     for name in classes():
         able, why = support(getattr(transformers, name))
         if not able:
-            refused += 1
+            refused.add(name)
             assert why.startswith(name)
             assert len(why) > len(name) + 10
             assert "\n" not in why
-    assert refused
+    assert refused > {"GitForCausalLM", "Blip2ForConditionalGeneration"}

@@ -113,6 +113,18 @@ def test_herding_with_one_huge_token():
     assert HerdingPrune(20).select(tokens).equal(wanted.sort().values)
 
 
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_herding_among_duplicates_takes_the_mean_for_its_width(seed):
+    """More than half of all distances are zero, and so is their median."""
+    tokens = torch.cat([random_tokens(1, 4, seed=99).repeat(30, 1), random_tokens(8, 4, seed=seed)])
+    D = (tokens.double()[:, None] - tokens.double()[None]).square().sum(-1)
+    assert D.flatten().median() == 0
+    rank = ties.preference(tokens.norm(dim=-1)[None])
+    mass = D.new_full((1, 38), 1 / 38)
+    wanted = herding.greedy(torch.exp(-D / D.mean())[None], mass, 12, rank)[0]
+    assert HerdingPrune(12).select(tokens).equal(wanted.sort().values)
+
+
 def test_herding_keeps_shares_and_otprune_keeps_extremes():
     """Thirty alike and three apart: uniform mass copies the shares, log-det does not."""
     crowd = torch.tensor([4.0, 0.0, 0.0, 0.0]) + 0.05 * random_tokens(30, 4)

@@ -55,7 +55,7 @@ def test_floor():
     assert sizes(whole) == [6, 2, 2, 2]
     with pytest.raises(KeepError, match="which has one"):
         select_video(video, otprune.Budget(12), floor=2)
-    with pytest.raises(KeepError, match="settled by the tokens"):
+    with pytest.raises(KeepError, match="depends on the tokens"):
         select_video(video, "auto")
     for floor in (-1, 1.0, True):
         with pytest.raises(KeepError, match="a number of tokens a frame"):

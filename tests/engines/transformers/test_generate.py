@@ -209,8 +209,9 @@ def test_min_length_counts_the_callers_prompt(build):
     assert short.shape[1] == n + 1
     # A token that may end the text is suppressed up to that length, and taken as soon as it may.
     for length in (n + 1, n + 3):
-        longer = generate(model, inputs, eos_token_id=list(range(2, 300)), min_length=length)
-        assert longer.shape[1] == length + 1
+        how = {"eos_token_id": list(range(2, 300)), "min_length": length}
+        unpruned = model.generate(**inputs, **GREEDY, **how)
+        assert generate(model, inputs, **how).shape == unpruned.shape == (1, length + 1)
 
 
 def test_length_limits_that_are_too_short_fail_as_ever(build):
