@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Selection,
         Selector,
         TransportPrune,
+        by_name,
         recommended,
     )
     from otprune.streaming import StreamSelector, select_video
@@ -73,6 +74,7 @@ __all__ = [
     "UnsupportedError",
     "WeightError",
     "__version__",
+    "by_name",
     "count",
     "disable",
     "enable",

@@ -106,11 +106,11 @@ def test_pruned_answers_are_those_of_prune_with_the_same_settings(task, tmp_path
     import otprune
     from otprune import demo
 
-    settings = "keep=0.098,method=otprune,gamma=0.01,merge=True,positions=compact"
+    settings = "keep=0.098,method=otprune,gamma=0.01,rank=64,merge=True,positions=compact"
     place = f"pretrained={demo.MODEL_DIR},{settings}"
     _, results, answers = evaluate(task, tmp_path / "out", place, "--batch_size", 4)
     model, processor = demo.load()
-    selector = otprune.OTPrune(0.098, gamma=0.01)
+    selector = otprune.OTPrune(0.098, gamma=0.01, rank=64)
     with otprune.prune(model, selector, positions="compact", merge=True):
         expected = [ask(model, processor, doc) for doc in docs(task)]
     assert answers == expected
@@ -125,7 +125,9 @@ def test_a_wrong_argument_is_named(task, tmp_path):
         *("--model_args", "keep=0.1,method=grid,gamma=0.01"),
         *("--tasks", "otprune_stickers", "--include_path", task),
     )
-    assert "gamma has no meaning for method=grid" in done.stdout + done.stderr
+    assert (
+        "gamma is not a setting of method grid: it belongs to otprune" in done.stdout + done.stderr
+    )
 
 
 def test_several_processes_are_refused(monkeypatch):

@@ -119,10 +119,18 @@ def test_what_an_engine_refuses(given, said):
         engine_settings(given)
 
 
-def test_what_runs_on_no_cpu_is_refused_before_it_stops_an_engine(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(otprune.UnsupportedError, match="where vLLM checks settings"):
-        engine_settings({"keep": 0.1, "backend": "triton"})
+def test_what_does_not_run_on_a_cpu_is_refused_before_it_stops_an_engine(monkeypatch):
+    """As backend="triton" does, but for the interpreter that some tests of Triton switch on."""
+
+    class OnDevices(otprune.GridPrune):
+        name = "on_devices"
+
+        def pick(self, tokens, k, cues=None):
+            raise otprune.UnsupportedError("the tokens are on cpu: move them")
+
+    monkeypatch.setitem(otprune.METHODS, "on_devices", OnDevices)
+    with pytest.raises(otprune.UnsupportedError, match=r"checks settings.*tokens are on cpu"):
+        engine_settings({"keep": 0.1, "method": "on_devices"})
 
 
 def test_no_mass_is_what_there_is():
