@@ -262,7 +262,7 @@ def _video_pixels(model: Any) -> Iterator[dict[str, Tensor]]:
 
 
 class _Row:
-    """One row of a prompt in the making."""
+    """One row of a prompt while it is built."""
 
     def __init__(self, number: int) -> None:
         self.ids: list[int] = []

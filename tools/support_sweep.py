@@ -26,23 +26,19 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
-)
 
 from otprune import DivPrune, OTPrune, UnsupportedError, prune, prune_inputs
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import family
 from tools.small_models import small
 from tools.support_cases import Case, NotRunError, cases, video_cases
+from tools.support_table import RECORD, classes
 
-RECORD = Path(__file__).parent.parent / "docs" / "support.json"
 SECONDS = 240  # of one class
 STEPS = 3
 CLOSE = 2e-4
@@ -50,13 +46,7 @@ SELECTOR = DivPrune(keep=0.5)
 
 
 class TooLongError(BaseException):
-    """Of the alarm; nothing on the way may take it for an error of the model."""
-
-
-def classes() -> list[str]:
-    """Class names of the installed mapping."""
-    names = [[v] if isinstance(v, str) else list(v) for v in NAMES.values()]
-    return sorted({name for group in names for name in group})
+    """Raised by the alarm; a BaseException, so that no handler takes it for the model's error."""
 
 
 def entering(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +66,7 @@ def entering(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(model: Any, case: Case) -> str | None:
-    """None if all that this module promises of a call held, or why two that touch are refused.
+    """None if all checks of a call held, or why two images that touch are refused.
 
     Raises:
         NotRunError: the class cannot answer the call without pruning.

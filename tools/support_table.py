@@ -151,8 +151,7 @@ def _video(model_class: Any, kind: Family) -> str:
 
 
 def _unanswered(calls: dict[str, str]) -> Iterator[str]:
-    """What is to be known of calls that did not run; touching images are written as such by hand
-    alone where transformers refuses them."""
+    """Notes on calls that did not run."""
     if any(why.startswith("refused") for why in calls.values()):
         yield "refuses images that touch"
     for call in ("beams", "video beams", "video"):

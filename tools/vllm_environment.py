@@ -1,4 +1,4 @@
-"""Two mends for an environment with the CPU build of vLLM; run by its own Python, once.
+"""Two repairs of an environment with the CPU build of vLLM; run by its own Python, once.
 
     python -m tools.vllm_environment
 
@@ -45,7 +45,7 @@ def name_distribution(site: Path) -> None:
 
 
 def main() -> None:
-    """Mend the environment that this Python belongs to."""
+    """Repair the environment that this Python belongs to."""
     package = Path(str(distribution("torchvision").locate_file("torchvision")))
     declare_operators(package / "extension.py")
     name_distribution(package.parent)

@@ -1,10 +1,10 @@
-"""A task for lmms-eval that needs no hub: questions about the embedded model's own world.
+"""A task for lmms-eval that needs no hub: questions that the embedded model can answer.
 
     python -m otprune_bench.stickers FOLDER
     lmms-eval --model otprune_hf --model_args keep=0.098 \\
         --include_path FOLDER --tasks otprune_stickers
 
-It shows that an installation works from end to end. It is no benchmark.
+It shows that an installation works from end to end; it is not a benchmark.
 """
 
 from __future__ import annotations

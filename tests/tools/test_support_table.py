@@ -14,8 +14,8 @@ from otprune.engines.transformers.families import family
 from otprune.engines.transformers.grouping import Grouping
 from tests.families.tiny import FAMILIES
 from tools.support_cases import NotRunError
-from tools.support_sweep import build, classes, heeds_positions, outcome
-from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, table
+from tools.support_sweep import build, heeds_positions, outcome
+from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, classes, table
 
 SWEEP = json.loads(RECORD.read_text())
 same_version = pytest.mark.skipif(

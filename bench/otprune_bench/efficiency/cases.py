@@ -58,7 +58,7 @@ def _round(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> l
 
 
 class _Model:
-    """A shape's model, built and warm, with one call's inputs."""
+    """A shape's model after a warm-up call, with the inputs of one call."""
 
     def __init__(self, shape: Shape, seed: int) -> None:
         start = time.perf_counter()
@@ -130,7 +130,7 @@ def _process(model: Callable[[], _Model]) -> dict[str, Any]:
 
 
 def _operations(shape: Shape) -> dict[str, Any]:
-    """Counted and by formula, of the whole model, at every keep."""
+    """Operations of the whole model at every keep ratio, counted and by formula."""
     model = measure.MetaModel(shape)
     text = shape.full().get_text_config()
     sizes = (text.num_hidden_layers, text.hidden_size, text.intermediate_size)

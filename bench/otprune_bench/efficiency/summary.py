@@ -33,7 +33,7 @@ def published() -> dict[str, Any]:
 
 
 def summarise(plan: Plan, found: Results) -> dict[str, Any]:
-    """Figures of every setting from the runs; a setting with a failed run says so."""
+    """Figures of every setting from the runs; a setting with a failed run is failed."""
     figures: dict[str, Any] = {"published TFLOP": published()}
     for shape in plan.shapes:
         name = shape.name
@@ -92,7 +92,7 @@ def _setting(runs: list[Any], encoder: list[Any], whole: list[Any]) -> dict[str,
 
 
 def _calls(runs: list[Any]) -> dict[str, Any]:
-    """What calls took on what the encoder gave."""
+    """Times of calls on the encoder's output."""
     failed = _failed(runs)
     if failed:
         return failed

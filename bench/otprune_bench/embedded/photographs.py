@@ -1,7 +1,7 @@
 """The photographs of `otprune bench tokens`, taken from packages: none is in the repository.
 
 Those of `otprune_training.photos` that show things, and more of one Debian package. They are a
-set of their own, so that what the embedded model is trained on and held out from stays as it is.
+separate set, so that the embedded model's training and held-out photographs do not change.
 Origins and licences: docs/assets.md.
 """
 
@@ -57,7 +57,7 @@ NAMES = sorted(
 
 
 def collect(folder: Path) -> None:
-    """Make `folder` with every photograph in it, as `otprune_training.photos` does; or none.
+    """Make `folder` with all photographs in it, or, if that fails, no folder.
 
     Raises:
         OTPruneError: a package is not installed, or cannot be downloaded.

@@ -87,7 +87,7 @@ def pack(
 def pack_chunks(
     asked: Sequence[Sequence[Question]], before: Sequence[str] | None = None
 ) -> list[PackedQuestions]:
-    """`pack` for each of `chunks`."""
+    """The questions of all images, packed chunk by chunk (see `chunks`)."""
     parts = chunks(len(asked))
     return [pack(asked[at], before[at] if before else None) for at in parts]
 
@@ -112,7 +112,7 @@ def score(
     positions: Positions,
     log_mass: Tensor | None = None,
 ) -> Scores:
-    """Answers and losses of every question on a packed.
+    """Answers and losses of all packed questions.
 
     Args:
         model: the embedded model, eval mode.
@@ -159,7 +159,7 @@ def score_chunks(
     positions: Positions = "preserved",
     log_mass: Tensor | None = None,
 ) -> Scores:
-    """`score` for all images: `packed` as from `pack_chunks`, the others of all P images."""
+    """As `score`, chunk by chunk: `packed` from `pack_chunks`, the tensors of all P images."""
     found = [
         score(
             model,

@@ -1,4 +1,4 @@
-"""Each distance in each token space: what the word "distance" can mean for a kept set."""
+"""Distances between all tokens and the kept ones, in several normalisations of the tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otprune.numerics.normalize import unit_columns, unit_rows
 
 SPACES = ("raw", "columns", "rows", "centred")
 DISTANCES = ("gaussian", "exact", "free mass")
-# Point clouds do not see where the origin is: centred, they are as far apart as raw.
+# Exact and free-mass distances do not depend on the origin: centred, they equal raw.
 NAMES = tuple(f"{d} {s}" for d in DISTANCES for s in SPACES if s != "centred" or d == "gaussian")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from otprune_bench.embedded.tasks import ALL, KINDS
 from otprune_bench.figures.formats import in_points, percent, quoted
-from otprune_bench.figures.statistics import CLEAR
+from otprune_bench.figures.plots import MARKERS, apart, error_bars, keep_axis
 from otprune_bench.mass.plan import AT_LENGTH, EMBEDDED, FORMS, WEIGHINGS, Setting
 from otprune_bench.mass.summary import Summary
 from otprune_bench.methods import NAMES
@@ -187,21 +187,12 @@ def draw(folder: Path, summary: Summary) -> None:
                     summary.effect(model, 0, k, SELECTORS, form, weighing)
                     for k in summary.plan.keeps
                 ]
-                axes.errorbar(
-                    [keep * 1.015 ** (i - 2.5) for keep in keeps],
-                    [100 * g.value for g in gains],
-                    yerr=[CLEAR * 100 * g.error for g in gains],
-                    marker="osD^vP"[i],
-                    markersize=4,
-                    linewidth=1,
-                    capsize=2,
-                    color=COLORS[i],
-                    label=f"{form}, {weighing}",
-                )
+                look = {"marker": MARKERS[i], "linewidth": 1, "color": COLORS[i]}
+                x = apart(keeps, i, len(COMPARED) - 1)
+                error_bars(axes, x, gains, 100, label=f"{form}, {weighing}", **look)
             axes.axhline(0, color="black", linewidth=0.8)
-            axes.set(xscale="log", title=model, xlabel="tokens kept of 144 (share)")
-            axes.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
-            axes.minorticks_off()
+            axes.set(title=model, xlabel="tokens kept of 144 (share)")
+            keep_axis(axes, keeps)
         grid[0].set_ylabel("points of accuracy against\nas kept, no mass; bars 95%")
         grid[-1].legend(frameon=False, fontsize=8)
     text = [summary.text_tokens[before] for before in summary.plan.before]
@@ -212,17 +203,8 @@ def draw(folder: Path, summary: Summary) -> None:
                     summary.effect(model, before, AT_LENGTH[-1], SELECTORS, "as kept", weighing)
                     for before in summary.plan.before
                 ]
-                axes.errorbar(
-                    text,
-                    [100 * g.value for g in gains],
-                    yerr=[CLEAR * 100 * g.error for g in gains],
-                    linestyle=line,
-                    marker="o",
-                    markersize=4,
-                    capsize=2,
-                    color=COLORS[i],
-                    label=f"{model}, {weighing}",
-                )
+                look = {"linestyle": line, "marker": "o", "color": COLORS[i]}
+                error_bars(axes, text, gains, 100, label=f"{model}, {weighing}", **look)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(
             xlabel="text tokens beside the image (mean)",

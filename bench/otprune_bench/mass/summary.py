@@ -63,7 +63,7 @@ class Summary:
     def retained(
         self, model: str, before: int, keep: float, settings: Sequence[Setting], group: str = ALL
     ) -> Estimate:
-        """Accuracy, its mean over settings, as a share of the unpruned one."""
+        """Mean accuracy over settings, as a share of the unpruned one."""
         at = self.questions.of(group)
         right = np.mean([self.right(model, before, keep, s)[at] for s in settings], axis=0)
         return clustered_ratio(right, self.unpruned(model, before)[at], self.questions.image[at])
@@ -71,7 +71,7 @@ class Summary:
     def effect(
         self, model: str, before: int, keep: float, methods: Sequence[str], form: str, weighing: str
     ) -> Estimate:
-        """Mean over methods of the accuracy with a weighing less that as kept without one."""
+        """Accuracy with a form and weighing minus that as kept without mass, mean over methods."""
         gains = [
             self.right(model, before, keep, Setting(name, form, weighing))
             - self.right(model, before, keep, Setting(name, "as kept", "none"))
@@ -97,7 +97,7 @@ class Summary:
         return average_rank(scores)
 
     def settings(self, keep: float) -> list[Setting]:
-        """All that failed with no model."""
+        """Settings that failed with no model."""
         return [
             setting
             for setting in SETTINGS

@@ -41,8 +41,13 @@ Findings = dict[tuple[str, str, str], Finding]  # by distance, outcome and scope
 
 
 class Points(NamedTuple):
-    """U points: method and ratio of each `(U,)`; `sums` `(P, U)` of an outcome over an image's
-    questions, `counts` `(P,)` questions; `distances` name to `(D, U)`, a row a measured image.
+    """U points, each a method at a ratio.
+
+    Attributes:
+        names, keeps: `(U,)` method and ratio.
+        sums: outcome to `(P, U)`, its sum over the questions of an image.
+        counts: `(P,)` questions of an image.
+        distances: name to `(D, U)`, a row for each measured image.
     """
 
     names: list[str]

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from otprune_bench.embedded.tasks import KINDS, SCALE, Task
-from otprune_bench.figures.looks import LOOKS
+from otprune_bench.figures.plots import LOOKS, apart, error_bars, keep_axis, legend_beside
 from otprune_bench.methods import NAMES, UNPRUNED
 from otprune_bench.quality.hypothesis import Findings, Points
 from otprune_bench.quality.plan import AT, KEEPS, OUTCOMES, OVERLAID, SCOPES, SETTINGS
@@ -47,7 +47,7 @@ def _accuracy(folder: Path, summary: Summary) -> None:
             title="As kept, positions preserved; bars: 1.96 standard errors, clustered by image",
         )
         axes.title.set_fontsize(10)
-        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_beside(axes)
 
 
 def _curves(axes: Any, summary: Summary, group: str) -> None:
@@ -56,20 +56,9 @@ def _curves(axes: Any, summary: Summary, group: str) -> None:
     for i, name in enumerate(NAMES):
         keeps = [keep for keep in KEEPS if name in summary.present(keep)]
         values = [summary.accuracy(name, keep, group=group) for keep in keeps]
-        axes.errorbar(
-            # A little apart, so that error bars of equal methods can be told apart.
-            [keep * 1.012 ** (i - len(NAMES) / 2) for keep in keeps],
-            [v.value for v in values],
-            yerr=[1.96 * v.error for v in values],
-            markersize=4,
-            linewidth=1.2,
-            capsize=2,
-            label=name,
-            **LOOKS[name],
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(KEEPS, [f"{keep:g}" if keep != 0.111 else "" for keep in KEEPS])
-    axes.minorticks_off()
+        x = apart(keeps, i, len(NAMES))
+        error_bars(axes, x, values, linewidth=1.2, label=name, **LOOKS[name])
+    keep_axis(axes, KEEPS)
 
 
 def _kinds(folder: Path, summary: Summary) -> None:
@@ -91,16 +80,9 @@ def _merging(folder: Path, summary: Summary) -> None:
     with figure(folder, "settings", (9, 4.8)) as axes:
         for i, (setting, _, _) in enumerate(SETTINGS):
             values = [summary.accuracy(name, AT, setting) for name in names]
-            axes.errorbar(
-                np.arange(len(names)) + 0.16 * (i - 1.5),
-                [v.value for v in values],
-                yerr=[1.96 * v.error for v in values],
-                fmt="osD^"[i],
-                markersize=5,
-                capsize=2,
-                color=COLORS[i],
-                label=setting,
-            )
+            x = np.arange(len(names)) + 0.16 * (i - 1.5)
+            look: dict[str, Any] = {"fmt": "osD^"[i], "markersize": 5, "color": COLORS[i]}
+            error_bars(axes, x, values, label=setting, **look)
         full = summary.accuracy(UNPRUNED, 1.0).value
         axes.axhline(full, color="black", linewidth=1, linestyle=":", label="unpruned")
         axes.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])

@@ -214,7 +214,7 @@ def _hypothesis(points: Points, found: Findings) -> list[str]:
 
 
 def verdict(found: Findings) -> str:
-    """What the figures say about answer loss within a ratio, each distance with its correlation."""
+    """A sentence about answer loss within a ratio: each distance with its correlation."""
     signs: dict[str, list[str]] = {"yes": [], "no": [], "open": []}
     sure = []
     for (distance, outcome, scope), finding in found.items():

@@ -35,7 +35,7 @@ class Outcome:
 
 
 class Summary:
-    """A run's figures; methods that failed at a ratio are missing there, and listed as failed."""
+    """A run's figures. A method that failed at a ratio has none there, and is listed as failed."""
 
     def __init__(self, results: Results, questions: Questions) -> None:
         self.results, self.questions = results, questions

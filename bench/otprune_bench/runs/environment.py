@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code's arguments: machine, versions, threads, commit."""
+"""What a figure depends on besides the arguments: machine, versions, threads, commit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+CODE = (":(top)src", ":(top)bench", ":(top)training")  # folders of the repository
 PACKAGES = ("torch", "transformers", "numpy", "POT", "lmms-eval", "vllm")
 
 
@@ -39,15 +40,14 @@ def environment() -> dict[str, Any]:
 
 
 def openmp() -> str | None:
-    """What the environment says of how threads wait, and how many there are; None: nothing."""
+    """Environment variables that set number and waiting of threads; None if none is set."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     return " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ) or None
 
 
 def _commit() -> str | None:
-    """The commit, with a + where files under version control were changed since."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
+    """The commit, with a + where the code of library, benches or training has changed since."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:
         # Where otprune is installed inside another project's repository, that commit means nothing.
         known = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True)
@@ -57,7 +57,7 @@ def _commit() -> str | None:
             subprocess.run([*git, *words], capture_output=True, text=True).stdout.strip()
             for words in (
                 ("rev-parse", "--short=12", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no", "--", str(here.parent)),
+                ("status", "--porcelain", "--untracked-files=no", "--", *CODE),
             )
         ]
     except OSError:  # no git

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from otprune_bench.figures.formats import mebibytes, spread_text
+from otprune_bench.figures.plots import legend_beside
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.environment import openmp
@@ -376,4 +377,4 @@ def _draw_models(folder: Path, plan: Plan, figures: Figures) -> None:
                 axes.text(i, below, top, ha="center", va="bottom", fontsize=8)
             axes.set_xticks(range(len(split)), list(split), rotation=20, fontsize=8)
             axes.set(title=model.shape.name, ylabel="time to first token, s")
-        grid[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_beside(grid[-1])

@@ -10,8 +10,10 @@ from otprune_bench.timing.race import EXACT, TRANSCRIPTION, paired
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of every contender as medians with spread; ratios to the transcription's of the same
-    round where it ran."""
+    """Seconds of every contender, and their ratios to the transcription's of the same round.
+
+    Medians with least and most; no ratios where the transcription did not run.
+    """
     if BUSY in result:
         return {name: summarise(part) for name, part in result.items()}
     if "failed" in result or "seconds" not in result:

@@ -1,4 +1,4 @@
-"""Does a stream select well, and as fast at the end as at the start?"""
+"""Streams and videos: quality of the selection, and time and memory over many frames."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class _Videos:
 
 
 def choices(plan: Plan, tokens: Tensor, number: int) -> dict[str, Callable[[], Kept]]:
-    """What is compared; where no share is said, as many tokens in all as the stream keeps."""
+    """What is compared; those without a share in their name keep as many tokens as the stream."""
     t, m, _ = tokens.shape
     streams = {
         name: [stream.push(frame) for frame in tokens]
@@ -165,7 +165,7 @@ def choices(plan: Plan, tokens: Tensor, number: int) -> dict[str, Callable[[], K
     k, most = sum(len(i) for i in streams[STREAM]), round(plan.keep * t * m)
 
     def alone(make: Callable[[int], Selector], total: int = k) -> Kept:
-        """Every frame by itself, the total spread over them as evenly as it goes."""
+        """Every frame by itself; the total is divided evenly among them."""
         shares = [total * (i + 1) // t - total * i // t for i in range(t)]
         return [
             make(share).select(frame) if share else torch.empty(0, dtype=torch.int64)

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from otprune_bench.figures.plots import legend_beside
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import COLORS, figure, panels, table
 from otprune_bench.stream.plan import CUT, PAN, STREAM, VIDEO, Plan
@@ -177,4 +178,4 @@ def _draw_video(folder: Path, plan: Plan, one: dict[str, Any]) -> None:
             comes, [1.06 * top] * len(comes), "v", color=COLORS[2], label="a sticker comes in"
         )
         axes.set(xlabel="frame", ylabel="tokens kept of 144", ylim=(0, 1.15 * top))
-        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_beside(axes)

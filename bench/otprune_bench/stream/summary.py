@@ -10,8 +10,10 @@ from otprune_bench.stream.plan import MEASURES, STREAM, VIDEO, Plan
 
 
 def summarise(plan: Plan, found: Results) -> dict[str, Any]:
-    """The long stream as it is; means over the videos, with standard errors; and the first video
-    frame by frame. A failed video is left to the report's list of failures."""
+    """The long stream; means over the videos with standard errors; the first video by frame.
+
+    A failed video is left out here, and in the report's list of failures.
+    """
     figures: dict[str, Any] = {"long stream": found["long stream"]}
     videos = [found[f"video {i + 1}"] for i in range(plan.videos)]
     whole = [video for video in videos if "failed" not in video]

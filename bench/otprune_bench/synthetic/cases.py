@@ -92,7 +92,7 @@ class Measures:
         return apart
 
     def bounds(self, k: int) -> dict[str, float]:
-        """What no k tokens surpass: objectives from above, distances from below."""
+        """Upper bounds of the objectives and lower bounds of the distances, of any k tokens."""
         found = {}
         for name, gamma in zip(GAMMAS, (0.01, "scaled"), strict=True):
             bound = OTPrune(k, gamma=gamma).explain(self.tokens).bound  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ class Timed:
 
 
 class _Clock(StoppingCriteria):
-    """Never stops; notes when it was asked, which is once a token."""
+    """Never stops; records the time of each call, which is once a token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -75,7 +75,7 @@ def generate(
 
 
 def encode(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same call with the encoder's output in the place of the pixels."""
+    """The same inputs with the encoder's output instead of the pixels."""
     shrunk = prune_inputs(model, inputs, GridPrune(1.0))
     kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     # A plain dict: this call is not pruned yet.

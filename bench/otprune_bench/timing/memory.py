@@ -1,4 +1,4 @@
-"""How much memory a call takes: at its fullest moment, and what it leaves in the cache."""
+"""The peak memory of a call, counted by tensor storage."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def peak_bytes(function: Callable[[], object]) -> int:
     what the operating system sees: that depends on what the allocator keeps for later, and on
     everything that the process did before.
     """
-    held = _Held()
-    with held:
+    counter = _Counter()
+    with counter:
         function()
-    return held.peak
+    return counter.peak
 
 
-class _Held(TorchDispatchMode):
-    """Sees every operation's tensors, and counts each storage from its making to its end."""
+class _Counter(TorchDispatchMode):
+    """Counts the storages that operations make, from when they are made to when they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Contenders that take turns: the paths of OTPrune beside the plain transcription of its paper."""
+"""Timing of contenders that take turns: the paths of OTPrune, and the published algorithm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Runs = dict[str, Callable[[], object]]
 
 
 def make_tokens(batch: int, m: int, d: int, seed: int) -> Tensor:
-    """`(B, m, d)` float32 with a falling spectrum, something in common, and noise."""
+    """`(B, m, d)` float32 with a falling spectrum, a common mean, and noise."""
     g = torch.Generator().manual_seed(seed)
     r = min(m, d, 200)
     falling = torch.arange(1, r + 1) ** -0.7
@@ -42,7 +42,7 @@ def contenders(tokens: Tensor, k: int) -> Runs:
 
 
 def paths(k: int, gamma: float = GAMMA) -> dict[str, OTPrune]:
-    """Both ways to the published objective, the sketched one at its default rank."""
+    """Both paths to the published objective, the sketched one at its default rank."""
     return {
         EXACT: OTPrune(k, gamma=gamma),
         SKETCHED: OTPrune(k, gamma=gamma, rank="auto"),

@@ -1,4 +1,4 @@
-"""Models of real sizes with random weights: what they cost does not depend on what they know."""
+"""Models of real sizes with random weights: their cost does not depend on their values."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Shape:
 
 @torch.no_grad()
 def fill(model: torch.nn.Module) -> None:
-    """Matrices of small normal numbers, norms that change nothing; one draw of numbers for all."""
+    """Fill matrices with small normal numbers (one draw for all), and norms with ones."""
     tile = torch.randn(_TILE, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from otprune_bench.figures.looks import LOOKS
-from otprune_bench.figures.statistics import CLEAR, Estimate, clustered_mean
+from otprune_bench.figures.plots import LOOKS, apart, error_bars, keep_axis, legend_beside
+from otprune_bench.figures.statistics import Estimate, clustered_mean
 from otprune_bench.methods import NAMES
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import panels, table
@@ -78,19 +78,10 @@ def draw(folder: Path, plan: Plan, results: Results) -> None:
                     for keep in plan.keeps
                     if "failed" not in (result := results[key(name, keep, size)])
                 }
-                axes.errorbar(
-                    [keep * 1.015 ** (i - len(NAMES) / 2) for keep in found],
-                    [e.value for e in found.values()],
-                    yerr=[CLEAR * e.error for e in found.values()],
-                    markersize=4,
-                    linewidth=1.2,
-                    capsize=2,
-                    label=name,
-                    **LOOKS[name],
-                )
-            axes.set(title=f"{tokens_of(size)} tokens", ylim=(0, 1.04), xscale="log")
-            axes.set_xticks(plan.keeps, [f"{keep:g}" for keep in plan.keeps])
-            axes.minorticks_off()
+                x = apart(found, i, len(NAMES))
+                error_bars(axes, x, found.values(), linewidth=1.2, label=name, **LOOKS[name])
+            axes.set(title=f"{tokens_of(size)} tokens", ylim=(0, 1.04))
+            keep_axis(axes, plan.keeps)
             axes.set_xlabel("tokens kept (share)")
         grid[0].set_ylabel("objects of which a token is kept")
-        grid[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_beside(grid[-1])
