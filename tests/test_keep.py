@@ -1,7 +1,7 @@
 """keep: a ratio or a number, and nothing else."""
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import otprune
 from otprune import Auto, Budget, KeepError, TokenError, count
-from otprune.keep import share
+from otprune.keep import _even_falls, share
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_ratio_keeps_what_it_says(keep, m):
         (-0.5, "no token"),
         (float("nan"), "no token"),
         (1.5, "more than everything"),
-        (56.0, "keep=56"),
+        (56.0, r"write keep=56\)"),
         (float("inf"), "more than everything"),
         (True, "bool"),
         (np.True_, "bool"),
@@ -96,6 +96,18 @@ def test_bad_auto(wrong, word):
         Auto(**wrong)
 
 
+@pytest.mark.parametrize("rule", ["auto", Auto(0.2), Budget(5)])
+def test_a_rule_is_no_number(rule):
+    with pytest.raises(KeepError, match="depends on the tokens"):
+        count(rule, 10)
+    assert otprune.TransportPrune(rule).keep == (Auto() if rule == "auto" else rule)
+
+
+def test_floors_are_plain_numbers():
+    assert [Budget(5).floor, Budget(5, 1).floor, Budget(5, floor=3).floor] == [1, 1, 3]
+    assert repr(Budget(np.int64(5), np.int64(2))) == "Budget(total=5, floor=2)"
+
+
 def test_targets():
     assert (Auto().target, Auto(measure="certificate").target) == (0.1, 0.9)
     assert Auto(1.5).target == 1.5  # more than the mean squared norm
@@ -132,6 +144,22 @@ def test_the_floor_of_an_image_is_no_more_than_it_has():
     assert share([[9], [9, 5, 1]], 4, floor=5) == [1, 3]
     with pytest.raises(KeepError, match=r"total of 2 tokens for 2 images, which take 3 at least"):
         share([[9, 5, 1], [9]], 2, floor=2)
+
+
+@given(cost=st.lists(st.integers(0, 50), min_size=1, max_size=9))
+def test_falls_are_those_of_the_convex_minorant(cost):
+    """The largest convex sequence below: the least of all chords, at every place."""
+    n = len(cost)
+    minorant = [
+        min(
+            cost[a] if a == b else cost[a] + (cost[b] - cost[a]) * (k - a) / (b - a)
+            for a in range(k + 1)
+            for b in range(k, n)
+        )
+        for k in range(n)
+    ]
+    falls = _even_falls([float(c) for c in cost])
+    assert falls == pytest.approx([a - b for a, b in pairwise(minorant)])
 
 
 @given(
