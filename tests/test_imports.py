@@ -61,6 +61,14 @@ def run(code):
     return done.stdout
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "engines" / "common").glob("*.py")), ids=str)
+def test_what_engines_share_knows_no_engine(path):
+    for name in imported(path):
+        assert name.partition(".")[0] not in ("transformers", "vllm", "lmms_eval"), name
+        if name.startswith("otprune.engines"):
+            assert name.startswith("otprune.engines.common"), name
+
+
 def test_import_is_light():
     loaded = run("import otprune, sys; print(*sys.modules)").split()
     assert "otprune" in loaded

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from otprune.engines.transformers.encoded import VisualTokens, visual_tokens
     from otprune.engines.transformers.inputs import prune_inputs
     from otprune.engines.transformers.prune import disable, enable, prune
     from otprune.engines.transformers.settings import Settings
@@ -72,6 +73,7 @@ __all__ = [
     "TokenError",
     "TransportPrune",
     "UnsupportedError",
+    "VisualTokens",
     "WeightError",
     "__version__",
     "by_name",
@@ -87,6 +89,7 @@ __all__ = [
     "prune_inputs",
     "recommended",
     "select_video",
+    "visual_tokens",
 ]
 
 _ERRORS = {name for name in __all__ if name.endswith("Error")}
@@ -103,7 +106,16 @@ _HOMES = {
     "kv_cache_bytes": "flops",
     "prefill_flops": "flops",
     **dict.fromkeys(
-        ("Settings", "disable", "enable", "prune", "prune_inputs"), "engines.transformers"
+        (
+            "Settings",
+            "VisualTokens",
+            "disable",
+            "enable",
+            "prune",
+            "prune_inputs",
+            "visual_tokens",
+        ),
+        "engines.transformers",
     ),
 }
 

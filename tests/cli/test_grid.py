@@ -9,12 +9,10 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from otprune import UnsupportedError
+from otprune import UnsupportedError, visual_tokens
 from otprune.cli.drawing import Grid, _cells
 from otprune.cli.grid import grid_of
 from otprune.cli.models import Loaded, prompt
-from otprune.engines.transformers.inputs import shrink
-from otprune.selectors import GridPrune
 
 from .conftest import scene
 
@@ -110,9 +108,8 @@ def test_the_embedded_model(tiny):
 
     def tokens(image):
         inputs = prompt(loaded, image, "?")
-        with torch.no_grad():
-            shrunk = shrink(model, inputs, "left", GridPrune(1.0), "preserved", merge=False)
-        return inputs, shrunk.items[0].features
+        (image,) = visual_tokens(model, inputs)
+        return inputs, image.features
 
     inputs, before = tokens(image)
     found = grid_of("it", model, processor, inputs, image.size)

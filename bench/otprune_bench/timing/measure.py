@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, StoppingCriteria
 
-from otprune.engines.transformers import prune, prune_inputs
+from otprune.engines.transformers import prune
+from otprune.engines.transformers.encoded import encode_call
 from otprune.engines.transformers.memory import cache_bytes, cache_of
 from otprune.measures.mass import Mass
-from otprune.selectors import GridPrune, Selector
+from otprune.selectors import Selector
 from otprune_bench.timing.shapes import Shape
 
 
@@ -76,10 +77,9 @@ def generate(
 
 def encode(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The same inputs with the encoder's output instead of the pixels."""
-    shrunk = prune_inputs(model, inputs, GridPrune(1.0))
+    outputs = encode_call(model, inputs).outputs
     kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    # A plain dict: this call is not pruned yet.
-    return kept | {"mm_encoder_outputs": dict(shrunk["mm_encoder_outputs"])}
+    return kept | {"mm_encoder_outputs": outputs}
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -15,13 +16,15 @@ from otprune.cli.grid import grid_of
 from otprune.cli.images import Photo
 from otprune.cli.models import Loaded, answer_of, prompt
 from otprune.cli.progress import Steps
-from otprune.engines.transformers import Pruned, prune
+from otprune.engines.transformers import prune
 from otprune.engines.transformers.memory import cache_bytes, cache_of
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import UnsupportedError
 from otprune.flops import prefill_flops
 from otprune.selectors import Selection
 from otprune.selectors.preset import Pruning
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def ask(
     )
 
 
-def only(loaded: Loaded, items: list[Pruned] | None) -> Pruned:
+def only(loaded: Loaded, items: Sequence[A] | None) -> A:
     """The one image of a call."""
     if not items or len(items) != 1:
         raise UnsupportedError(

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -19,9 +19,9 @@ from otprune.cli.images import Photo
 from otprune.cli.models import load, prompt, quiet
 from otprune.cli.progress import Steps
 from otprune.encoders import vit_s
-from otprune.engines.transformers.inputs import shrink
+from otprune.engines.transformers import visual_tokens
 from otprune.errors import OTPruneError
-from otprune.selectors import GridPrune, Selection, Selector
+from otprune.selectors import Selection, Selector
 
 
 class Encoded(NamedTuple):
@@ -98,16 +98,12 @@ def by_model(name: str | None, device: str, dtype: str, trust_remote_code: bool)
     """A model's own encoder and projector; its language model is not run."""
     loaded = load(name, device, dtype, trust_remote_code)
 
-    @torch.no_grad()
     def encode(image: Image, with_grid: bool) -> Encoded:
         inputs = prompt(loaded, image, "?")
         grid = None
         if with_grid:
             grid = grid_of(loaded.name, loaded.model, loaded.processor, inputs, image.size)
-        # Keeping everything: the engine encodes, and shows the tokens as a selector sees them.
-        shrunk = shrink(loaded.model, inputs, "left", GridPrune(1.0), "preserved", merge=False)
-        tokens: Any = only(loaded, shrunk.items).features
-        return Encoded(tokens, grid)
+        return Encoded(only(loaded, visual_tokens(loaded.model, inputs)).features, grid)
 
     return Encoder(loaded.name, lambda image, grid: check(loaded, image, "?", grid), encode)
 

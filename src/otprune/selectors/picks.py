@@ -33,10 +33,7 @@ def picked(selector: Selector, batch: Batch, k: int) -> Tensor:
 def check_picks(method: type, order: Tensor, batch: int, m: int, k: int) -> Tensor:
     """`order` itself, if it is `(batch, k)` int64 and its rows hold distinct places among m.
 
-    Shape and dtype are always checked, and values on a CPU. On another device the host would have
-    to wait for the values, and does so only for methods from outside this package: picks of its own
-    are distinct by construction. Inside `torch.compile`, and while a CUDA graph is captured, values
-    cannot be read.
+    Shape and dtype are always checked, values where `_readable`.
 
     Raises:
         SelectorError: says which of these it is not.
@@ -44,12 +41,7 @@ def check_picks(method: type, order: Tensor, batch: int, m: int, k: int) -> Tens
     name = method.__name__
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.shape != (batch, k):
         raise SelectorError(f"{name} picked {_shown(order)}: expected int64 of shape {(batch, k)}")
-    if torch.compiler.is_compiling() or (
-        order.is_cuda and torch.cuda.is_current_stream_capturing()
-    ):
-        return order
-    own = method.__module__.partition(".")[0] == _OURS
-    if order.is_meta or (own and not order.is_cpu):
+    if not _readable(method, order):
         return order
     places = as_array(order)
     places.sort(axis=1)
@@ -64,13 +56,15 @@ def check_picks(method: type, order: Tensor, batch: int, m: int, k: int) -> Tens
 
 
 def check_kept(method: type, indices: Tensor, m: int) -> None:
-    """Indices, `(k,)` or `(B, k)`, are strictly ascending places among m. The host waits for them.
+    """Indices, `(k,)` or `(B, k)`, are strictly ascending places among m, where `_readable`.
 
     Those of `Selector.select` and `reduce` are; a subclass may have its own `reduce`.
 
     Raises:
         SelectorError: they are not.
     """
+    if not _readable(method, indices):
+        return
     ends = (
         indices.new_full((*indices.shape[:-1], 1), -1),
         indices.new_full((*indices.shape[:-1], 1), m),
@@ -81,6 +75,20 @@ def check_kept(method: type, indices: Tensor, m: int) -> None:
             f"{method.__name__} returned indices that are not strictly ascending places of a set "
             f"of {m} tokens: a selector must"
         )
+
+
+def _readable(method: type, places: Tensor) -> bool:
+    """Whether the host reads values to check them.
+
+    On a CPU always. On another device it would have to wait, and does so only for methods from
+    outside this package: what its own pick is right by construction. Inside `torch.compile`, and
+    while a CUDA graph is captured, values cannot be read.
+    """
+    if torch.compiler.is_compiling() or places.is_meta:
+        return False
+    if places.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    return places.is_cpu or method.__module__.partition(".")[0] != _OURS
 
 
 def _shown(order: object) -> str:

@@ -30,6 +30,7 @@ What was decided where there was a choice:
 - What cannot be pruned rightly raises UnsupportedError; nothing is ever passed on unpruned.
 """
 
+from otprune.engines.transformers.encoded import VisualTokens, visual_tokens
 from otprune.engines.transformers.families import FAMILIES, Family, support
 from otprune.engines.transformers.inputs import Pruned, prune_inputs
 from otprune.engines.transformers.prune import disable, enable, prune
@@ -42,9 +43,11 @@ __all__ = [
     "Pruned",
     "Run",
     "Settings",
+    "VisualTokens",
     "disable",
     "enable",
     "prune",
     "prune_inputs",
     "support",
+    "visual_tokens",
 ]

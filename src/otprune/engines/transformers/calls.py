@@ -19,7 +19,8 @@ from torch import Tensor
 
 from otprune.engines.transformers.attention import Weights, weighing, weights_of
 from otprune.engines.transformers.continuing import next_step, next_turn
-from otprune.engines.transformers.inputs import PrunedOutputs, Shrunk, has_images, shrink
+from otprune.engines.transformers.encoded import PrunedOutputs, has_images
+from otprune.engines.transformers.inputs import Shrunk, shrink
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import (
     Memory,
@@ -365,16 +366,7 @@ def shrink_by(
 ) -> Shrunk:
     """`shrink` as settings say."""
     check_tested(settings.untested_transformers)  # settings may come from a file
-    return shrink(
-        model,
-        arguments,
-        padding_side,
-        settings.selector,
-        settings.positions,
-        settings.merge,
-        settings.mass if settings.weighs else "none",
-        settings.alpha,
-    )
+    return shrink(model, arguments, padding_side, settings)
 
 
 def _sliding_total(arguments: Mapping[str, Any]) -> int:

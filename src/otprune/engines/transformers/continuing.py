@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.inputs import TYPES, check_widths, take_columns
+from otprune.engines.transformers.encoded import TYPES, check_widths
+from otprune.engines.transformers.inputs import take_columns
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import takes_positions
 from otprune.errors import UnsupportedError

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune.engines.common.selection import Choice
 from otprune.engines.transformers.families import Unit, family, placeholder, rows_of
 from otprune.engines.transformers.grouping import image_lengths
-from otprune.engines.transformers.selection import Choice
 from otprune.errors import OTPruneError, UnsupportedError
 
 # Names under which models take the pixels of images and videos.

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from otprune.engines.transformers.families import Unit, check, placeholder
-from otprune.engines.transformers.features import (
-    ENCODED,
-    PIXELS,
-    Images,
-    encode,
-    find_images,
-    hand_over,
+from otprune.engines.common.selection import Choice
+from otprune.engines.transformers.encoded import (
+    PER_TOKEN,
+    Encoded,
+    PrunedOutputs,
+    encode_call,
+    has_images,
 )
+from otprune.engines.transformers.families import Unit, check
+from otprune.engines.transformers.features import ENCODED, Images, hand_over
 from otprune.engines.transformers.layout import Layout
-from otprune.engines.transformers.memory import Memory, cache_of, length_of
+from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import (
     Positions,
     check_documents,
@@ -37,21 +38,14 @@ from otprune.engines.transformers.positions import (
     takes_positions,
     with_text_index,
 )
-from otprune.engines.transformers.selection import Choice, choose
-from otprune.engines.transformers.settings import Settings
+from otprune.engines.transformers.selection import choose, log_masses, weights_of
+from otprune.engines.transformers.settings import Settings, Weigh
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
-from otprune.measures.mass import Mass
 from otprune.selectors.results import LazyTensor
 
 if TYPE_CHECKING:
     from otprune.selectors import Selector
-
-# Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
-TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-PER_TOKEN = {"attention_mask": 0, **dict.fromkeys(TYPES, 0), "labels": -100}
-# What flash attention and linear attention are told of documents that are packed into one row.
-_OF_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
 @dataclass(frozen=True)
@@ -86,15 +80,6 @@ class Pruned:
         return self.lazy_masses()
 
 
-class PrunedOutputs(dict[str, Any]):
-    """The `mm_encoder_outputs` of a pruned call; its type says that it is pruned already.
-
-    number: of the generate() that they were made for, 0 for none.
-    """
-
-    number: int = 0
-
-
 @dataclass(frozen=True)
 class Shrunk:
     """A pruned call.
@@ -119,6 +104,7 @@ def prune_inputs(
     merge: bool = False,
     padding_side: str = "left",
     untested_transformers: Untested = "refuse",
+    weights: Weigh | None = None,
 ) -> dict[str, Any]:
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
@@ -135,7 +121,7 @@ def prune_inputs(
         positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.
         merge: kept tokens become the mean of the tokens that they stand for.
         padding_side: where shorter rows are padded, "left" (generate) or "right".
-        untested_transformers: see `Settings`.
+        untested_transformers, weights: see `Settings`.
 
     Returns:
         New arguments for one call: `mm_encoder_outputs` instead of pixels, shorter `input_ids`,
@@ -147,15 +133,21 @@ def prune_inputs(
     Raises:
         UnsupportedError: the model or an argument cannot be pruned; says which and why.
         OTPruneError: placeholders and features differ in number, or an argument is wrong.
+        WeightError: as `prune`.
     """
-    # Looks at what it is given.
-    Settings(selector, positions, merge, untested_transformers=untested_transformers)
+    settings = Settings(
+        selector,
+        positions,
+        merge,
+        untested_transformers=untested_transformers,
+        weights=weights,
+    )
     check(model)
     if padding_side not in ("left", "right"):
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
     if not has_images(inputs):
         return dict(inputs)
-    shrunk = shrink(model, inputs, padding_side, selector, positions, merge)
+    shrunk = shrink(model, inputs, padding_side, settings)
     memory = shrunk.memory
     if memory is not None and bool(
         (memory.last != last_of(memory.positions, memory.layout.valid)).any()
@@ -168,64 +160,37 @@ def prune_inputs(
     return shrunk.inputs
 
 
-def has_images(inputs: Mapping[str, Any]) -> bool:
-    """Whether a call brings images or videos, as pixels or encoded."""
-    encoded = inputs.get("mm_encoder_outputs") or {}
-    return any(inputs.get(key) is not None for key in PIXELS) or any(
-        encoded.get(modality) is not None for modality in ("image", "video")
-    )
+def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: Settings) -> Shrunk:
+    """Prune a call that brings images or videos, as settings say.
 
-
-def shrink(
-    model: Any,
-    inputs: Mapping[str, Any],
-    padding_side: str,
-    selector: Selector,
-    positions: Positions,
-    merge: bool,
-    mass: Mass = "none",
-    alpha: float = 1.0,
-) -> Shrunk:
-    """Prune a call that brings images or videos. Arguments as in `prune_inputs`, checked before.
-
-    `padding_side` is also "aligned": every row ends where the caller's does, see `Layout.aligned`.
     Masses are only noted in the memory; attention has to be told of them.
+
+    Args:
+        padding_side: "left", "right", or "aligned": every row ends where the caller's does, see
+            `Layout.aligned`.
     """
-    given = {key: value for key, value in inputs.items() if value is not None}
-    ids, mask = _prompt(given)
-    encoded, rest = encode(model, given)
+    call = encode_call(model, inputs)
+    given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
+    mass = settings.mass if settings.weighs else "none"
+    chosen = iter(_choose(settings, call))
 
     keep = torch.ones_like(ids, dtype=torch.bool)
-    weights = torch.zeros(ids.shape, device=ids.device)
-    outputs, found = PrunedOutputs(encoded), []
-    places = {modality: ids == placeholder(model.config, modality) for modality in encoded}
-    for modality, at in places.items():
-        if bool((at & ~mask.bool()).any()):
-            raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
-    images = {
-        modality: find_images(model, encoded[modality], ids, at, modality, given)
-        for modality, at in places.items()
-    }
-    tokens = [x for some in images.values() for x in some.tokens]
-    rows = [row for some in images.values() for row in some.rows]
-    chosen = iter(choose(selector, tokens, rows, merge))
-    for modality, some in images.items():
-        at, choices = places[modality], [next(chosen) for _ in some.tokens]
+    log_mass = torch.zeros(ids.shape, device=ids.device)
+    outputs, reports = PrunedOutputs(call.outputs), []
+    for modality, some in call.images.items():
+        at, choices = call.at[modality], [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
         added = torch.zeros(len(kept), device=ids.device)
         for x, start, choice in zip(some.tokens, some.starts, choices, strict=True):
             here = start + choice.made.indices.to(ids.device)
             kept[here] = True
             if mass != "none":
-                added[here] = choice.log_masses(len(x), mass, alpha).to(ids.device)
-        keep[at], weights[at] = kept, added
+                added[here] = log_masses(choice, len(x), mass, settings.alpha).to(ids.device)
+        keep[at], log_mass[at] = kept, added
         if not kept.all():
-            outputs[modality] = hand_over(model, encoded[modality], some, choices)
-        columns = at.nonzero()[:, 1].tolist()
-        for i, choice in enumerate(choices):
-            report = _report(modality, some, i, choice)
-            found.append((some.rows[i], columns[some.starts[i]], report))
-    items = [report for *_, report in sorted(found, key=lambda place: place[:2])]
+            outputs[modality] = hand_over(model, call.outputs[modality], some, choices)
+        reports += [_report(modality, some, i, choice) for i, choice in enumerate(choices)]
+    items = [reports[i] for i in call.prompt_order]
 
     if bool(keep.all()):
         whole = {key: value for key, value in inputs.items() if key not in ENCODED}
@@ -238,14 +203,14 @@ def shrink(
     else:
         layout = Layout.packed(keep & attended, padding_side)
     full = full_positions(model, given, mask)
-    check_gaps(model, positions, full)
+    check_gaps(model, settings.positions, full)
     documents = documents_of(given, full)
-    check_documents(positions, documents, full, layout.columns < 0)
+    check_documents(settings.positions, documents, full, layout.columns < 0)
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
     if documents is not None:
         documents = layout.take(documents, 0)
         del new["attention_mask"]  # its absence says that there are documents
-    if positions == "compact":
+    if settings.positions == "compact":
         placed = compact_positions(layout.valid, full, documents)
     else:
         placed = with_text_index(layout.take(full, 0), layout.valid, documents)
@@ -254,7 +219,7 @@ def shrink(
     if hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = rope_delta(placed, layout.valid)
     callers_last, last = last_of(full, attended), last_of(placed, layout.valid)
-    if positions == "preserved":
+    if settings.positions == "preserved":
         # A prompt may end with a token that was dropped.
         text = 1 if full.ndim == 3 and full.shape[0] == 4 else 0  # an axis that is counted anew
         last = torch.cat([last[:text], callers_last[text:]])
@@ -264,10 +229,29 @@ def shrink(
         positions=placed,
         last=last,
         callers_last=callers_last,
-        weights=None if mass == "none" else layout.take(weights, 0),
-        compact=positions == "compact",
+        weights=None if mass == "none" else layout.take(log_mass, 0),
+        compact=settings.positions == "compact",
     )
     return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns)
+
+
+def _choose(settings: Settings, call: Encoded) -> list[Choice]:
+    """What the selector keeps of each image, modality by modality."""
+    visual = call.visual
+    weights: list[Tensor | None] | None = None
+    if settings.weights is not None:
+        order = call.prompt_order
+        seen = [replace(visual[i], features=visual[i].features.detach()) for i in order]
+        with torch.no_grad():
+            given = weights_of(settings.weights, seen)
+        weights = [given[order.index(i)] for i in range(len(visual))]
+    return choose(
+        settings.selector,
+        [image.features for image in visual],
+        [image.row for image in visual],
+        settings.merge,
+        weights,
+    )
 
 
 def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str, Any]:
@@ -298,20 +282,6 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
     return new
 
 
-def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:
-    """Raise UnsupportedError for an argument that has one number a token, but not of these tokens.
-
-    transformers pads or cuts some of them by itself, and always at one end.
-    """
-    for name in (*PER_TOKEN, "position_ids"):
-        value = inputs.get(name)
-        if name != "attention_mask" and isinstance(value, Tensor) and value.shape[-1] != tokens:
-            raise UnsupportedError(
-                f"{name} has {value.shape[-1]} numbers a row for {tokens} tokens, so which token "
-                "each belongs to is not known: give one for every token of input_ids"
-            )
-
-
 def last_columns(asked: Any, layout: Layout) -> Any:
     """The caller's last columns, or columns by number, in the shortened prompt.
 
@@ -332,41 +302,6 @@ def last_columns(asked: Any, layout: Layout) -> Any:
             "visual tokens are among them: ask for fewer, or use logits='full'"
         )
     return shifted
-
-
-def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    if given.get("inputs_embeds") is not None or "input_ids" not in given:
-        raise UnsupportedError(
-            "images came without input_ids, so their place in the prompt is not known: pass "
-            "input_ids instead of inputs_embeds"
-        )
-    if length_of(cache_of(given)):
-        raise UnsupportedError(
-            "new images on a cache that is not empty: prune the whole conversation at once, with "
-            "a new cache"
-        )
-    if isinstance(given.get("mm_encoder_outputs"), PrunedOutputs):
-        raise UnsupportedError(
-            "these inputs are pruned already: use prune or prune_inputs, not both, and call "
-            "prune_inputs anew for every call"
-        )
-    for name in _OF_PACKED:
-        if given.get(name) is not None:
-            raise UnsupportedError(
-                f"{name} says where packed documents end in the full prompt: leave it out, and "
-                "give position_ids that start anew in every document, with positions='compact'"
-            )
-    ids = given["input_ids"]
-    mask = given.get("attention_mask")
-    if mask is None:
-        mask = torch.ones_like(ids)
-    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
-        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise UnsupportedError(
-            f"attention_mask is {shape}: expected the shape of input_ids, {tuple(ids.shape)}"
-        )
-    check_widths(given, ids.shape[1])
-    return ids, mask
 
 
 def _report(modality: str, some: Images, i: int, choice: Choice) -> Pruned:

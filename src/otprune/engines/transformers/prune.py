@@ -12,7 +12,7 @@ from otprune.engines.transformers.attention import check_attention
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.run import Run
-from otprune.engines.transformers.settings import Logits, Settings
+from otprune.engines.transformers.settings import Logits, Settings, Weigh
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError
 from otprune.measures.mass import Mass
@@ -41,11 +41,12 @@ class prune:  # noqa: N801 - used as a function is
     Args:
         model: a model that `support` accepts.
         selector: any selector of `otprune.selectors`, or `Settings`, with no more arguments then.
-        positions, merge, mass, alpha, logits, untested_transformers: as of `Settings`.
+        positions, merge, mass, alpha, logits, untested_transformers, weights: as of `Settings`.
 
     Raises:
         UnsupportedError: the model cannot be pruned, or a call asks for what would go wrong; says
             which and why.
+        WeightError: the selector has no meaning for weights, needs some, or they do not fit.
         OTPruneError: an argument is wrong, a block is entered twice, or placeholders and features
             differ in number.
     """
@@ -60,8 +61,11 @@ class prune:  # noqa: N801 - used as a function is
         alpha: float = 1.0,
         logits: Logits = "short",
         untested_transformers: Untested = "refuse",
+        weights: Weigh | None = None,
     ) -> None:
-        made = _settings(selector, positions, merge, mass, alpha, logits, untested_transformers)
+        made = _settings(
+            selector, positions, merge, mass, alpha, logits, untested_transformers, weights
+        )
         _check(model, made)
         self._block = entry.Block(model, entry.Active(made, Run(made)))
         self._entered = False
@@ -99,6 +103,7 @@ def enable(
     alpha: float = 1.0,
     logits: Logits = "short",
     untested_transformers: Untested = "refuse",
+    weights: Weigh | None = None,
 ) -> Run:
     """Prune a model's calls for everybody, in all threads, until `disable(model)`.
 
@@ -122,7 +127,9 @@ def enable(
     """
     made = None
     if selector is not None:
-        made = _settings(selector, positions, merge, mass, alpha, logits, untested_transformers)
+        made = _settings(
+            selector, positions, merge, mass, alpha, logits, untested_transformers, weights
+        )
     _check(model, made)
     run = Run(made)
     entry.enable(model, entry.Active(made, run))
@@ -140,7 +147,7 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("preserved", False, "none", 1.0, "short", "refuse"):
+    if rest != ("preserved", False, "none", 1.0, "short", "refuse", None):
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"

@@ -1,39 +1,38 @@
-"""Asking the selector, once for all images where it can be."""
+"""Asking the selector about the images of a call, once for all of one size."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from otprune.checks import check_weights
+from otprune.engines.common.selection import (
+    Choice,
+    reduce_checked,
+    reduce_each_checked,
+    timed,
+)
+from otprune.errors import WeightError
 from otprune.keep import Auto, Budget
 from otprune.measures.mass import Mass, log_mass
-from otprune.selectors.picks import check_kept
+from otprune.selectors.batches import in_groups
 
 if TYPE_CHECKING:
+    from otprune.engines.transformers.encoded import VisualTokens
+    from otprune.engines.transformers.settings import Weigh
     from otprune.selectors import Reduction, Selector
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a selector made of one image, and how long it took."""
-
-    made: Reduction
-    seconds: float
-
-    def log_masses(self, m: int, mass: Mass, alpha: float) -> Tensor:
-        """`(k,)` float32, the log mass of each kept token of m; 0 for an image kept whole."""
-        made = self.made
-        if len(made.indices) == m:
-            return torch.zeros(m)  # each stands for itself, to the last bit
-        # Who belongs to whom is worked out only where it matters.
-        return log_mass(made.masses if mass == "token" else made.indices, m, mass, alpha)
-
-
-def choose(selector: Selector, images: list[Tensor], rows: list[int], merge: bool) -> list[Choice]:
+def choose(
+    selector: Selector,
+    images: Sequence[Tensor],
+    rows: Sequence[int],
+    merge: bool,
+    weights: Sequence[Tensor | None] | None = None,
+) -> list[Choice]:
     """Reduce each image's tokens, `(m, d)`; those of one size in one batch.
 
     Where `keep` is a rule, the images of one prompt are reduced together, so that a `Budget` is
@@ -42,36 +41,77 @@ def choose(selector: Selector, images: list[Tensor], rows: list[int], merge: boo
 
     Args:
         rows: row of the batch that each image stands in.
+        weights: `(m,)` for each image, or None for one whose tokens count alike.
 
     Raises:
         SelectorError: the selector's indices are not strictly ascending places of an image.
     """
     ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
-    groups: dict[object, list[int]] = {}
-    for i, (tokens, row) in enumerate(zip(images, rows, strict=True)):
-        groups.setdefault(row if ruled else (tokens.shape, tokens.dtype), []).append(i)
-    choices: dict[int, Choice] = {}
-    for places in groups.values():
-        made, seconds = _timed(selector, [images[i] for i in places], ruled, merge)
-        share = seconds / len(places)
-        choices |= {i: Choice(one, share) for i, one in zip(places, made, strict=True)}
-    for i, choice in choices.items():
-        check_kept(type(selector), choice.made.indices, len(images[i]))
-    return [choices[i] for i in range(len(images))]
+    weighed = [None] * len(images) if weights is None else list(weights)
+
+    def key(tokens: Tensor, row: int, weight: Tensor | None) -> object:
+        return row if ruled else (tokens.shape, tokens.dtype, weight is None)
+
+    def together(places: list[int]) -> list[Choice]:
+        sets = [images[i] for i in places]
+        ours = [weighed[i] for i in places]
+        given = [w for w in ours if w is not None]
+
+        def task() -> list[Reduction]:
+            if ruled:
+                return reduce_each_checked(selector, sets, merge, ours if given else None)
+            if len(sets) == 1:
+                return [reduce_checked(selector, sets[0], merge, ours[0])]
+            stacked = torch.stack(given) if given else None
+            return reduce_checked(selector, torch.stack(sets), merge, stacked).unbind()
+
+        return timed(task, sets[0].device)
+
+    return in_groups(map(key, images, rows, weighed), together)
 
 
-def _timed(
-    selector: Selector, sets: list[Tensor], ruled: bool, merge: bool
-) -> tuple[list[Reduction], float]:
-    if sets[0].is_cuda:
-        torch.cuda.synchronize(sets[0].device)
-    start = time.perf_counter()
-    if ruled:
-        made = selector.reduce_each(sets, merge=merge)
-    elif len(sets) > 1:
-        made = selector.reduce(torch.stack(sets), merge=merge).unbind()
-    else:
-        made = [selector.reduce(sets[0], merge=merge)]
-    if sets[0].is_cuda:
-        torch.cuda.synchronize(sets[0].device)
-    return made, time.perf_counter() - start
+def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:
+    """What a caller's function says that the tokens of each image count; see `Settings`.
+
+    Args:
+        images: of one call, in prompt order.
+
+    Returns:
+        `(m,)` float64 of mean 1 for each image, or None.
+
+    Raises:
+        WeightError: it is not one array an image, or an array does not fit its image.
+    """
+    made: Any = weigh(images)
+    try:
+        each = list(made)
+    except TypeError:
+        raise WeightError(
+            f"weights(images) returned a {type(made).__name__}: expected a list, for each of "
+            f"{len(images)} images one weight a token or None"
+        ) from None
+    if len(each) != len(images):
+        raise WeightError(
+            f"weights(images) returned {len(each)} entries for {len(images)} images: expected one "
+            "an image, None for one whose tokens count alike"
+        )
+    return [_checked(i, w, image) for i, (w, image) in enumerate(zip(each, images, strict=True))]
+
+
+def _checked(i: int, weights: Any, image: VisualTokens) -> Tensor | None:
+    if weights is None:
+        return None
+    try:
+        return check_weights(weights, (len(image.features),))
+    except WeightError as error:
+        where = f"weights(images)[{i}], {image.modality} in row {image.row}"
+        raise WeightError(f"{where}: {error}") from None
+
+
+def log_masses(choice: Choice, m: int, mass: Mass, alpha: float) -> Tensor:
+    """`(k,)` float32, the log mass of each kept token of m; 0 for an image kept whole."""
+    made = choice.made
+    if len(made.indices) == m:
+        return torch.zeros(m)  # each stands for itself, to the last bit
+    # Who belongs to whom is worked out only where it matters.
+    return log_mass(made.masses if mass == "token" else made.indices, m, mass, alpha)

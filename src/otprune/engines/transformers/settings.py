@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError
 from otprune.measures.mass import Mass, check_alpha, check_mass
 from otprune.selectors import Selector, check_selector
+from otprune.selectors.cues import Cue
 from otprune.selectors.gate import check_cues
 
 Logits = Literal["short", "full"]
+# From the images of a call to one array of weights, or None, for each; see `Settings.weights`.
+Weigh = Callable[[list[VisualTokens]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,18 @@ class Settings:
             in front are 0.
         untested_transformers: what to do with a transformers newer than those that were tested,
             "refuse" or "prune" all the same.
+        weights: how much each visual token counts in the full set, for selectors that use weights:
+            a function that gets what `visual_tokens` returns for the call, and returns a list with,
+            for each image and video in that order, `(m,)` non-negative numbers (tensor, array or
+            list; only their ratios matter), or None, which counts its tokens alike. It is called
+            once for every call with images, without gradient. What is kept is what
+            `selector.reduce(tokens, weights=...)` keeps. None: all tokens count alike.
 
     Raises:
-        UnsupportedError: transformers is newer, and that is refused.
+        UnsupportedError: transformers is newer, and that is refused; or the selector needs a cue
+            that this engine does not provide.
+        WeightError: weights for a selector that has no meaning for them, or none for one that needs
+            them.
         OTPruneError: an argument is wrong; says which, and what was expected.
     """
 
@@ -51,12 +65,19 @@ class Settings:
     alpha: float = 1.0
     logits: Logits = "short"
     untested_transformers: Untested = "refuse"
+    weights: Weigh | None = None
 
     def __post_init__(self) -> None:
         # Any object that reduces as a selector does will do.
         if inspect.isclass(self.selector) or not callable(getattr(self.selector, "reduce", None)):
             check_selector(self.selector)
-        check_cues(self.selector, [], "by the engine for transformers")
+        if not (self.weights is None or callable(self.weights)):
+            raise OTPruneError(
+                f"weights is a {type(self.weights).__name__}: expected a function of the call's "
+                "images, such as weights=lambda images: [one array for each of them]"
+            )
+        given: list[Cue] = [] if self.weights is None else ["weights"]
+        check_cues(self.selector, given, "by the engine for transformers")
         check_positions(self.positions)
         check_mass(self.mass)
         check_alpha(self.alpha)

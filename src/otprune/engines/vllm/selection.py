@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from otprune.engines.common.selection import reduce_checked
 from otprune.engines.vllm.rows import Plan
 from otprune.errors import OTPruneError
+from otprune.selectors.batches import in_groups
 
 logger = logging.getLogger("vllm.otprune")
 
@@ -48,39 +49,34 @@ def choose(
         OTPruneError: an image has another number of tokens than its placeholders were counted
             from.
     """
-    batches: dict[Plan, list[int]] = defaultdict(list)
-    for i, (image, plan) in enumerate(zip(images, plans, strict=True)):
+    for image, plan in zip(images, plans, strict=True):
         counted = plan.sets * plan.m
         if len(image) != counted:
             raise OTPruneError(
                 f"the encoder made {len(image)} tokens of an image that the processor counted "
                 f"as {counted}: this checkpoint's processor and encoder disagree, serve it unpruned"
             )
-        batches[plan].append(i)
-    kept: list[Kept | None] = [None] * len(images)
-    for plan, members in batches.items():
+
+    def together(places: list[int]) -> list[Kept]:
+        """Images of one plan, in one batch."""
+        plan, some = plans[places[0]], [images[i] for i in places]
         sets, m, selector, merge = plan
         if plan.k == m:
-            for i in members:
-                places = torch.arange(m, device=images[i].device).repeat(sets)
-                kept[i] = Kept(places, images[i])
-            continue
-        full = torch.stack([images[i] for i in members]).unflatten(1, (sets, m)).flatten(0, 1)
+            return [Kept(torch.arange(m, device=x.device).repeat(sets), x) for x in some]
+        full = torch.stack(some).unflatten(1, (sets, m)).flatten(0, 1)
         tokens = full[..., :width]
         finite = tokens.isfinite()
         if not bool(finite.all()):  # an error here would stop the server
             logger.warning("otprune: the encoder made NaN or Inf; the selection takes them as 0")
             tokens = torch.where(finite, tokens, 0.0)
+        made = reduce_checked(selector, tokens, merge)
+        indices = agree(made.indices)
+        features = full.take_along_dim(indices.unsqueeze(-1), dim=1)
         if merge:
-            reduction = selector.reduce(tokens, merge=True)
-            indices, features = agree(reduction.indices), agree(reduction.features)
-        else:
-            indices, features = agree(selector.select(tokens)), None
-        made = full.take_along_dim(indices.unsqueeze(-1), dim=1)
-        if features is not None:
-            made = torch.cat([features, made[..., features.shape[-1] :]], dim=-1)
-        each = (len(members), sets)
-        places, made = (x.unflatten(0, each).flatten(1, 2) for x in (indices, made))
-        for j, i in enumerate(members):
-            kept[i] = Kept(places[j], made[j])
-    return [x for x in kept if x is not None]
+            merged = agree(made.features)
+            features = torch.cat([merged, features[..., merged.shape[-1] :]], dim=-1)
+        each = (len(some), sets)
+        indices, features = (x.unflatten(0, each).flatten(1, 2) for x in (indices, features))
+        return list(map(Kept, indices, features))
+
+    return in_groups(plans, together)

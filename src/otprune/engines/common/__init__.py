@@ -1,0 +1,1 @@
+"""What every engine does alike about selection; needs torch alone."""

@@ -1,0 +1,68 @@
+"""Asking a selector, checking what it says, and sharing out the time that it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprune.selectors import Reduction, Selector
+from otprune.selectors.picks import check_kept
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a selector made of one set of tokens.
+
+    seconds: its share of the time that the selection took.
+    """
+
+    made: Reduction
+    seconds: float
+
+
+def reduce_checked(
+    selector: Selector, tokens: Tensor, merge: bool, weights: Tensor | None = None
+) -> Reduction:
+    """`selector.reduce` of `(m, d)`, or of sets of one size `(B, m, d)`, its indices checked.
+
+    Raises:
+        SelectorError: the indices are not strictly ascending places of a set.
+    """
+    made = selector.reduce(tokens, merge=merge, **_given(weights))
+    check_kept(type(selector), made.indices, tokens.shape[-2])
+    return made
+
+
+def reduce_each_checked(
+    selector: Selector, sets: Sequence[Tensor], merge: bool, weights: Sequence[Any] | None = None
+) -> list[Reduction]:
+    """`selector.reduce_each` of sets `(m_i, d)`, likewise."""
+    made = selector.reduce_each(sets, merge=merge, **_given(weights))
+    for one, tokens in zip(made, sets, strict=True):
+        check_kept(type(selector), one.indices, len(tokens))
+    return made
+
+
+def timed(task: Callable[[], list[Reduction]], device: torch.device) -> list[Choice]:
+    """What a task makes of several sets; the time that it takes is shared out evenly."""
+    _wait(device)
+    start = time.perf_counter()
+    made = task()
+    _wait(device)
+    share = (time.perf_counter() - start) / max(len(made), 1)
+    return [Choice(one, share) for one in made]
+
+
+def _given(weights: Any) -> dict[str, Any]:
+    """An object that reduces as a selector does need not know of weights to do without them."""
+    return {} if weights is None else {"weights": weights}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,200 @@
+"""A call's images, encoded and found in the prompt, before anything is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from otprune.engines.transformers.families import Unit, check, placeholder
+from otprune.engines.transformers.features import PIXELS, Images, encode, find_images
+from otprune.engines.transformers.memory import cache_of, length_of
+from otprune.engines.transformers.versions import Untested, check_tested
+from otprune.errors import OTPruneError, UnsupportedError
+
+# Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
+TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+PER_TOKEN = {"attention_mask": 0, **dict.fromkeys(TYPES, 0), "labels": -100}
+# What flash attention and linear attention are told of documents that are packed into one row.
+_OF_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+
+
+@dataclass(frozen=True, eq=False)
+class VisualTokens:
+    """The tokens of one image or video, as the language model gets them when nothing is pruned.
+
+    Attributes:
+        modality: "image" or "video".
+        row: row of the batch that it stands in.
+        features: `(m, d)` in the model's dtype, special rows such as anyres newlines included.
+        unit: what these tokens are: "image", "video", or, in the families whose calls do not tell
+            where one video ends, one "frame" or "chunk" of a video.
+    """
+
+    modality: str
+    row: int
+    features: Tensor
+    unit: Unit = "image"
+
+
+class PrunedOutputs(dict[str, Any]):
+    """The `mm_encoder_outputs` of a pruned call; its type says that it is pruned already.
+
+    number: of the generate() that they were made for, 0 for none.
+    """
+
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A call whose images are encoded.
+
+    given: its arguments, without those that are None.
+    ids, mask: `(B, S)`.
+    rest: the arguments that are not about pixels.
+    outputs: the encoders' outputs, by modality.
+    at: `(B, S)` bool, the placeholders of each modality.
+    images: the images of each modality.
+    """
+
+    given: dict[str, Any]
+    ids: Tensor
+    mask: Tensor
+    rest: dict[str, Any]
+    outputs: dict[str, Any]
+    at: dict[str, Tensor]
+    images: dict[str, Images]
+
+    @property
+    def visual(self) -> list[VisualTokens]:
+        """Of all images, modality by modality."""
+        return [
+            VisualTokens(modality, row, tokens, some.unit)
+            for modality, some in self.images.items()
+            for row, tokens in zip(some.rows, some.tokens, strict=True)
+        ]
+
+    @property
+    def prompt_order(self) -> list[int]:
+        """Which of `visual` comes first in the prompt, row by row, which second, and so on."""
+        places = []
+        for modality, some in self.images.items():
+            columns = self.at[modality].nonzero()[:, 1].tolist()
+            places += [(row, columns[i]) for row, i in zip(some.rows, some.starts, strict=True)]
+        return sorted(range(len(places)), key=places.__getitem__)
+
+
+def visual_tokens(
+    model: PreTrainedModel, inputs: Mapping[str, Any], untested_transformers: Untested = "refuse"
+) -> list[VisualTokens]:
+    """The visual tokens of each image and video of a call, as the language model would get them.
+
+    Nothing is pruned and the language model does not run: these are the tokens that a selector
+    would be asked about, in the order of `Run.last`.
+
+        for image in otprune.visual_tokens(model, inputs):
+            print(image.modality, image.row, image.features.shape)
+
+    Args:
+        model: a model that `support` accepts.
+        inputs: what the processor returned, `input_ids` `(B, S)` among it; not changed.
+        untested_transformers: see `Settings`.
+
+    Returns:
+        One entry for each image and video, in prompt order, row by row; without gradient. Empty for
+        text alone.
+
+    Raises:
+        UnsupportedError, OTPruneError: as `prune_inputs`, of what comes before the selection.
+    """
+    check_tested(untested_transformers)
+    check(model)
+    if not has_images(inputs):
+        return []
+    with torch.no_grad():
+        call = encode_call(model, inputs)
+    visual = call.visual
+    return [visual[i] for i in call.prompt_order]
+
+
+def has_images(inputs: Mapping[str, Any]) -> bool:
+    """Whether a call brings images or videos, as pixels or encoded."""
+    encoded = inputs.get("mm_encoder_outputs") or {}
+    return any(inputs.get(key) is not None for key in PIXELS) or any(
+        encoded.get(modality) is not None for modality in ("image", "video")
+    )
+
+
+def encode_call(model: Any, inputs: Mapping[str, Any]) -> Encoded:
+    """Encode the images of a call and find each in the prompt.
+
+    Raises:
+        UnsupportedError: an argument or a layout that cannot be pruned; says which and why.
+        OTPruneError: placeholders and features differ in number, or are masked.
+    """
+    given = {key: value for key, value in inputs.items() if value is not None}
+    ids, mask = _prompt(given)
+    outputs, rest = encode(model, given)
+    at = {modality: ids == placeholder(model.config, modality) for modality in outputs}
+    for modality, places in at.items():
+        if bool((places & ~mask.bool()).any()):
+            raise OTPruneError(f"attention_mask hides {modality} placeholders: it must not")
+    images = {
+        modality: find_images(model, outputs[modality], ids, places, modality, given)
+        for modality, places in at.items()
+    }
+    return Encoded(given, ids, mask, rest, outputs, at, images)
+
+
+def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:
+    """Raise UnsupportedError for an argument that has one number a token, but not of these tokens.
+
+    transformers pads or cuts some of them by itself, and always at one end.
+    """
+    for name in (*PER_TOKEN, "position_ids"):
+        value = inputs.get(name)
+        if name != "attention_mask" and isinstance(value, Tensor) and value.shape[-1] != tokens:
+            raise UnsupportedError(
+                f"{name} has {value.shape[-1]} numbers a row for {tokens} tokens, so which token "
+                "each belongs to is not known: give one for every token of input_ids"
+            )
+
+
+def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    if given.get("inputs_embeds") is not None or "input_ids" not in given:
+        raise UnsupportedError(
+            "images came without input_ids, so their place in the prompt is not known: pass "
+            "input_ids instead of inputs_embeds"
+        )
+    if length_of(cache_of(given)):
+        raise UnsupportedError(
+            "new images on a cache that is not empty: prune the whole conversation at once, with "
+            "a new cache"
+        )
+    if isinstance(given.get("mm_encoder_outputs"), PrunedOutputs):
+        raise UnsupportedError(
+            "these inputs are pruned already: use prune or prune_inputs, not both, and call "
+            "prune_inputs anew for every call"
+        )
+    for name in _OF_PACKED:
+        if given.get(name) is not None:
+            raise UnsupportedError(
+                f"{name} says where packed documents end in the full prompt: leave it out, and "
+                "give position_ids that start anew in every document, with positions='compact'"
+            )
+    ids = given["input_ids"]
+    mask = given.get("attention_mask")
+    if mask is None:
+        mask = torch.ones_like(ids)
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise UnsupportedError(
+            f"attention_mask is {shape}: expected the shape of input_ids, {tuple(ids.shape)}"
+        )
+    check_widths(given, ids.shape[1])
+    return ids, mask

@@ -1,0 +1,66 @@
+"""The visual tokens of a call, as a selector would see them, and nothing pruned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from otprune import OTPruneError, UnsupportedError, VisualTokens, prune, visual_tokens
+from otprune.selectors import GridPrune
+
+from .base import images_in
+from .reference import entering
+from .test_matrix import BATCH, families, tiny, with_video
+from .tiny import FAMILIES
+
+
+def check(name: str, images: tuple[int, ...], video: bool) -> None:
+    model, inputs = tiny(name), FAMILIES[name].inputs(images, video=video)
+    given = dict(inputs)
+    found = visual_tokens(model, inputs)
+    assert inputs.keys() == given.keys()
+    assert all(inputs[key] is given[key] for key in given)
+    with torch.no_grad(), prune(model, GridPrune(2)) as run:
+        model(**inputs)
+    embeds = entering(model, inputs)["inputs_embeds"]
+    assert run.last is not None
+    assert len(found) == len(run.last) == len(images_in(inputs["input_ids"])) > 0
+    for one, item, image in zip(found, run.last, images_in(inputs["input_ids"]), strict=True):
+        assert isinstance(one, VisualTokens)
+        assert (one.modality, one.row, one.unit) == (item.modality, item.row, item.unit)
+        assert item.features is not None
+        assert torch.equal(one.features, item.features)
+        assert torch.equal(one.features, embeds[image.row, image.columns])
+        assert not one.features.requires_grad
+
+
+@families
+def test_images(name: str) -> None:
+    check(name, BATCH, video=False)
+
+
+@with_video
+def test_images_and_videos_in_the_order_of_the_prompt(name: str) -> None:
+    check(name, (2, 0, 1), video=True)
+
+
+def test_text_alone_has_none() -> None:
+    assert visual_tokens(tiny("llava"), FAMILIES["llava"].inputs((0, 0))) == []
+
+
+def test_refused_as_prune_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = FAMILIES["llava"].inputs()
+    for call in (lambda m: visual_tokens(m, inputs), lambda m: prune(m, GridPrune(2))):
+        with pytest.raises(UnsupportedError, match="Linear is not a transformers model"):
+            call(torch.nn.Linear(2, 2))
+    model = tiny("llava")
+    with pytest.raises(OTPruneError, match=r"48 image placeholders .* made 32"):
+        visual_tokens(model, inputs | {"pixel_values": inputs["pixel_values"][:2]})
+    with pytest.raises(UnsupportedError, match="input_ids instead of inputs_embeds"):
+        visual_tokens(model, {"pixel_values": inputs["pixel_values"]})
+    with pytest.raises(OTPruneError, match="untested_transformers='maybe'"):
+        visual_tokens(model, inputs, "maybe")  # type: ignore[arg-type]
+    monkeypatch.setattr("otprune.engines.transformers.versions.installed", lambda: (99, 0))
+    with pytest.raises(UnsupportedError, match="newer than what otprune was tested with"):
+        visual_tokens(model, inputs)
+    assert len(visual_tokens(model, inputs, "prune")) == 3
