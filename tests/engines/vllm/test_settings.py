@@ -195,3 +195,12 @@ def test_identity_is_the_same_for_what_does_not_differ():
     half = engine_settings({"keep": 0.5})
     for same in ({"untested_vllm": "unpruned"}, {"gamma": "scaled"}, {"merge": False}):
         assert fingerprint(half) == fingerprint(engine_settings({"keep": 0.5, **same}))
+
+
+def test_a_method_that_needs_what_there_is_not_is_refused(monkeypatch):
+    class Salient(otprune.GridPrune):
+        name, needs = "salient", frozenset({"saliency"})
+
+    monkeypatch.setitem(otprune.METHODS, "salient", Salient)
+    with pytest.raises(otprune.UnsupportedError, match=r"needs saliency.* by the engine for vLLM"):
+        engine_settings({"keep": 0.5, "method": "salient"})

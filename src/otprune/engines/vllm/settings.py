@@ -17,6 +17,7 @@ import torch
 from otprune.engines.vllm.rows import method_text
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.selectors import Selector, by_name
+from otprune.selectors.gate import check_cues
 from otprune.selectors.named import RECOMMENDED, every_setting, settings_of
 
 KEY = "otprune"
@@ -120,6 +121,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     _check_choice("untested_vllm", untested, get_args(Untested))
     made = by_name(rest.pop("method", DEFAULT_METHOD), **rest)
     selector = made["selector"]
+    check_cues(selector, [], "by the engine for vLLM")
     if not isinstance(selector.keep, (int, float)):
         raise UnsupportedError(
             f"keep={values['keep']!r}: vLLM must know the number of tokens before any feature "
