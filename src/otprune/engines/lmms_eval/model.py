@@ -1,4 +1,4 @@
-"""lmms-eval's view of a pruned model: any model that otprune prunes, asked in its chat template."""
+"""lmms-eval's model class for any model that otprune prunes, asked through its chat template."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from otprune.selectors import by_name
 class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """`lmms-eval --model otprune_hf --model_args pretrained=NAME,keep=0.098,method=otprune`.
 
-    Questions go through the processor's own chat template, images where the task has them.
-    Decoding is what the task says: greedy unless it asks for a temperature. Answers are cut at
-    the task's stop strings, but not at an empty line, lmms-eval's default, which would cut
-    answers of several paragraphs (its own model classes do the same).
+    Questions go through the processor's own chat template, with images where the task has them.
+    Decoding follows the task: greedy unless it asks for a temperature. Answers are cut at the
+    task's stop strings, but not at lmms-eval's default, an empty line, which would cut answers of
+    several paragraphs (its own model classes do the same).
 
-    Tokens before and after pruning and the selector's time, all of them means for one image,
-    come back in lmms-eval's results under `throughput`.
+    Tokens before and after pruning and the selector's time, each a mean per image, are in
+    lmms-eval's results under `throughput`.
 
     Args:
-        pretrained: a Hugging Face model or a local folder of one; None is the embedded model.
+        pretrained: a Hugging Face model or a local folder; None is the embedded model.
         keep: a ratio (0.098) or a number (56); 1.0 is the unpruned model.
         method: one of `otprune methods`, or "recommended".
         merge: kept tokens become the mean of the tokens that they stand for.
         mass, alpha: what kept tokens weigh in attention, as in `otprune.prune`.
         positions: "preserved" or "compact".
         device: None takes a GPU if there is one.
-        dtype: of torch; "auto" is as stored, on a CPU float32.
+        dtype: a dtype of torch by name; "auto" is as stored, on a CPU float32.
         batch_size: questions at a time.
-        max_batch_size: None; lmms-eval always passes it, and it has no meaning here.
+        max_batch_size: ignored; lmms-eval always passes it.
         attn_implementation: as `from_pretrained` takes it.
-        trust_remote_code: run Python code that the model brings along.
+        trust_remote_code: run Python code of the model's repository.
         settings: the method's own, such as gamma, rank, metric or seed.
 
     Raises:
@@ -101,7 +101,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
             raise UnsupportedError(f"the processor of {place} has no chat template to ask with")
         self.processor.tokenizer.padding_side = "left"
         with prune(self.model, **self._pruning):
-            pass  # what cannot be pruned is refused before gigabytes of data are fetched
+            pass  # refuse a model that cannot be pruned before a task's data are fetched
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The answers to `requests`, in their order."""
@@ -123,15 +123,15 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         return [answers[i] for i in range(len(requests))]
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
-        """Not there: lmms-eval asks models with a chat template for generated answers only."""
+        """Refused: lmms-eval asks models with a chat template for generated answers only."""
         raise UnsupportedError("otprune_hf generates: use a task whose output is generate_until")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
-        """Not there."""
+        """Refused."""
         raise UnsupportedError("otprune_hf answers one question at a time: not in several rounds")
 
     def _batches(self, requests: list[Instance]) -> Iterator[list[int]]:
-        """Indices of requests that are decoded alike, at most `batch_size` at a time."""
+        """Indices of requests with equal generation settings, at most `batch_size` at a time."""
         alike: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
             alike.setdefault(repr(request.args[2]), []).append(i)
