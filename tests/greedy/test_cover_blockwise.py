@@ -93,7 +93,7 @@ def test_a_token_pays_by_what_was_looked_up_alone_or_among_many(monkeypatch):
 
 def test_bounds_are_above_what_is_saved_and_near_it(monkeypatch):
     """Of candidates that are looked at again when others have been picked."""
-    at_most, asked = blockwise._Early._at_most, []
+    at_most, asked = blockwise._Bounded._at_most, []
 
     def checked(self, candidates):
         bounds = at_most(self, candidates)
@@ -103,7 +103,7 @@ def test_bounds_are_above_what_is_saved_and_near_it(monkeypatch):
         asked.append(len(candidates))
         return bounds
 
-    monkeypatch.setattr(blockwise._Early, "_at_most", checked)
+    monkeypatch.setattr(blockwise._Bounded, "_at_most", checked)
     check(clusters(300, 20), 100)
     assert sum(asked) > 10
 

@@ -1,4 +1,4 @@
-"""Frames one by one, for ever: bounded memory, bounded time."""
+"""Frames one by one, without end: bounded memory, bounded time a frame."""
 
 from __future__ import annotations
 
@@ -19,37 +19,36 @@ from otprune.streaming.novelty import NOISE, Sketch
 
 
 class StreamSelector:
-    """Chooses a frame's tokens when the frame comes, knowing what it kept of those before.
+    """Chooses tokens frame by frame, knowing what it kept of earlier frames.
 
-    Two parts. *What is new*: a token's novelty is the share of its squared length that the tokens
-    kept so far leave unexplained, 1 for something at right angles to them all, about 0.01 for a
-    copy (`otprune.streaming.novelty`, also for where this departs from OTPrune). What was kept is
-    held as a sketch of `rank` directions: a forgotten direction can make a token look newer than
-    it is, never less new.
+    Two parts. *Novelty*: the share of a token's squared length that the tokens kept so far leave
+    unexplained, 1 for a token orthogonal to them all, about 0.01 for a copy
+    (`otprune.streaming.novelty`, also for where this departs from OTPrune). What was kept is held
+    as a sketch of `rank` directions, so novelty may be overestimated, never underestimated.
 
-    *What it may cost*: a bucket of `burst` tokens, full at the start, gets `rate` tokens a frame
-    and pays for every kept one; so T frames keep at most `burst + rate * T`. A token must be worth
-    its price, `novelty ** (what is left in the bucket / burst)`: `novelty` while the bucket is
-    full, rising to 1, which nothing reaches, as it empties (the prices of online knapsack: Zhou,
-    Chakrabarty and Lukose, WINE 2008). A still scene saves that way, a cut spends, and under
-    steady motion as much is kept as comes in.
+    *Budget*: a bucket of `burst` tokens, full at the start, gets `rate` tokens a frame and pays for
+    every kept one, so T frames keep at most `burst + rate * T`. A token is kept if its novelty
+    reaches the price `novelty ** (tokens left in the bucket / burst)`: `novelty` while the bucket
+    is full, rising to 1, which no token reaches, as it empties (the prices of online knapsack:
+    Zhou, Chakrabarty and Lukose, WINE 2008). A still scene saves tokens, a cut spends them, and
+    under steady motion as many are kept as come in.
 
-    Nothing is drawn: the same frames give the same tokens. One selector a stream; memory is
+    Deterministic: the same frames give the same tokens. One selector a stream; memory is
     `1.25 * rank` tokens, time a frame O(m d rank) for m tokens of d features, however long the
     stream. A frame keeps none, one or many, so the host waits for the device, a few times a frame.
 
     Args:
         rate: tokens a frame on average, more than 0.
         floor: the least number kept of a frame, at most `rate`.
-        ceiling: the largest; None for what the bucket holds.
-        burst: what the bucket holds, at least `rate`; None for 8 frames' worth.
-        novelty: in (0, 1), the least that is ever worth a token (beyond the floor).
-        rank: directions remembered; from d on nothing is lost.
-        half_life: frames after which what was kept counts half, so that a scene that stays is
-            shown again in time; None, for a reader who forgets nothing.
+        ceiling: the largest number kept of a frame; None for as many as the bucket holds.
+        burst: capacity of the bucket, at least `rate`; None for 8 frames' worth.
+        novelty: in (0, 1), the least novelty of a kept token (beyond the floor).
+        rank: directions of the sketch; from d on it is exact.
+        half_life: frames after which kept tokens count half, so that a lasting scene is kept again
+            in time; None for no forgetting.
 
     Raises:
-        OTPruneError: a number outside what is said here.
+        OTPruneError: a number outside these limits.
     """
 
     def __init__(
@@ -90,8 +89,8 @@ class StreamSelector:
                 frame, d may not.
 
         Raises:
-            TokenError: the frame is not a finite floating array of that shape. It then counts as
-                not seen.
+            TokenError: the frame is not a finite floating array of that shape. The state
+                is then unchanged.
         """
         tokens = check_tokens(frame)
         if tokens.ndim != 2:
@@ -121,7 +120,7 @@ class StreamSelector:
         points = unit_rows(batch)[0]
         products, known = sketch.explain(points)
         novelty = points.square().sum(dim=-1) - known.square().sum(dim=0)
-        # Novelty only falls while tokens are kept: what is not worth the first price never is.
+        # Novelty only falls while tokens are kept: a token below the first price stays below.
         candidates = (novelty >= prices[0]).nonzero().squeeze(1)
         if not len(candidates):
             return candidates
@@ -146,7 +145,7 @@ class StreamSelector:
     # -- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next frames depend on, as tensors (`safetensors` can save it)."""
+        """All that the next frames depend on, as tensors (`safetensors` can save them)."""
         settings = [self.rate, self.floor, self.ceiling, self.burst, self.novelty, self.rank]
         given = [math.nan if x is None else float(x) for x in (*settings, self.half_life)]
         state = {"settings": torch.tensor(given, dtype=torch.float64)}
@@ -158,7 +157,7 @@ class StreamSelector:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on where another selector of the same settings was; bit by bit the same choices.
+        """Continue another selector of the same settings, with bit-identical choices.
 
         Raises:
             OTPruneError: the state is not one of a StreamSelector of these settings.

@@ -1,4 +1,4 @@
-"""One budget over all frames of a video that is there as a whole."""
+"""One budget over all frames of a video."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def select_video(
 ) -> list[Tensor]:
     """Indices of the tokens to keep of every frame: `(k_t,)` each, ascending, int64.
 
-    The tokens worth most beside all others kept, whatever frame they are in: a still scene takes
-    hardly any after its first frame, a cut or a new thing takes many. The objective is
+    The tokens of largest value beside all others kept, whatever frame they are in: a still scene
+    gets hardly any after its first frame, a cut or a new object many. The objective is
     `logdet(I + X_C X_C^T / NOISE)` on tokens at unit length (`otprune.streaming.novelty` says
     where that departs from OTPrune, and why), the search greedy by falling thresholds, within
-    1 - 1/e - 0.1 of the best set. A frame of equal news goes before those after it.
+    1 - 1/e - 0.1 of the best set. Among tokens of equal gain those of earlier frames win.
 
     For the published objective over all frames at once, without a floor:
     `OTPrune(budget).select(tokens_of_all_frames)`.
@@ -36,8 +36,8 @@ def select_video(
         frames: `(T, m, d)`, or T arrays `(m_t, d)`; any floating dtype, computed in float32.
         budget: over all frames, as `keep` everywhere: a ratio of all tokens, or a number. It is
             used up: `count(budget, number of tokens)` are kept. A `Budget` gives its total and its
-            floor; how it is spent is what is said above, and not `Budget`'s own measure.
-        floor: so many are kept of every frame at least (all of a frame that has fewer).
+            floor; it is spent as said above, not by `Budget`'s own measure.
+        floor: the least number kept of every frame (all tokens of a frame that has fewer).
 
     Raises:
         TokenError: the frames are not finite floating arrays of those shapes.

@@ -1,19 +1,19 @@
 """Greedy facility location among many tokens on a CPU, without all their distances at once.
 
-A pick matters to a token that comes nearer to a kept one by it, and only to such: each pick lowers
-the gains of all candidates by what its own tokens no longer have to offer. After t picks a token
-has about `m / t` others nearer than its nearest kept one, and nothing else is ever asked of it.
+A pick changes gains only through the tokens that come nearer to a kept one by it. After t picks a
+token has about `m / t` others nearer than its nearest kept one, and only their distances matter.
 
-*At first* these are too many to be held. One pass over all distances, in blocks, works out the
-gains after the first pick, and sets aside each distance twice: exactly, if it is among the
-shortest of one of its tokens, and as an integer of 16 bits. From the latter follow gains with a
-bound on their error; those which may be the best are worked out exactly. Gains never grow: what was
-a bound some picks ago still is one, and as few as may be are brought up to date. *Later*, when
-hardly any token has others nearer than those set aside exactly, these are all there is to look at,
-and the gains are exact.
+*First phase* (`_Bounded`): too many distances matter to be held exactly. One pass over all of them,
+in blocks, computes the gains after the first pick, and stores each distance twice: exactly, if it
+is among the shortest of one of its tokens, and quantised to 16 bits. The quantised distances give
+gains with a bound on their error; only candidates that may be the best are evaluated exactly. Gains
+never grow, so an old bound stays valid, and as few as possible are updated.
 
-Minoux, "Accelerated greedy algorithms for maximizing submodular set functions", 1978, has the
-idea of bounds; the picks are those of `cover.sequential`.
+*Second phase* (`_Sparse`): hardly any token has others nearer than its exact distances reach. These
+are all that matters then, and gains are exact.
+
+The idea of bounds is that of Minoux, "Accelerated greedy algorithms for maximizing submodular set
+functions", 1978; the picks are those of `cover.sequential`.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from otprune.numerics.distances import Points
 Array = NDArray[Any]
 Sums = tuple[slice, slice, Tensor, Tensor, Tensor]
 
-# Tokens whose distances to as many others are worked on at once.
+# Side of a block of distances.
 _BLOCK = 512
-# From so many tokens a threshold is guessed that has `_NEAR` others below it.
+# Tokens sampled to estimate, for each token, a distance below which it has `_NEAR` others.
 _SAMPLE, _NEAR = 256, 512
-# Distances are exact from when all but one token in so many have no others nearer.
+# The second phase begins when at most one token in so many reaches beyond its exact distances.
 _STRAGGLERS = 8
-# Candidates whose gains are worked out at once; more than one for the sake of speed.
+# Candidates that are evaluated at once.
 _LEAST, _MOST = 32, 256
 _FEW = 8
-# Candidates whose distances are held for the next pick.
+# Candidates whose distances are kept for the next pick.
 _HELD = 32
-# Distances above so many times the usual one have no integers: few tokens would spoil the rest.
+# Distances above so many times the median are not quantised: few tokens would spoil the rest.
 _USUAL = 8.0
-# Integers are from minus to plus so much, and half a unit off, and what rounding adds to that.
+# Quantised distances lie between minus and plus so much; their error, in units, with rounding.
 _MIDDLE, _HALF = 32767, 0.51
-# Rows of integers that are worked on at once, and how much of each.
+# Rows and columns of a block of quantised distances.
 _ROWS, _WIDE = 64, 1 << 12
-# Pairs that are looked at at once.
+# Pairs of a part.
 _AT_ONCE = 1 << 20
-# Gains are summed up again when they have fallen to this share of what they were.
+# Gains are summed up anew when the largest has fallen to this share.
 _AFRESH = 1e-3
-# How far sums of 32 bits are from the truth, in terms of the largest gain.
+# Error of float32 sums, relative to the largest gain.
 _ROUNDING = 1e-6
 
 
@@ -73,7 +73,7 @@ def greedy(points: Points, mass: Tensor, k: int, tie_order: Tensor) -> Tensor:
     costs = points.costs(mass)
     while True:
         first = int(best((mass @ far - costs)[None], tie_order[None]))
-        state = _Early(points, mass, tie_order, bound, first, _USUAL * usual)
+        state = _Bounded(points, mass, tie_order, bound, first, _USUAL * usual)
         costs, far = state.costs, state.far
         if int(best((mass @ far - costs)[None], tie_order[None])) == first:
             break
@@ -81,14 +81,15 @@ def greedy(points: Points, mass: Tensor, k: int, tie_order: Tensor) -> Tensor:
         state.step()
     order = state.order
     if len(order) < k:
-        state.later().run(order, k)
+        state.sparse().run(order, k)
     return torch.tensor(order)
 
 
 def _sample(points: Points, m: int) -> tuple[Tensor, float, Tensor]:
-    """From some tokens: below what a token has `_NEAR` others, the usual and the largest distance.
+    """Estimates from a sample: a distance below which each token has `_NEAR` others, the median
+    distance, and each token's largest.
 
-    They are drawn, since what repeats itself may do so at any even step.
+    The sample is random, since tokens may repeat at any regular step.
     """
     some = torch.randperm(m, generator=torch.Generator().manual_seed(0))[:_SAMPLE]
     near = min(len(some), -(-_NEAR * len(some) // m))
@@ -104,12 +105,12 @@ def _sample(points: Points, m: int) -> tuple[Tensor, float, Tensor]:
 
 
 def _width(m: int, most: int) -> int:
-    """Of blocks of about one size: none has only a few tokens (`_FEW`)."""
+    """Width of blocks of equal size, so that none has only a few tokens (`_FEW`)."""
     return -(-m // -(-m // most))
 
 
-class _Early:
-    """Gains of all candidates, as far as they are known; from the first pick on."""
+class _Bounded:
+    """Gains of all candidates within bounds, from the first pick on."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class _Early:
         self.paid = self._columns(torch.tensor([first]))[0]
         self.costs, self.gains = mass.new_zeros(2, m, dtype=torch.float64)
         self.far = torch.zeros_like(self.paid)
-        # Distances that matter are no longer than what is paid.
+        # Distances above the largest cost do not matter.
         self.most = min(most, float(self.paid.max())) or float(self.paid.max()) or 1.0
         self.unit = self.most / (2 * _MIDDLE)
         width = _width(m, _BLOCK)
@@ -139,17 +140,17 @@ class _Early:
             self._fill(panel, a, width)
         self.taken = torch.zeros(m, dtype=torch.bool)
         self.taken[first] = True
-        # Gains and how far they are off, of when so much was paid; each was right but for rounding
-        # when the error was that (`known`). And bounds that were found apart.
+        # Gains at costs `bounded`, with a common error; each was exact up to rounding when that
+        # error was `known`. `at_most` are bounds from elsewhere.
         self.bounded, self.error = self.paid, 0.0
         self.known = torch.full_like(self.gains, -_ROUNDING * float(self.gains.max()))
         self.at_most = torch.full_like(self.gains, torch.inf)
-        # Candidates of which all is known: their distances, and what they would save now.
+        # Candidates that are evaluated exactly: their distances and gains.
         self.held, self.near = torch.empty(0, dtype=torch.int64), torch.empty(0, m)
         self.exact = self.gains[:0]
 
     def _fill(self, panel: Tensor, a: int, width: int) -> None:
-        """All of distances between tokens from a on, as many as the panel has, and others."""
+        """Read the distances from the panel's tokens, which begin at a, to those from a on."""
         m, own = len(self.mass), slice(a, a + len(panel))
         others = [slice(c, min(c + width, m)) for c in range(a, m, width)]
 
@@ -164,7 +165,7 @@ class _Early:
             return sums, near
 
         blocks = list(zip(others, panel.split(width, dim=1), strict=True))
-        # Few at a time: what is found is held until all have been at it.
+        # A few at a time, since results are held until all of them are there.
         for first in range(0, len(blocks), _FEW):
             for sums, near in threads.spread(some, blocks[first : first + _FEW]):
                 for rows, columns, costs, gains, far in sums:
@@ -175,12 +176,12 @@ class _Early:
                     self.pairs.add(*pairs)
 
     def _sums(self, block: Tensor, own: slice, other: slice) -> Sums:
-        """What tokens `own` pay and would save by candidates `other`, and how far they are."""
+        """Costs, gains and largest distances of tokens `own` for candidates `other`."""
         mass, gains = self.mass[own], (self.paid[own, None] - block).clamp_(min=0)
         return own, other, mass @ block, mass @ gains, block.amax(dim=1)
 
     def _near(self, block: Tensor, own: slice, other: slice) -> list[list[Array]]:
-        """Pairs to be set aside, in either direction."""
+        """Pairs to be stored exactly, in either direction."""
         rows, columns = self.bound[own, None], self.bound[other]
         both = other != own
         limit = torch.maximum(rows, columns) if both else rows
@@ -197,8 +198,8 @@ class _Early:
     def _columns(self, candidates: Tensor) -> Tensor:
         """Distances to candidates, `(n, m)`."""
         n = len(candidates)
-        # Never to very few: BLAS would sum in another order, and a distance is not to depend on
-        # how it was asked for.
+        # Never of very few: BLAS would sum in another order, and a distance must not depend on how
+        # it was asked for.
         some = candidates if n >= _FEW or n == 0 else candidates[torch.arange(_FEW) % n]
         m = len(self.mass)
         columns = self.mass.new_empty(len(some), m)
@@ -210,7 +211,7 @@ class _Early:
         return columns[:n]
 
     def stragglers(self) -> int:
-        """Tokens that may have others nearer than those set aside."""
+        """Number of tokens that may have others nearer than their exact distances reach."""
         return int((self.paid > self.bound).sum())
 
     def step(self) -> None:
@@ -235,7 +236,7 @@ class _Early:
         return torch.cat(parts)
 
     def _rivals(self) -> bool:
-        """Whether others than those held may be the best; then less is so the next time."""
+        """Evaluate candidates that may be the best; False if there are none any more."""
         slack = self.error - self.known
         upper = torch.minimum(self.gains + slack, self.at_most)
         upper[self.taken] = upper[self.held] = -torch.inf
@@ -264,7 +265,7 @@ class _Early:
         return True
 
     def _lower(self) -> None:
-        """Take from all gains what tokens have no longer to offer."""
+        """Bring all gains up to date with the costs."""
         before, self.bounded = self.bounded, self.paid
         changed = (self.paid < before).nonzero().squeeze(1)
         known = before[changed] <= self.most
@@ -276,14 +277,14 @@ class _Early:
             )
 
     def _lower_by_integers(self, changed: Array, before: Array) -> None:
-        """Of tokens that paid no more than there are integers for."""
+        """`_lower` for tokens whose costs are within the quantised range."""
         mass = (self.mass.numpy() * self.unit)[changed]
         self.error += _HALF * float(mass.sum())
         both = [(x / self.unit - _MIDDLE)[changed] for x in (before, self.paid.numpy())]
         weight, high, low = (torch.from_numpy(x) for x in (mass, *both))
 
         def some(place: tuple[int, Tensor]) -> tuple[Tensor, Tensor]:
-            """What those in the panel take from all from there on, and those behind it from it."""
+            """Decreases by the panel's tokens for all from there on, and by later tokens for it."""
             start, panel = place
             less, here = self.gains.new_zeros(panel.shape[1]), self.gains.new_zeros(len(panel))
             first, end = np.searchsorted(changed, (start, start + len(panel)))
@@ -302,12 +303,12 @@ class _Early:
             self.gains[start : start + len(here)] -= here
 
     def _at_most(self, candidates: Array) -> Tensor:
-        """Bounds on gains, by integers: each is taken for as small as it may have been."""
+        """Upper bounds on gains, taking each quantised distance at its smallest."""
         offer = self.paid / self.unit + (_HALF - _MIDDLE)
         mass = self.mass * self.unit
 
         def some(place: tuple[int, Tensor]) -> tuple[Tensor, Tensor]:
-            """What those in the panel save from there on, and those behind it save in it."""
+            """Savings by the panel's tokens from there on, and by later tokens in it."""
             start, panel = place
             first, end = np.searchsorted(candidates, (start, start + len(panel)))
             rows = torch.from_numpy(panel.numpy()[candidates[first:end] - start]).float()
@@ -325,7 +326,7 @@ class _Early:
             first = end
         return bounds.mul_(1 + _ROUNDING)
 
-    def later(self) -> _Late:
+    def sparse(self) -> _Sparse:
         self.panels.clear()
         paid, bound = self.paid.numpy(), self.bound.numpy()
         self.pairs.keep(lambda i, near: (near < paid[i]) & (paid[i] <= bound[i]))
@@ -335,11 +336,11 @@ class _Early:
             owner, other = _divided(place, len(paid))
             self.pairs.add(some.numpy()[owner], other, block.numpy().reshape(-1)[place])
         mass, tie_order = as_array(self.mass.double()), as_array(self.tie_order)
-        return _Late(self.pairs.take(), paid, mass, tie_order, self.order)
+        return _Sparse(self.pairs.take(), paid, mass, tie_order, self.order)
 
 
 class _Pairs:
-    """Tokens, others, and how near they are; in few large arrays, as they come."""
+    """Pairs of tokens with their distances, appended to three large arrays."""
 
     def __init__(self, m: int) -> None:
         kind = np.uint16 if m <= 1 << 16 else np.int32
@@ -355,7 +356,7 @@ class _Pairs:
             x[n : self._n] = values
 
     def keep(self, wanted: Callable[[Array, Array], Array]) -> None:
-        """Only the pairs of which that is so, given their tokens and how near they are."""
+        """Keep only the pairs that are wanted, given their tokens and distances."""
         end, self._n = self._n, 0
         for start in range(0, end, _AT_ONCE):
             some = [x[start : min(end, start + _AT_ONCE)] for x in self._room]
@@ -363,14 +364,14 @@ class _Pairs:
             self.add(*(x[left] for x in some))
 
     def take(self) -> list[Array]:
-        """All of them, ordered by their tokens; none are left here."""
+        """All pairs, ordered by token; empties this object."""
         room, self._room = self._room, []
         order = room[0][: self._n].argsort(kind="stable")
         return [room.pop(0)[order] for _ in range(len(room))]
 
 
-class _Late:
-    """All pairs of tokens that are nearer than what is paid, and with them exact gains."""
+class _Sparse:
+    """Exact gains from all pairs of tokens that are nearer than the token's cost."""
 
     def __init__(
         self,
@@ -386,7 +387,7 @@ class _Late:
         self._index(*pairs)
 
     def _index(self, owner: Array, other: Array, near: Array) -> None:
-        """Pairs, ordered by owner, so that those of an owner and those of another are found."""
+        """Index pairs, which are ordered by owner, by owner and by other."""
         m = len(self.paid)
         self.owner, self.other, self.near = owner, other, near
         self.rows = np.concatenate([[0], np.bincount(owner, minlength=m).cumsum()])
@@ -399,7 +400,8 @@ class _Late:
         """Pick until there are k."""
         again, least = 2 * len(order), _AFRESH * self.gains.max()
         while len(order) < k:
-            # In time: fewer pairs, and no sums that are much less than what they were taken from.
+            # Now and then: drop pairs that no longer matter, and sum up gains anew, before they are
+            # much smaller than the terms they were subtracted from.
             if len(order) >= again or self.gains.max() < least:
                 left = self.near < self.paid[self.owner]
                 self._index(self.owner[left], self.other[left], self.near[left])
@@ -428,11 +430,11 @@ class _Late:
 
 
 def _divided(place: Array, n: int) -> tuple[Array, Array]:
-    """`np.divmod` by one number, which is quicker so."""
+    """`np.divmod` by one number, faster."""
     row = place // n
     return row, place - row * n
 
 
 def _saved(distance: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """What was saved by coming so near, and is not any more; written over the distances."""
+    """Savings at costs `before` that are gone at costs `after`; overwrites the distances."""
     return torch.sub(before, distance.clamp_(min=after), out=distance).clamp_(min=0)
