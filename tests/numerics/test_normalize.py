@@ -1,5 +1,7 @@
 """What is refused as tokens or weights, in which words; and normalisation at every scale."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_one_broken_number_anywhere(method, value):
         (["a"] * 10, ["not numbers"]),
         (object(), ["not numbers"]),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_bad_weights(weights, words):
     with pytest.raises(WeightError) as caught:

@@ -1,5 +1,7 @@
 """What is handed over as a selector is one, or is refused there with the way to write it."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_a_selector_of_the_users_own_is_one():
         (True, "selector=True .*instance of otprune.Selector"),
         (otprune.Budget(16), "a Budget is no selector"),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_anything_else_is_told_how_to_write_it(given, said):
     with pytest.raises(OTPruneError, match=said):
