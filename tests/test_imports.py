@@ -1,6 +1,7 @@
 """Imports point downwards, and the core needs torch and numpy alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_imports_point_downwards(path):
             assert HEIGHT[rest[0]] <= here, f"{path.name} imports {name}"
         elif here <= HEIGHT["streaming"]:
             assert package in {*sys.stdlib_module_names, "torch", "numpy", "ot", "triton"}, name
+
+
+def test_contributing_names_the_same_order():
+    text = (ROOT.parents[1] / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| layer, lowest first") :].split("\n\n")[0].splitlines()[2:]
+    assert [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table] == LAYERS
 
 
 def run(code):
