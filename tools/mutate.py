@@ -2,14 +2,15 @@
 
     python -m tools.mutate src/otprune/keep.py --tests tests/test_keep.py [--sample 40] [--seed 0]
 
-What no test notices is printed: either the change makes no difference, or a test is missing.
-Left alone are constants of a module (sizes of blocks, tolerances) and the words of errors.
+A change that no test notices is printed: it makes no difference, or a test is missing. Constants of
+a module (sizes of blocks, tolerances) and the words of errors are left alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import multiprocessing
 import os
 import random
@@ -20,30 +21,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
-import torch  # noqa: F401 (loaded once, for all forks)
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parents[1]
-OPERATORS = [(ast.FloorDiv, ast.Mult), (ast.Pow, ast.Mult), (ast.Div, ast.Mult)]
-OPERATORS += [(ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot)]
-OPERATORS += [(ast.In, ast.NotIn), (ast.Add, ast.Sub), (ast.And, ast.Or), (ast.BitAnd, ast.BitOr)]
-NAMES = [("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("argmin", "argmax")]
-SWAPPED = {a: b for pair in OPERATORS + NAMES for a, b in (pair, pair[::-1])}
-Mutant = tuple[ast.AST, str, object]
+PAIRS = [(ast.FloorDiv, ast.Mult), (ast.Pow, ast.Mult), (ast.Div, ast.Mult), (ast.Add, ast.Sub)]
+PAIRS += [(ast.USub, ast.UAdd), (ast.And, ast.Or), (ast.BitAnd, ast.BitOr), (ast.Lt, ast.LtE)]
+PAIRS += [(ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)]
+PAIRS += [("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("argmin", "argmax")]
+SWAPPED = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
+# The tests' own settings, but no search for a smaller example when one has failed.
+FIXED = {"max_examples": 25, "deadline": None, "derandomize": True, "database": None}
+settings.register_profile("mutate", phases=[Phase.explicit, Phase.generate], **FIXED)
 
 
-def mutants(node: ast.AST) -> Iterator[Mutant]:
+def mutants(node: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
     """Changes at a node and below it: a node, one of its fields, and what to put there."""
     match node:
         case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return
-        case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op) if type(op) in SWAPPED:
-            yield node, "op", SWAPPED[type(op)]()
-        case ast.UnaryOp(op=ast.USub()):
-            yield node, "op", ast.UAdd()
         case ast.UnaryOp(op=ast.Not()):
             yield node, "operand", ast.UnaryOp(ast.Not(), node.operand)
+        case ast.AST(op=op) if type(op) in SWAPPED:
+            yield node, "op", SWAPPED[type(op)]()
         case ast.Compare(ops=[first, *rest]) if type(first) in SWAPPED:
             yield node, "ops", [SWAPPED[type(first)](), *rest]
         case ast.Name(id=name) if name in SWAPPED:
@@ -57,58 +57,42 @@ def mutants(node: ast.AST) -> Iterator[Mutant]:
         case ast.If() | ast.IfExp():
             yield from ((node, "test", ast.Constant(truth)) for truth in (True, False))
     for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns", "decorator_list"):
-            continue
         for i, child in enumerate(value if isinstance(value, list) else [value]):
-            if field in ("body", "orelse") and _removable(child):
-                yield node, field, [*value[:i], ast.Pass(), *value[i + 1 :]]
-            if isinstance(child, ast.AST) and not (
-                isinstance(node, ast.Module) and isinstance(child, (ast.Assign, ast.AnnAssign))
-            ):
+            match node, field, child:
+                case _, "annotation" | "returns" | "decorator_list", _:
+                    continue
+                case ast.Module(), _, ast.Assign() | ast.AnnAssign():
+                    continue
+                case _, "body" | "orelse", ast.AugAssign() | ast.Break() | ast.Expr(ast.Call()):
+                    yield node, field, [*value[:i], ast.Pass(), *value[i + 1 :]]
+                case _, _, ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+                    yield node, field, [*value[:i], ast.Pass(), *value[i + 1 :]]
+            if isinstance(child, ast.AST):
                 yield from mutants(child)
 
 
-def _removable(node: object) -> bool:
-    """Statements without which the module still runs, at first sight."""
-    if isinstance(node, ast.Assign):
-        return not isinstance(node.targets[0], (ast.Name, ast.Tuple))
-    return isinstance(node, (ast.AugAssign, ast.Break, ast.Continue)) or (
-        isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
-    )
-
-
 def mutate(source: str, i: int) -> tuple[str, str]:
-    """The source with its i-th change, and that change in words."""
+    """The source with its i-th change, and the line before and after."""
     tree = ast.parse(source)
+    before = ast.unparse(tree).splitlines()
     node, field, value = list(mutants(tree))[i]
-    place = node if hasattr(node, "lineno") else tree.body[0]
-    before = ast.unparse(node).split("\n")[0]
-    was = getattr(node, field)
+    line = getattr(node, "lineno", 1)
     setattr(node, field, value)
-    after = ast.unparse(node).split("\n")[0]
-    if before == after and isinstance(value, list):
-        gone = next(a for a, b in zip(was, value, strict=True) if a is not b)
-        before, after, place = ast.unparse(gone).split("\n")[0], "pass", gone
-    return ast.unparse(ast.fix_missing_locations(tree)), f"{place.lineno}: {before} -> {after}"
-
-
-class Plugin:
-    """When a test of examples has failed, no smaller example is looked for."""
-
-    def pytest_sessionstart(self) -> None:
-        phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
-        hypothesis.settings.register_profile("short", hypothesis.settings.default, phases=phases)
-        hypothesis.settings.load_profile("short")
+    after = ast.unparse(ast.fix_missing_locations(tree)).splitlines()
+    old, new = next((a, b) for a, b in zip(before, after, strict=False) if a != b)
+    return "\n".join(after), f"{line}: {old.strip()}  ->  {new.strip()}"
 
 
 def run(library: Path, tests: list[str]) -> None:
-    """The tests with this library, in a process of its own."""
+    """The tests with this library, in a fork."""
     sys.path.insert(0, str(library))
     sys.dont_write_bytecode = True  # it would be taken for that of the next mutant
+    for name in [name for name in sys.modules if name.split(".")[0] in ("otprune", "tests")]:
+        del sys.modules[name]
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
-    os._exit(pytest.main(["-x", "-p", "no:cacheprovider", *tests], [Plugin()]))
+    os._exit(pytest.main(["-x", "-p", "no:cacheprovider", "--hypothesis-profile=mutate", *tests]))
 
 
 def passes(library: Path, tests: list[str], limit: float) -> bool:
@@ -128,6 +112,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=10**6, help="mutants of a file at most")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        pytest.main(["--collect-only", *args.tests])  # what the tests import, once for all forks
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "src"
         shutil.copytree(ROOT / "src", library, ignore=shutil.ignore_patterns("__pycache__"))
@@ -137,11 +123,9 @@ def main() -> None:
         limit = 3 * (time.perf_counter() - start) + 10
         for file in args.files:
             source, there = file.read_text(), library / file.resolve().relative_to(ROOT / "src")
-            n = len(list(mutants(ast.parse(source))))
+            n, survived = len(list(mutants(ast.parse(source)))), 0
             chosen = sorted(random.Random(args.seed).sample(range(n), min(n, args.sample)))
-            survived = 0
-            for i in chosen:
-                mutant, change = mutate(source, i)
+            for mutant, change in (mutate(source, i) for i in chosen):
                 there.write_text(mutant)
                 if passes(library, args.tests, limit):
                     survived += 1

@@ -147,6 +147,12 @@ def test_the_exact_plan_has_the_masses_prescribed_and_costs_the_distance(tokens,
     )
 
 
+def test_the_exact_plan_of_tokens_at_one_place_has_the_masses_too():
+    plan = exact_plan(torch.ones(4, 3), torch.ones(2, 3), kept_mass=[1, 3])
+    assert plan.sum(1).tolist() == pytest.approx([0.25, 0.75])
+    assert plan.sum(0).tolist() == pytest.approx([0.25] * 4)
+
+
 def test_with_free_masses_prescribed_the_exact_plan_is_the_free_one():
     tokens = random_tokens(30, 6)
     said = TransportPrune(5, metric="euclidean").reduce(tokens)

@@ -78,6 +78,21 @@ def test_monotone_and_submodular(tokens, metric, data):
     assert saved(D, [*A, x]) - small >= saved(D, [*B, x]) - large - 1e-9
 
 
+@pytest.mark.parametrize("block", [1, 2, 256])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_prefix_costs_are_the_costs_of_prefixes(metric, block, monkeypatch):
+    monkeypatch.setattr(transport, "_BLOCK", block)
+    tokens = random_tokens(2, 9, 4).double()
+    mass = torch.rand(2, 9, generator=torch.Generator().manual_seed(1)).double()
+    mass = mass / mass.sum(dim=-1, keepdim=True)
+    order = torch.tensor([[5, 0, 3, 8, 1], [2, 7, 4, 6, 0]])
+    costs = transport.prefix_costs(transport.embed(tokens, metric), order, mass)
+    for b in range(2):
+        D, p = distances(tokens[b], metric), mass[b]
+        wanted = [float(p @ D[:, order[b, :n]].amin(dim=1)) for n in range(1, 6)]
+        assert costs[b].tolist() == pytest.approx(wanted)
+
+
 @given(tokens=small_sets, metric=metrics, k=st.integers(1, 4))
 def test_bound_optimum_greedy(tokens, metric, k):
     k = min(k, len(tokens) - 1)
