@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from otprune import DivPrune, OTPrune, TransportPrune, prune, prune_inputs
-from otprune.engines.transformers.versions import WHOLE, installed
+from otprune.engines.transformers.versions import ROWWISE, installed
 
 from .base import PAD, Inputs
 from .reference import check_encoder_gradients
@@ -15,7 +15,7 @@ from .tiny import FAMILIES
 BATCH = (1, 2, 0)
 HALF = DivPrune(keep=0.5)
 families = pytest.mark.parametrize("name", FAMILIES)
-whole = pytest.mark.skipif(installed() < WHOLE, reason="transformers itself is wrong here")
+whole = pytest.mark.skipif(installed() < ROWWISE, reason="transformers itself is wrong here")
 
 
 def right_padded(inputs: Inputs) -> Inputs:

@@ -24,7 +24,7 @@ from otprune import (
     prune_inputs,
 )
 from otprune.engines.transformers import Pruned
-from otprune.engines.transformers.versions import WHOLE, installed
+from otprune.engines.transformers.versions import ROWWISE, installed
 
 from .base import IMAGE, VIDEO, Inputs, images_in
 from .reference import entering, reference_logits
@@ -269,7 +269,7 @@ def test_merged_features_enter_the_language_model(name: str) -> None:
         assert not torch.equal(features, item.features[item.indices])
 
 
-@pytest.mark.skipif(installed() < WHOLE, reason="transformers mixes up several images of a row")
+@pytest.mark.skipif(installed() < ROWWISE, reason="transformers mixes up several images of a row")
 @families
 @pytest.mark.parametrize("keep", [0.5, Auto(0.3, max_keep=0.9)], ids=["half", "auto"])
 def test_beams_score_what_the_reference_scores(name: str, keep: float | Auto) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attention
 
 from otprune import UnsupportedError
-from otprune.engines.transformers.bias import as_features, as_mask, of_keys
+from otprune.engines.transformers.bias import as_features, as_mask, bias_of_keys
 
 
 def states(seed: int, keys: int, q: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,16 +98,16 @@ def test_gradients_of_padding_that_sees_nothing_are_those_of_plain_attention() -
 
 def test_keys_are_the_prompt_and_what_follows_it() -> None:
     rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    assert torch.equal(of_keys(rows, 2, 3, 0), rows)
-    assert of_keys(rows, 2, 2, 0).tolist() == [[1, 2], [4, 5]]  # a first chunk of the prompt
-    assert of_keys(rows, 2, 5, 0).tolist() == [[1, 2, 3, 0, 0], [4, 5, 6, 0, 0]]
-    assert of_keys(rows, 2, 8, 5).tolist()[0] == [1, 2, 3, 0, 0, 0, 0, 0]  # a static cache
-    assert of_keys(rows, 2, 3, 5).tolist() == [[3, 0, 0], [6, 0, 0]]  # a window over 5 tokens
-    assert of_keys(rows, 2, 3, 9).tolist() == [[0, 0, 0], [0, 0, 0]]  # far behind the prompt
-    assert of_keys(rows, 4, 1, 0).tolist() == [[1], [1], [4], [4]]  # two beams each
+    assert torch.equal(bias_of_keys(rows, 2, 3, 0), rows)
+    assert bias_of_keys(rows, 2, 2, 0).tolist() == [[1, 2], [4, 5]]  # a first chunk of the prompt
+    assert bias_of_keys(rows, 2, 5, 0).tolist() == [[1, 2, 3, 0, 0], [4, 5, 6, 0, 0]]
+    assert bias_of_keys(rows, 2, 8, 5).tolist()[0] == [1, 2, 3, 0, 0, 0, 0, 0]  # a static cache
+    assert bias_of_keys(rows, 2, 3, 5).tolist() == [[3, 0, 0], [6, 0, 0]]  # a window over 5 tokens
+    assert bias_of_keys(rows, 2, 3, 9).tolist() == [[0, 0, 0], [0, 0, 0]]  # far behind the prompt
+    assert bias_of_keys(rows, 4, 1, 0).tolist() == [[1], [1], [4], [4]]  # two beams each
     for batch in (1, 3):
         with pytest.raises(UnsupportedError, match=f"prompt of 2 rows, attention has {batch}"):
-            of_keys(rows, batch, 3, 0)
+            bias_of_keys(rows, batch, 3, 0)
 
 
 def test_a_layer_without_a_mask_sees_all_unless_it_is_causal() -> None:

@@ -19,7 +19,7 @@ from transformers import (
 
 from otprune import OTPrune, RandomPrune, UnsupportedError
 from otprune.engines.transformers import prune
-from otprune.engines.transformers.versions import WHOLE, installed
+from otprune.engines.transformers.versions import ROWWISE, installed
 from tests.families.base import PAD, SPECIAL
 from tests.families.llava import LLAMA
 from tests.families.tiny import FAMILIES
@@ -29,7 +29,7 @@ SELECTOR = RandomPrune(0.4)
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
 # Below that release both are refused, see tests/families/test_versions.py.
-whole = pytest.mark.skipif(installed() < WHOLE, reason="transformers itself is wrong here")
+whole = pytest.mark.skipif(installed() < ROWWISE, reason="transformers itself is wrong here")
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 

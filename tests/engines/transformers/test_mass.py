@@ -294,15 +294,15 @@ def test_flex_attention_is_given_a_score_modification():
 
     rows = torch.tensor([[0.0, 2.0, 3.0]])
     query, key = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 4, 8)
-    now = attention.Weights(None, rows)
-    attention._by_score(flex, now, None, query, key, key, "a block mask", scaling=0.5)
+    key_bias = attention.KeyBias(None, rows)
+    attention._add_as_score(flex, key_bias, None, query, key, key, "a block mask", scaling=0.5)
     assert seen["bias"].shape == (2, 4, 5, 4)
     assert torch.equal(seen["bias"], torch.tensor([0.0, 2.0, 3.0, 0.0]).expand(2, 4, 5, 4))
     assert (seen["mask"], seen["scaling"]) == ("a block mask", 0.5)
-    attention._by_score(flex, now, None, query, key, key, None, position_bias=seen["bias"])
+    attention._add_as_score(flex, key_bias, None, query, key, key, None, position_bias=seen["bias"])
     assert torch.equal(seen["bias"][1, 3, 4], torch.tensor([0.0, 4.0, 6.0, 0.0]))
     with pytest.raises(UnsupportedError, match="flex_attention takes no bias"):
-        attention._by_score(lambda module, mask: 0, now, None, query, key, key, None)
+        attention._add_as_score(lambda module, mask: 0, key_bias, None, query, key, key, None)
 
 
 def test_an_implementation_may_be_chosen_inside_the_block():
@@ -393,6 +393,6 @@ def test_gradients_know_the_mass():
 
 def test_a_soft_cap_under_flash_attention():
     query = torch.zeros(1, 1, 2, 8)
-    now = attention.Weights(None, torch.zeros(1, 2))
+    key_bias = attention.KeyBias(None, torch.zeros(1, 2))
     with pytest.raises(UnsupportedError, match="softcap"):
-        attention._by_features(None, now, None, query, query, query, None, softcap=30.0)
+        attention._add_as_features(None, key_bias, None, query, query, query, None, softcap=30.0)

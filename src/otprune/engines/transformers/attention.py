@@ -1,10 +1,11 @@
-"""Attention mass inside a model: a bias on the keys of the language model's attention layers.
+"""Attention mass inside a model: a key bias in the language model's attention layers.
 
-Each layer asks transformers which attention function to call. For the length of a call with masses,
-and in that call's own thread and context alone, the answer is the same function with the bias in
-its mask (sdpa, eager), as a score modification (flex_attention) or in a few more features of the
-heads (flash attention). No config changes, so other calls of the same model, at the same time in
-other threads too, go the way that they always went. What would lose the mass is refused.
+Each layer asks transformers which attention function to call. During a call with masses the answer
+is the same function with the bias added to its mask (sdpa, eager), passed as a score modification
+(flex_attention), or encoded in extra head features (flash attention). This holds only in the thread
+and context of that call. No config is changed, so other calls of the same model are unaffected,
+including concurrent ones in other threads. An attention layer in which the mass would be lost is
+refused.
 """
 
 from __future__ import annotations
@@ -27,68 +28,70 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_torch_npu_available
 
-from otprune.engines.transformers.bias import FEATURES, as_features, as_mask, of_keys
+from otprune.engines.transformers.bias import FEATURES, as_features, as_mask, bias_of_keys
 from otprune.errors import UnsupportedError
 
-# Elsewhere keys are not tokens (compressed or linear attention), or a layer chooses among them.
+# In other layer types a key is not a token (compressed or linear attention), or the layer attends
+# to a selection of the tokens.
 _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class Decoder:
-    """One model's language model, as far as its attention layers are to be told from others.
+    """Identifies the attention layers and masks of one language model.
 
     config: its config.
-    modules: identities of its modules: others in the same call have no masses.
-    configs: identities of the configs that its masks are chosen by.
+    modules: ids of its modules. Other modules in the same call get no bias.
+    configs: ids of the configs that transformers may create its masks from.
     """
 
     def __init__(self, module: Any) -> None:
-        held = [getattr(x, "config", None) for x in module.modules()]
+        configs = [getattr(x, "config", None) for x in module.modules()]
         self.config = module.config
         self.modules = {id(x) for x in module.modules()}
-        self.configs = {id(config) for config in held if config is not None}
+        self.configs = {id(config) for config in configs if config is not None}
 
 
 @dataclass(eq=False)
-class Weights:
-    """The masses of one prompt, in the layers of one language model.
+class KeyBias:
+    """The log masses of one prompt, as a bias on its keys in the layers of one language model.
 
     decoder: the language model.
-    rows: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
-    total: tokens so far, those of the current call included; 0 if no layer of the cache slides.
-    again: what keeps a graph and runs it again where the current call began, see `_checkpoint`.
-    used: the attention layers that have used them in the current call.
+    log_mass: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
+    total: tokens so far, including those of the current call; 0 if no layer has a sliding window.
+    checkpointing: the state of `_checkpointing` when the current call began.
+    used_layers: ids of the attention layers that have applied the bias in the current call.
     """
 
     decoder: Decoder
-    rows: Tensor
+    log_mass: Tensor
     total: int = 0
-    again: tuple[bool, Any] = (False, None)
-    used: set[int] = field(default_factory=set)
+    checkpointing: tuple[bool, Any] = (False, None)
+    used_layers: set[int] = field(default_factory=set)
     _masks: dict[tuple[Any, ...], tuple[Any, Tensor]] = field(default_factory=dict)
 
-    def for_call(self, total: int) -> Weights:
-        """The same masses for one more call of the model; see `total`."""
-        return Weights(self.decoder, self.rows, total, _checkpoint())
+    def for_call(self, total: int) -> KeyBias:
+        """The same log masses for the next call of the model; see `total`."""
+        return KeyBias(self.decoder, self.log_mass, total, _checkpointing())
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor:
-        """`(B, keys)` float32, where the layer is."""
-        rows = self.rows.to(query.device)
-        return of_keys(rows, query.shape[0], key.shape[-2], self.total)
+        """`(B, keys)` float32, on the device of the layer."""
+        log_mass = self.log_mass.to(query.device)
+        return bias_of_keys(log_mass, query.shape[0], key.shape[-2], self.total)
 
     def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
-        """The layer's mask with the bias in it, made once for all layers that share the mask."""
+        """The layer's mask plus the bias, computed once for all layers that share the mask."""
         shape = query.shape[0], query.shape[-2], key.shape[-2]
         known = (id(mask), causal, shape, query.dtype, query.device)
         if known not in self._masks:
-            # The mask is kept beside the result, so that its id stays its own.
+            # Keeping a reference to the mask ensures that its id is not reused.
             self._masks[known] = mask, as_mask(mask, self.bias(query, key), query, causal)
         return self._masks[known][1]
 
-    def check_once(self) -> None:
-        """In a layer: raise UnsupportedError if it will run again when the call is long over."""
-        graph, hook = _checkpoint()
-        if (self.again[0] and not graph) or (hook is not None and hook is not self.again[1]):
+    def check_not_rerun(self) -> None:
+        """In a layer: raise UnsupportedError if it will be recomputed after the call has ended."""
+        recorded, outer_hook = self.checkpointing
+        records, hook = _checkpointing()
+        if (recorded and not records) or (hook is not None and hook is not outer_hook):
             raise UnsupportedError(
                 "mass with activation checkpointing: layers run again after the call, without "
                 "their masses, and gradients would be wrong: checkpoint the whole call, or use "
@@ -96,20 +99,20 @@ class Weights:
             )
 
     def check_used(self) -> None:
-        """After a call: raise UnsupportedError unless all layers have weighed their tokens."""
+        """After a call: raise UnsupportedError unless all layers have applied the bias."""
         layers = int(self.decoder.config.num_hidden_layers)
-        if len(self.used) < layers:
+        if len(self.used_layers) < layers:
             raise UnsupportedError(
-                f"the model attends in only {len(self.used)} of {layers} "
+                f"the model attends in only {len(self.used_layers)} of {layers} "
                 "layers through transformers' attention interface, so the mass would be lost in "
                 "the others: use mass='none'"
             )
 
 
-def _checkpoint() -> tuple[bool, Any]:
-    """Whether a graph is made, and the innermost torch.utils.checkpoint around here, if any.
+def _checkpointing() -> tuple[bool, Any]:
+    """Whether gradients are recorded, and the hook of the innermost torch.utils.checkpoint, if any.
 
-    A reentrant one makes no graph of what it runs the first time.
+    Reentrant checkpointing records no gradients in its first run.
     """
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     pack = hooks[0] if hooks else None
@@ -117,54 +120,55 @@ def _checkpoint() -> tuple[bool, Any]:
     return torch.is_grad_enabled(), pack if ours else None
 
 
-_NOW: ContextVar[Weights | None] = ContextVar("otprune_weights", default=None)
-# Whose masks are made: generate() makes those of a static cache before it calls the model.
-_MASKED: ContextVar[Weights | None] = ContextVar("otprune_masks", default=None)
+_KEY_BIAS: ContextVar[KeyBias | None] = ContextVar("otprune_key_bias", default=None)
+# The key bias that masks must leave room for. It is set for longer than `_KEY_BIAS`: generate()
+# creates the masks of a static cache before it calls the model.
+_MASK_BIAS: ContextVar[KeyBias | None] = ContextVar("otprune_mask_bias", default=None)
 
 
-def weights_of(model: Any, rows: Tensor | None) -> Weights | None:
-    """Masses `(B, n)` for a model's calls, after a look at whether they would reach its layers.
+def key_bias_of(model: Any, log_mass: Tensor | None) -> KeyBias | None:
+    """The key bias for log masses `(B, n)`, once the model's attention is known to support it.
 
     Raises:
         UnsupportedError: as `check_attention`.
     """
-    if rows is None:
+    if log_mass is None:
         return None
     check_attention(model)
-    return Weights(Decoder(model.get_decoder()), rows)
+    return KeyBias(Decoder(model.get_decoder()), log_mass)
 
 
 @contextmanager
-def weighing(weights: Weights | None, layers: bool = True) -> Iterator[None]:
-    """Inside, in this thread and context alone, layers weigh a prompt's tokens; or none do.
+def apply_key_bias(key_bias: KeyBias | None, layers: bool = True) -> Iterator[None]:
+    """Inside, in this thread and context only, attention layers apply a key bias; None for none.
 
-    layers: False if only masks are made that leave room for the masses; layers that somebody calls
-        in between (a criterion that asks a part of the model) weigh nothing.
+    layers: False if only masks are created so that a bias can be added to them. Layers that are
+        called in the meantime (a stopping criterion that runs a part of the model) apply no bias.
     """
-    if weights is None and _NOW.get() is None and _MASKED.get() is None:
+    if key_bias is None and _KEY_BIAS.get() is None and _MASK_BIAS.get() is None:
         yield
         return
-    masked, now = _MASKED.set(weights), _NOW.set(weights if layers else None)
-    if weights is not None:
+    in_masks, in_layers = _MASK_BIAS.set(key_bias), _KEY_BIAS.set(key_bias if layers else None)
+    if key_bias is not None:
         _interfaces.enter()
     try:
         yield
     finally:
-        if weights is not None:
+        if key_bias is not None:
             _interfaces.leave()
-        _NOW.reset(now)
-        _MASKED.reset(masked)
+        _KEY_BIAS.reset(in_layers)
+        _MASK_BIAS.reset(in_masks)
 
 
 def check_attention(model: Any) -> None:
-    """Refuse models and attention functions in which mass would be lost or mean nothing.
+    """Refuse models and attention functions in which mass would be lost or has no meaning.
 
     Raises:
-        UnsupportedError: says which, why, and what to choose instead.
+        UnsupportedError: with the reason and what to choose instead.
     """
     name, decoder = type(model).__name__, model.get_decoder()
-    again = [getattr(module, "gradient_checkpointing", False) for module in decoder.modules()]
-    if decoder.training and any(again):
+    checkpointed = [getattr(x, "gradient_checkpointing", False) for x in decoder.modules()]
+    if decoder.training and any(checkpointed):
         raise UnsupportedError(
             "mass with gradient checkpointing: layers run again after the call, without their "
             "masses: call model.gradient_checkpointing_disable() or use mass='none'"
@@ -177,8 +181,8 @@ def check_attention(model: Any) -> None:
                 "no meaning: use mass='none'"
             )
         chosen = str(config._attn_implementation)
-        way = _way(chosen, ALL_ATTENTION_FUNCTIONS.get(chosen), shared=True)
-        if way is None or (chosen == "sdpa" and is_torch_npu_available()):
+        adapter = _adapter(chosen, ALL_ATTENTION_FUNCTIONS.get(chosen), shared=True)
+        if adapter is None or (chosen == "sdpa" and is_torch_npu_available()):
             raise UnsupportedError(
                 f"mass is not known to reach the attention implementation {chosen!r}: use "
                 "model.set_attn_implementation('sdpa'), or mass='none'"
@@ -191,18 +195,18 @@ def check_attention(model: Any) -> None:
 
 
 def _configs(model: Any, decoder: Any) -> list[Any]:
-    """All configs that the language model's layers and masks are chosen by."""
-    held = [getattr(module, "config", None) for module in decoder.modules()]
-    found = [model.config.get_text_config(), *held]
-    named = [config for config in found if hasattr(config, "_attn_implementation")]
-    return list({id(config): config for config in named}.values())
+    """All configs that name an attention implementation of the language model's layers or masks."""
+    of_modules = [getattr(module, "config", None) for module in decoder.modules()]
+    found = [model.config.get_text_config(), *of_modules]
+    naming = [config for config in found if hasattr(config, "_attn_implementation")]
+    return list({id(config): config for config in naming}.values())
 
 
-class _Interfaces:
-    """What transformers answers when a layer asks for its attention function or its mask.
+class _InterfacePatch:
+    """Patches the lookup of attention and mask functions in transformers.
 
-    Changed while some call has masses, in whatever thread; a call without them gets the answer that
-    it would have got.
+    The patch is installed while any call, in any thread, has a key bias. A call without one gets
+    the unchanged functions.
     """
 
     def __init__(self) -> None:
@@ -218,15 +222,15 @@ class _Interfaces:
             mask: Callable[..., Any] = AttentionMaskInterface.__getitem__
 
             def get_interface(interface: Any, chosen: str, default: Any) -> Any:
-                found, now = function(interface, chosen, default), _NOW.get()
-                if now is None or getattr(found, "func", None) is _attend:
+                found = function(interface, chosen, default)
+                if _KEY_BIAS.get() is None or getattr(found, "func", None) is _biased_attention:
                     return found
                 shared = interface is ALL_ATTENTION_FUNCTIONS
-                return functools.partial(_attend, chosen, found, shared)
+                return functools.partial(_biased_attention, chosen, found, shared)
 
             def getitem(interface: Any, chosen: str) -> Any:
                 found = mask(interface, chosen)
-                return found if _MASKED.get() is None else functools.partial(_whole, found)
+                return found if _MASK_BIAS.get() is None else functools.partial(_make_mask, found)
 
             self._function, self._ours = function, (get_interface, getitem)
             self._mask = vars(AttentionMaskInterface).get("__getitem__")
@@ -238,7 +242,7 @@ class _Interfaces:
             self._users -= 1
             if self._users:
                 return
-            # What somebody else has put in their place meanwhile stays.
+            # Functions that other code has installed in the meantime stay.
             if AttentionInterface.get_interface is self._ours[0]:
                 setattr(AttentionInterface, "get_interface", self._function)  # noqa: B010
             if AttentionMaskInterface.__getitem__ is self._ours[1]:
@@ -247,19 +251,19 @@ class _Interfaces:
                     setattr(AttentionMaskInterface, "__getitem__", self._mask)  # noqa: B010
 
 
-_interfaces = _Interfaces()
+_interfaces = _InterfacePatch()
 
 
-def _whole(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A mask, where "causal" alone would say too little: there is a bias to go into it."""
-    now, config = _MASKED.get(), kwargs.get("config")
-    if now is not None and (config is None or id(config) in now.decoder.configs):
+def _make_mask(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The mask as a tensor where a key bias will be added to it, even if it is purely causal."""
+    key_bias, config = _MASK_BIAS.get(), kwargs.get("config")
+    if key_bias is not None and (config is None or id(config) in key_bias.decoder.configs):
         kwargs["allow_is_causal_skip"] = False
     return make(*args, **kwargs)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend(
+def _biased_attention(
     chosen: str,
     function: Callable[..., Any],
     shared: bool,
@@ -270,27 +274,28 @@ def _attend(
     attention_mask: Any,
     **kwargs: Any,
 ) -> Any:
-    """An attention function of transformers: the chosen one, with the module's masses.
+    """An attention function for transformers: the chosen one, with the key bias applied.
 
-    Not compiled, and the masses looked up anew: a compiled graph would keep those of another call.
+    It is not compiled and looks the bias up in every call: a compiled graph would keep the bias of
+    an earlier call.
     """
-    now = _NOW.get()
-    if now is None or id(module) not in now.decoder.modules:
+    key_bias = _KEY_BIAS.get()
+    if key_bias is None or id(module) not in key_bias.decoder.modules:
         return function(module, query, key, value, attention_mask, **kwargs)
-    way = _way(chosen, function, shared)
-    if way is None:
+    adapter = _adapter(chosen, function, shared)
+    if adapter is None:
         raise UnsupportedError(
             f"mass is not known to reach the {chosen} attention of {type(module).__name__}: use "
             "model.set_attn_implementation('sdpa'), or mass='none'"
         )
-    now.check_once()
-    now.used.add(id(module))
-    return way(function, now, module, query, key, value, attention_mask, **kwargs)
+    key_bias.check_not_rerun()
+    key_bias.used_layers.add(id(module))
+    return adapter(function, key_bias, module, query, key, value, attention_mask, **kwargs)
 
 
-def _by_mask(
+def _add_to_mask(
     function: Callable[..., Any],
-    now: Weights,
+    key_bias: KeyBias,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -301,12 +306,12 @@ def _by_mask(
     causal = kwargs.get("is_causal")
     if causal is None:
         causal = getattr(module, "is_causal", True)
-    return function(module, query, key, value, now.mask(mask, query, key, causal), **kwargs)
+    return function(module, query, key, value, key_bias.mask(mask, query, key, causal), **kwargs)
 
 
-def _by_score(
+def _add_as_score(
     function: Callable[..., Any],
-    now: Weights,
+    key_bias: KeyBias,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -319,15 +324,15 @@ def _by_score(
             "mass: flex_attention takes no bias in this release of transformers: use "
             "model.set_attn_implementation('sdpa'), or mass='none'"
         )
-    bias = now.bias(query, key)[:, None, None].expand(-1, *query.shape[1:3], -1)
+    bias = key_bias.bias(query, key)[:, None, None].expand(-1, *query.shape[1:3], -1)
     if kwargs.get("position_bias") is not None:
         bias = bias + kwargs["position_bias"]
     return function(module, query, key, value, mask, **kwargs | {"position_bias": bias})
 
 
-def _by_features(
+def _add_as_features(
     function: Callable[..., Any],
-    now: Weights,
+    key_bias: KeyBias,
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -342,30 +347,30 @@ def _by_features(
         )
     d, width = query.shape[-1], value.shape[-1]
     scaling = kwargs.get("scaling") or d**-0.5
-    query, key = as_features(query, key, now.bias(query, key), scaling)
+    query, key = as_features(query, key, key_bias.bias(query, key), scaling)
     value = torch.nn.functional.pad(value, (0, d + FEATURES - width))
     out, *rest = function(module, query, key, value, mask, **kwargs | {"scaling": scaling})
     return out[..., :width], *rest
 
 
-_WAYS: dict[Callable[..., Any], Callable[..., Any]] = {
-    sdpa_attention_forward: _by_mask,
-    flex_attention_forward: _by_score,
-    flash_attention_forward: _by_features,  # of any release, and kernels from the hub
+_ADAPTERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    sdpa_attention_forward: _add_to_mask,
+    flex_attention_forward: _add_as_score,
+    flash_attention_forward: _add_as_features,  # every flash attention version and hub kernel
 }
 
 
-def _way(
+def _adapter(
     chosen: str, function: Callable[..., Any] | None, shared: bool
 ) -> Callable[..., Any] | None:
-    """How the bias reaches an attention function; None if it is not known to.
+    """How to apply the bias in an attention function; None if that is not known.
 
-    Other libraries wrap the functions that all models share (kvpress does when it is imported).
-    Under a name of transformers' own they still take what that function takes.
+    Other libraries wrap the functions that all models share (kvpress does so on import). A wrapped
+    function is expected to take the same arguments as the function of transformers of that name.
     """
-    if chosen == "eager":  # every model has its own
-        return _by_mask
-    if function is not None and shared and function not in _WAYS:
+    if chosen == "eager":  # every model has its own eager function
+        return _add_to_mask
+    if function is not None and shared and function not in _ADAPTERS:
         known: Mapping[str, Any] = type(ALL_ATTENTION_FUNCTIONS)._global_mapping
         function = known.get(chosen)
-    return None if function is None else _WAYS.get(function)
+    return None if function is None else _ADAPTERS.get(function)

@@ -1,7 +1,9 @@
-"""What attention mass adds to the logits of a key, in the forms that attention functions take.
+"""The key bias of attention mass, in the forms that attention functions take.
 
-A key with bias log(n) counts as n copies of itself at one position, which see each other:
-n * exp(logit) = exp(logit + log n). Pure functions of tensors, no model in sight.
+A key with bias log(n) equals n copies of itself at the same position that attend to each other:
+n * exp(logit) = exp(logit + log n). Causal copies would differ from the second layer on, since an
+earlier copy does not attend to a later one. A sliding window would count each copy; it counts a
+token with a mass once. The functions here are pure functions of tensors.
 """
 
 from __future__ import annotations
@@ -12,20 +14,20 @@ from torch import Tensor
 
 from otprune.errors import UnsupportedError
 
-# Head sizes stay a multiple of 8, as attention kernels want them; three of the features are used.
+# Attention kernels expect head sizes that are multiples of 8. Three of the features are used.
 FEATURES = 8
 
 
-def of_keys(rows: Tensor, batch: int, keys: int, total: int) -> Tensor:
+def bias_of_keys(log_mass: Tensor, batch: int, keys: int, total: int) -> Tensor:
     """The bias of each key that one layer attends to.
 
     Args:
-        rows: `(B, n)` float32, of the tokens of each row's prompt.
-        batch: rows of the layer's batch, a multiple of B: beams and return sequences stand behind
-            each other, and reordering never leaves a row's own.
-        keys: number of keys. Keys behind the prompt (an answer, free slots of a static cache) have
-            bias 0; if the keys are fewer than `total`, they are the last ones (a sliding window).
-        total: tokens so far, those of this call included; 0 if no layer slides.
+        log_mass: `(B, n)` float32, of the tokens of each prompt.
+        batch: size of the layer's batch, a multiple of B. The beams or return sequences of one
+            prompt are adjacent, and reordering happens only among them.
+        keys: number of keys. Keys after the prompt (the answer, free slots of a static cache) have
+            bias 0. Fewer keys than `total` are the last ones (a sliding window).
+        total: tokens so far, including those of this call; 0 if no layer has a sliding window.
 
     Returns:
         `(batch, keys)` float32.
@@ -33,29 +35,29 @@ def of_keys(rows: Tensor, batch: int, keys: int, total: int) -> Tensor:
     Raises:
         UnsupportedError: the batch is not a multiple of B.
     """
-    times, odd = divmod(batch, len(rows))
+    times, odd = divmod(batch, len(log_mass))
     if odd or not times:
         raise UnsupportedError(
-            f"the masses belong to a prompt of {len(rows)} rows, attention has {batch}: go on with "
-            "the rows that the prompt was made of"
+            f"the masses belong to a prompt of {len(log_mass)} rows, attention has {batch}: go on "
+            "with the rows that the prompt was made of"
         )
     first = max(total - keys, 0)
-    seen = rows[:, first : first + keys]
+    seen = log_mass[:, first : first + keys]
     return F.pad(seen, (0, keys - seen.shape[1])).repeat_interleave(times, dim=0)
 
 
 def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> Tensor:
-    """An additive mask with the bias in it.
+    """The attention mask as an additive mask, plus the bias.
 
-    A query that a boolean mask lets see nothing is padding. Here it sees everything: where all keys
-    are hidden, gradients of torch's SDPA kernel for CPUs are too large by the number of keys.
+    A query for which a boolean mask hides every key is padding. Here it attends to all keys: where
+    all are hidden, gradients of torch's SDPA kernel for CPUs are too large by the number of keys.
 
     Args:
-        mask: `(B or 1, 1 or heads, q, keys)`, boolean (True is seen) or additive; None sees
-            everything, or everything up to itself if `causal`.
+        mask: `(B or 1, 1 or heads, q, keys)`, boolean (True: attend) or additive. None is no mask,
+            or a causal mask if `causal`.
         bias: `(B, keys)` float32.
-        query: `(B, heads, q, d)`, whose dtype the result has; in half precision the bias is rounded
-            as the logits are.
+        query: `(B, heads, q, d)`. The result has its dtype; in half precision the bias is rounded
+            like the logits.
         causal: see `mask`.
 
     Returns:
@@ -78,22 +80,22 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
     mask, least = mask[..., :keys], torch.finfo(query.dtype).min
     if mask.dtype == torch.bool:
         return torch.where(mask | ~mask.any(dim=-1, keepdim=True), added, least)
-    return (mask.to(query.dtype) + added).clamp(min=least)  # a query may see nothing else
+    return (mask.to(query.dtype) + added).clamp(min=least)  # all keys of a query may be hidden
 
 
 def as_features(query: Tensor, key: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Queries and keys a few features longer, whose products hold the bias.
+    """Queries and keys with extra features, whose dot products include the bias.
 
-    For kernels that take no bias: with queries of 1 and keys of bias / scaling in one more feature,
-    `scaling * (q . k)` is what it was plus the bias, under any mask. The number is split into three
-    of 8 bits, so that it stays exact to float32 in either half precision, and in float32 that the
-    kernel casts to one.
+    For kernels that take no bias: with 1 appended to each query and bias / scaling to each key,
+    `scaling * (q . k)` increases by the bias, under any mask. The appended number is split into a
+    sum of three with 8 significant bits each. It is then exact to float32 precision in bfloat16, in
+    float16, and in float32 that the kernel casts to either.
 
     Args:
         query: `(B, heads, q, d)`.
         key: `(B, key heads, keys, d)`.
         bias: `(B, keys)` float32.
-        scaling: what the kernel multiplies logits with; no soft cap may follow.
+        scaling: the factor that the kernel multiplies logits by; no soft cap may follow.
 
     Returns:
         `(B, heads, q, d + 8)` and `(B, key heads, keys, d + 8)`.

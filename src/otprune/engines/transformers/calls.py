@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.attention import Weights, weighing, weights_of
+from otprune.engines.transformers.attention import KeyBias, apply_key_bias, key_bias_of
 from otprune.engines.transformers.continuing import next_step, next_turn
 from otprune.engines.transformers.encoded import PrunedOutputs, has_images
 from otprune.engines.transformers.inputs import Shrunk, shrink
@@ -41,7 +41,7 @@ from otprune.engines.transformers.prompt import (
 )
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Settings
-from otprune.engines.transformers.versions import check_tested, check_whole
+from otprune.engines.transformers.versions import check_several_images, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
 
 _NUMBERS = itertools.count(1)
@@ -68,7 +68,7 @@ class Generating:
         self.past = past
         # A conversation that goes on says all its positions at once.
         self.gap = memory.gap if memory is not None and number else None
-        self.weights = weights_of(model, memory.weights) if memory is not None else None
+        self.key_bias = key_bias_of(model, memory.key_bias) if memory is not None else None
         self.outer = _INNERMOST.get()
         self._cache: Any = None
         self._begun = False
@@ -78,18 +78,18 @@ class Generating:
         token = _INNERMOST.set(self)
         try:
             # Masks of a static cache are made before the forward pass.
-            with weighing(self.weights, layers=False):
+            with apply_key_bias(self.key_bias, layers=False):
                 return function(**arguments)
         finally:
             _INNERMOST.reset(token)
 
-    def is_about(self, arguments: Mapping[str, Any]) -> bool:
+    def owns(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a call is about the prompt: it is the first, has its cache, or its images."""
         cache = cache_of(arguments)
         if not self._begun:
             self._begun, self._cache = True, cache
             if self.memory is not None:
-                _check_handed_on(self, self.memory, arguments)
+                _check_first_call(self, self.memory, arguments)
             return True
         if cache is not None:
             return cache is self._cache
@@ -98,15 +98,17 @@ class Generating:
     def call(self, function: Function, arguments: dict[str, Any]) -> Any:
         """forward() for a call that is about the prompt."""
         if self.memory is None:
-            with weighing(None):
+            with apply_key_bias(None):
                 return function(**arguments)
         if self.memory.positions.ndim == 2:
-            arguments = _fill_gaps(arguments)
+            arguments = _with_mask_of_ones(arguments)
         if self.gap is not None:
-            arguments = self._behind(arguments, self.gap, self.memory)
-        return _weighed(function, arguments, self.weights)
+            arguments = self._shift_answer(arguments, self.gap, self.memory)
+        return _call_with_bias(function, arguments, self.key_bias)
 
-    def _behind(self, arguments: dict[str, Any], gap: Tensor, memory: Memory) -> dict[str, Any]:
+    def _shift_answer(
+        self, arguments: dict[str, Any], gap: Tensor, memory: Memory
+    ) -> dict[str, Any]:
         """A call whose answer stands behind the full prompt, the last token of which was dropped.
 
         generate() counts on from the last token that is there.
@@ -126,7 +128,7 @@ def _number(arguments: Mapping[str, Any]) -> int:
     return outputs.number if isinstance(outputs, PrunedOutputs) else 0
 
 
-def _enclosing(number: int) -> Generating | None:
+def _generating_with(number: int) -> Generating | None:
     """The generate() around this call whose pruned images these are."""
     call = _INNERMOST.get()
     while call is not None and not (number and call.number == number):
@@ -134,14 +136,14 @@ def _enclosing(number: int) -> Generating | None:
     return call
 
 
-def _check_handed_on(call: Generating, memory: Memory, arguments: Mapping[str, Any]) -> None:
+def _check_first_call(call: Generating, memory: Memory, arguments: Mapping[str, Any]) -> None:
     """The first call of a generate(): the prompt that was handed to it must be the one it reads.
 
     Libraries that put virtual tokens in front (PEFT's prompt and prefix tuning) lengthen it and
     leave its positions out, so masses and positions would be other tokens'.
     """
     name = type(call.model).__name__
-    if not memory.counted and arguments.get("position_ids") is None:
+    if not memory.has_default_positions and arguments.get("position_ids") is None:
         raise UnsupportedError(
             f"generate() did not hand the positions of the pruned prompt on to {name} (PEFT's "
             "prompt and prefix tuning leave them out): use positions='compact', or prune without "
@@ -155,7 +157,7 @@ def _check_handed_on(call: Generating, memory: Memory, arguments: Mapping[str, A
         )
 
 
-def check_whole_cache(arguments: Mapping[str, Any]) -> None:
+def check_unpruned_cache(arguments: Mapping[str, Any]) -> None:
     """Refuse a cache that holds a pruned prompt, for a call that is not pruned."""
     if recall(cache_of(arguments)) is not None:
         raise UnsupportedError(
@@ -182,7 +184,7 @@ def generate(
     main = arguments.pop("inputs", None)
     if main is not None:
         arguments.setdefault(model.main_input_name, main)
-    drafted = _enclosing(_number(arguments))
+    drafted = _generating_with(_number(arguments))
     if drafted is not None:  # a draft model's: the prompt is pruned already
         past = length_of(cache_of(arguments))
         draft = Generating(model, drafted.memory, drafted.number, past)
@@ -191,15 +193,15 @@ def generate(
     memory = recall(cache)
     nested = _INNERMOST.get() is not None
     report = Run() if nested else run
-    report.begin()
+    report.start()
     if has_images(arguments):
         refuse(model, arguments)
         arguments = with_mask(model, arguments)
-        shrunk = shrink_by(model, settings, arguments, "left")
+        shrunk = _shrink(model, settings, arguments, "left")
         outputs = shrunk.inputs["mm_encoder_outputs"]
         outputs.number = next(_NUMBERS)
-        check_whole(model, arguments, outputs, shrunk.items)
-        report.say(shrunk)
+        check_several_images(model, arguments, outputs, shrunk.items)
+        report.record(shrunk)
         memory, shortened, number = shrunk.memory, shrunk.inputs, outputs.number
         _warn_of_chunks(model, arguments)
     elif memory is not None:
@@ -216,10 +218,10 @@ def generate(
     check_lengths(model, arguments)
     _check_capacity(model, arguments, cache, ids.shape[1])
     shortened = with_lengths(model, shortened, memory.layout.dropped)
-    if memory.weights is not None:
+    if memory.key_bias is not None:
         shortened["disable_compile"] = True  # a graph of the layers would leave the masses out
     call = Generating(model, memory, number, length_of(cache))
-    out = call.run(function, prompt.shown_to(shortened))
+    out = call.run(function, prompt.showing_full_ids(shortened))
     if isinstance(out, Tensor):
         return prompt.restore(out)
     if not isinstance(getattr(out, "sequences", None), Tensor):
@@ -261,15 +263,15 @@ def _warn_of_chunks(model: Any, arguments: dict[str, Any]) -> None:
 # -- forward -------------------------------------------------------------------------------------
 
 
-def inside(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
+def owner_of(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
     """The innermost generate() if it is the model's, and the call is about its prompt."""
     call = _INNERMOST.get()
-    return call if call is not None and call.model is model and call.is_about(arguments) else None
+    return call if call is not None and call.model is model and call.owns(arguments) else None
 
 
 def plain_forward(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
     """forward() that is not pruned, inside a call that may be."""
-    with weighing(None):
+    with apply_key_bias(None):
         return function(**arguments)
 
 
@@ -284,17 +286,17 @@ def forward(
         asked = arguments.get("logits_to_keep")
         full = settings.logits == "full" and asked is not None
         kept = arguments | {"logits_to_keep": None} if full else arguments
-        shrunk = shrink_by(model, settings, kept, "aligned")
-        report.say(shrunk)
+        shrunk = _shrink(model, settings, kept, "aligned")
+        report.record(shrunk)
         if shrunk.memory is None:
             more = {"logits_to_keep": asked} if full else {}
             return plain_forward(model, function, shrunk.inputs | more)
         return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
     if memory is not None:
         shortened = next_step(model, arguments, memory, length_of(cache))
-        return _weighed(function, shortened, weights_of(model, memory.weights))
+        return _call_with_bias(function, shortened, key_bias_of(model, memory.key_bias))
     if length_of(cache) == 0:
-        report.begin()
+        report.start()
     return plain_forward(model, function, arguments)
 
 
@@ -310,20 +312,20 @@ def _forward_shrunk(
     nearest = None
     if settings.logits == "full":
         asked = given.get("logits_to_keep")
-        arguments, nearest = _all_that_is_needed(arguments, layout, asked)
+        arguments, nearest = _logits_request(arguments, layout, asked)
     as_tuple = nearest is not None and not _returns_dict(model, given)
     if as_tuple:
         arguments = arguments | {"return_dict": True}
-    out = _weighed(function, arguments, weights_of(model, memory.weights))
+    out = _call_with_bias(function, arguments, key_bias_of(model, memory.key_bias))
     for value in out if isinstance(out, tuple) else (cache_of(out),):
         if hasattr(value, "get_seq_length"):
             remember(value, memory)
     if nearest is not None:
-        out["logits"] = _spread(out["logits"], nearest)
+        out["logits"] = _expand_logits(out["logits"], nearest)
     return out.to_tuple() if as_tuple else out
 
 
-def _all_that_is_needed(
+def _logits_request(
     arguments: dict[str, Any], layout: Layout, asked: Any
 ) -> tuple[dict[str, Any], Tensor]:
     """The call that makes the logits of the asked columns, and where each of them lies there."""
@@ -338,7 +340,7 @@ def _all_that_is_needed(
     return arguments | {"logits_to_keep": number}, nearest
 
 
-def _spread(logits: Tensor, nearest: Tensor) -> Tensor:
+def _expand_logits(logits: Tensor, nearest: Tensor) -> Tensor:
     """`(B, n, V)` to `(B, S, V)`: the logits of each column's nearest, 0 where there is none."""
     nearest = nearest.to(logits.device)
     place = nearest.clamp(min=0).unsqueeze(-1).expand(-1, -1, logits.shape[-1])
@@ -350,18 +352,18 @@ def _returns_dict(model: Any, arguments: Mapping[str, Any]) -> bool:
     return bool(model.config.return_dict if given is None else given)
 
 
-def _weighed(function: Function, arguments: dict[str, Any], weights: Weights | None) -> Any:
-    if weights is None:
-        with weighing(None):
+def _call_with_bias(function: Function, arguments: dict[str, Any], key_bias: KeyBias | None) -> Any:
+    if key_bias is None:
+        with apply_key_bias(None):
             return function(**arguments)
-    weights = weights.for_call(_sliding_total(arguments))
-    with weighing(weights):
+    key_bias = key_bias.for_call(_sliding_total(arguments))
+    with apply_key_bias(key_bias):
         out = function(**arguments)
-    weights.check_used()
+    key_bias.check_used()
     return out
 
 
-def shrink_by(
+def _shrink(
     model: Any, settings: Settings, arguments: Mapping[str, Any], padding_side: str
 ) -> Shrunk:
     """`shrink` as settings say."""
@@ -383,7 +385,7 @@ def _sliding_total(arguments: Mapping[str, Any]) -> int:
     return length_of(cache) + int(new.shape[1])
 
 
-def _fill_gaps(arguments: dict[str, Any]) -> dict[str, Any]:
+def _with_mask_of_ones(arguments: dict[str, Any]) -> dict[str, Any]:
     """Without mask and cache, transformers reads gaps in positions as packed sequences."""
     if cache_of(arguments) is not None or arguments.get("attention_mask") is not None:
         return arguments

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.encoded import TYPES, check_widths
+from otprune.engines.transformers.encoded import TYPE_IDS, check_widths
 from otprune.engines.transformers.inputs import take_columns
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import takes_positions
@@ -67,7 +67,7 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     changed = dict(inputs)
     mask = inputs.get("attention_mask")
     full = memory.layout.width + past - n + q
-    for name in TYPES:
+    for name in TYPE_IDS:
         value = inputs.get(name)
         if isinstance(value, Tensor) and value.shape[-1] in (full, past + q):
             # Of the whole conversation, as generate() of transformers 5.18 hands them on.
@@ -87,7 +87,7 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
             tail = mask[:, n:].long().to(tail.device)
         steps = tail.cumsum(-1)[:, -q:]
         given = inputs.get("position_ids")
-        if given is None or (memory.compact and _same(given, memory.callers_last + steps)):
+        if given is None or (memory.compact and _same(given, memory.full_last + steps)):
             changed["position_ids"] = memory.last + steps
         elif memory.compact and not _same(given, memory.last + steps):
             raise UnsupportedError(

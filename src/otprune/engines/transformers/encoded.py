@@ -17,10 +17,10 @@ from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
 
 # Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
-TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-PER_TOKEN = {"attention_mask": 0, **dict.fromkeys(TYPES, 0), "labels": -100}
+TYPE_IDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+PER_TOKEN = {"attention_mask": 0, **dict.fromkeys(TYPE_IDS, 0), "labels": -100}
 # What flash attention and linear attention are told of documents that are packed into one row.
-_OF_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+_PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ def _prompt(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
             "these inputs are pruned already: use prune or prune_inputs, not both, and call "
             "prune_inputs anew for every call"
         )
-    for name in _OF_PACKED:
+    for name in _PACKING:
         if given.get(name) is not None:
             raise UnsupportedError(
                 f"{name} says where packed documents end in the full prompt: leave it out, and "

@@ -57,7 +57,7 @@ _users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 def begin(block: Block) -> None:
     """Let a block hold from here on."""
-    _hold(block.model)
+    _acquire(block.model)
     _BLOCKS.set((*(other for other in _BLOCKS.get() if other.open), block))
 
 
@@ -68,7 +68,7 @@ def end(block: Block) -> None:
     block.open = False
     _BLOCKS.set(tuple(other for other in _BLOCKS.get() if other.open))
     model, block.model = block.model, None  # other contexts may hold the block for long
-    _let_go(model)
+    _release(model)
 
 
 def enable(model: Any, active: Active) -> None:
@@ -91,22 +91,22 @@ def enabled(model: Any) -> bool:
 
 
 @contextmanager
-def _held(model: Any) -> Iterator[None]:
+def _in_use(model: Any) -> Iterator[None]:
     """A call's own hold: whoever leaves or disables meanwhile does not take its doors away."""
-    _hold(model)
+    _acquire(model)
     try:
         yield
     finally:
-        _let_go(model)
+        _release(model)
 
 
-def _hold(model: Any) -> None:
+def _acquire(model: Any) -> None:
     with _lock:
         _users[model] = _users.get(model, 0) + 1
         _install(model)
 
 
-def _let_go(model: Any) -> None:
+def _release(model: Any) -> None:
     with _lock:
         _users[model] -= 1
         if not _users[model]:
@@ -131,7 +131,7 @@ def _remove_if_unused(model: Any) -> None:
                 setattr(model, name, entry.own)
 
 
-def _settings(model: Any) -> Active | None:
+def _active_for(model: Any) -> Active | None:
     """What holds for a call here and now, if the call itself says nothing."""
     for block in reversed(_BLOCKS.get()):
         if block.model is model and block.open:
@@ -140,7 +140,7 @@ def _settings(model: Any) -> Active | None:
     return active
 
 
-def _of_call(model: Any, given: Any) -> Active:
+def _from_argument(model: Any, given: Any) -> Active:
     """What a call says by itself: `otprune=settings`, the run of a block, or None for nothing."""
     if given is None or isinstance(given, Settings):
         return Active(given, Run())
@@ -188,7 +188,7 @@ class Entry:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _ARGUMENT not in kwargs:
             return self._call(args, kwargs)
-        block = Block(self.model, _of_call(self.model, kwargs.pop(_ARGUMENT)))
+        block = Block(self.model, _from_argument(self.model, kwargs.pop(_ARGUMENT)))
         begin(block)
         try:
             return self._call(args, kwargs, settled=True)
@@ -202,16 +202,16 @@ class Entry:
             return function(*args, **kwargs)  # somebody wrapped us once, and is wrapped by now
         arguments = _by_name(self.__wrapped__, args, kwargs) if args else kwargs
         if self.name == "forward" and not settled:
-            inside = calls.inside(model, arguments)
+            inside = calls.owner_of(model, arguments)
             if inside is not None:
                 return inside.call(function, arguments)
-        active = _settings(model)
+        active = _active_for(model)
         if active is None or active.settings is None:
-            calls.check_whole_cache(arguments)
+            calls.check_unpruned_cache(arguments)
             plain = calls.plain_forward if self.name == "forward" else calls.plain_generate
             return plain(model, function, arguments)
         pruned = calls.forward if self.name == "forward" else calls.generate
-        with _held(model):
+        with _in_use(model):
             return pruned(model, function, arguments, active.settings, active.run)
 
     def __reduce__(self) -> tuple[Any, ...]:

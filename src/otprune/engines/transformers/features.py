@@ -59,7 +59,7 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         if output is not None
     }
     given = _with_known_pixels(model, given)
-    with _weights_there(model.base_model):
+    with _offloaded_weights(model.base_model):
         rest = model._prepare_multimodal_encoder_kwargs_for_generation(
             given | {"mm_encoder_outputs": before}
         )
@@ -86,7 +86,7 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 @contextmanager
-def _weights_there(module: Any) -> Iterator[None]:
+def _offloaded_weights(module: Any) -> Iterator[None]:
     """Weights that accelerate keeps elsewhere come when forward() is called: here it is not.
 
     Those of the modules inside come by themselves, since they are called.
@@ -185,7 +185,7 @@ def find_images(
     return Images(list(torch.split(flat, lengths)), starts, rows, unit)
 
 
-def hand_over(model: Any, output: Any, images: Images, choices: list[Choice]) -> Any:
+def with_kept_features(model: Any, output: Any, images: Images, choices: list[Choice]) -> Any:
     """The encoder's output with kept tokens only.
 
     Deepstack levels keep their own rows of the kept tokens, with `merge` too: the masses were
@@ -203,11 +203,11 @@ def hand_over(model: Any, output: Any, images: Images, choices: list[Choice]) ->
         features = [torch.cat(some) for some in of_row]
     changed = {name: _refill(output[name], features)}
     if output.get("deepstack_features") is not None:
-        changed["deepstack_features"] = _cut(output["deepstack_features"], kept)
+        changed["deepstack_features"] = _keep_rows(output["deepstack_features"], kept)
     return type(output)(**{**output, **changed})
 
 
-def _cut(level: Any, kept: list[Tensor]) -> Any:
+def _keep_rows(level: Any, kept: list[Tensor]) -> Any:
     """The kept rows of every tensor, or list of tensors, in nested lists and tuples."""
     if isinstance(level, Tensor) or (
         isinstance(level, (list, tuple)) and all(isinstance(x, Tensor) for x in level)
@@ -215,7 +215,7 @@ def _cut(level: Any, kept: list[Tensor]) -> Any:
         flat, _ = flat_rows(level)
         return _refill(level, [flat[rows] for rows in kept])
     if isinstance(level, (list, tuple)):
-        return type(level)(_cut(x, kept) for x in level)
+        return type(level)(_keep_rows(x, kept) for x in level)
     return level
 
 

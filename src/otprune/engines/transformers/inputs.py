@@ -23,7 +23,7 @@ from otprune.engines.transformers.encoded import (
     has_images,
 )
 from otprune.engines.transformers.families import Unit, check
-from otprune.engines.transformers.features import ENCODED, Images, hand_over
+from otprune.engines.transformers.features import ENCODED, Images, with_kept_features
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import (
@@ -171,7 +171,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     """
     call = encode_call(model, inputs)
     given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
-    mass = settings.mass if settings.weighs else "none"
+    mass = settings.mass if settings.has_mass else "none"
     chosen = iter(_choose(settings, call))
 
     keep = torch.ones_like(ids, dtype=torch.bool)
@@ -188,7 +188,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
                 added[here] = log_masses(choice, len(x), mass, settings.alpha).to(ids.device)
         keep[at], log_mass[at] = kept, added
         if not kept.all():
-            outputs[modality] = hand_over(model, call.outputs[modality], some, choices)
+            outputs[modality] = with_kept_features(model, call.outputs[modality], some, choices)
         reports += [_report(modality, some, i, choice) for i, choice in enumerate(choices)]
     items = [reports[i] for i in call.prompt_order]
 
@@ -218,18 +218,18 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         new["position_ids"] = placed
     if hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = rope_delta(placed, layout.valid)
-    callers_last, last = last_of(full, attended), last_of(placed, layout.valid)
+    full_last, last = last_of(full, attended), last_of(placed, layout.valid)
     if settings.positions == "preserved":
         # A prompt may end with a token that was dropped.
         text = 1 if full.ndim == 3 and full.shape[0] == 4 else 0  # an axis that is counted anew
-        last = torch.cat([last[:text], callers_last[text:]])
+        last = torch.cat([last[:text], full_last[text:]])
     memory = Memory(
         ids=ids,
         layout=layout,
         positions=placed,
         last=last,
-        callers_last=callers_last,
-        weights=None if mass == "none" else layout.take(log_mass, 0),
+        full_last=full_last,
+        key_bias=None if mass == "none" else layout.take(log_mass, 0),
         compact=settings.positions == "compact",
     )
     return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns)

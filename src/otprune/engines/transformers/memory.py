@@ -14,7 +14,7 @@ from otprune.errors import UnsupportedError
 
 CACHE_NAMES = ("cache", "past_key_values")
 _ATTRIBUTE = "_otprune_memory"  # on the cache, so that it follows copies of it
-_MOVING_ROWS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
+_ROW_METHODS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Memory:
     positions: `(..., B, n)` of what was kept.
     last: `(..., B, 1)`, what the positions of the next tokens count on from: that of the prompt's
         last token, be it dropped or not, in the scheme of `positions`.
-    callers_last: `(..., B, 1)`, that of the prompt's last token in the full prompt.
-    weights: `(B, n)` float32, what attention adds to the logits of each; None if nothing.
+    full_last: `(..., B, 1)`, that of the prompt's last token in the full prompt.
+    key_bias: `(B, n)` float32, log mass of each column; None without mass.
     compact: the positions are counted anew.
     """
 
@@ -35,12 +35,12 @@ class Memory:
     layout: Layout
     positions: Tensor
     last: Tensor
-    callers_last: Tensor
-    weights: Tensor | None = None
+    full_last: Tensor
+    key_bias: Tensor | None = None
     compact: bool = False
 
     @property
-    def counted(self) -> bool:
+    def has_default_positions(self) -> bool:
         """Whether the positions are those that the model counts by itself if it is told none."""
         return self.compact and self.positions.ndim == 2
 
@@ -61,8 +61,8 @@ class Memory:
             self.layout.rows(indices),
             self.positions.index_select(-2, there),
             self.last.index_select(-2, there),
-            self.callers_last.index_select(-2, there),
-            None if self.weights is None else self.weights[indices.to(self.weights.device)],
+            self.full_last.index_select(-2, there),
+            None if self.key_bias is None else self.key_bias[indices.to(self.key_bias.device)],
             self.compact,
         )
 
@@ -87,20 +87,20 @@ def remember(cache: Any, memory: Memory) -> None:
     """
     if cache is None:
         return
-    setattr(cache, _ATTRIBUTE, _Held(memory))
-    for name in _MOVING_ROWS:
+    setattr(cache, _ATTRIBUTE, _SharedMemory(memory))
+    for name in _ROW_METHODS:
         if hasattr(type(cache), name):
-            setattr(cache, name, _Following(cache, name))
+            setattr(cache, name, _TrackedMethod(cache, name))
 
 
 @dataclass
-class _Held:
+class _SharedMemory:
     """What shallow copies of a cache share, as they share its layers."""
 
     memory: Memory
 
 
-class _Following:
+class _TrackedMethod:
     """A method of a cache that moves its rows, and its memory's with them.
 
     An object with the cache as attribute, so that a copy of the cache has one of its own.
@@ -143,7 +143,7 @@ def recall(cache: Any) -> Memory | None:
     Raises:
         UnsupportedError: the cache was cut inside the pruned prompt.
     """
-    held: _Held | None = getattr(cache, _ATTRIBUTE, None)
+    held: _SharedMemory | None = getattr(cache, _ATTRIBUTE, None)
     if held is None:
         return None
     memory = held.memory
@@ -159,7 +159,7 @@ def recall(cache: Any) -> Memory | None:
 
 
 def _forget(cache: Any) -> None:
-    for name in (_ATTRIBUTE, *_MOVING_ROWS):
+    for name in (_ATTRIBUTE, *_ROW_METHODS):
         vars(cache).pop(name, None)
 
 

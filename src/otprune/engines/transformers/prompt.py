@@ -40,7 +40,7 @@ class Prompt:
         """`(n + new,)` ids of one row of the batch to `(S + new,)`."""
         return torch.cat([self.ids[row].to(ids.device), ids[self.pruned_length :]])
 
-    def shown_to(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def showing_full_ids(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """generate()'s arguments with every callable of the caller's wrapped to see full ids."""
         shown: dict[str, Any] = {}
         for name in ("logits_processor", "stopping_criteria"):

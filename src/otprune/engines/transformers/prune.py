@@ -157,5 +157,5 @@ def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
 
 def _check(model: Any, settings: Settings | None) -> None:
     check(model)
-    if settings is not None and settings.weighs:
+    if settings is not None and settings.has_mass:
         check_attention(model)

@@ -36,12 +36,12 @@ class Run:
         self.input_ids: Tensor | None = None
         self.labels: Tensor | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """A call without images, as far as is known."""
         self.last = []
         self._clear()
 
-    def say(self, shrunk: Shrunk) -> None:
+    def record(self, shrunk: Shrunk) -> None:
         """A call whose prompt was looked at."""
         self.last = shrunk.items
         self.columns = shrunk.columns

@@ -88,6 +88,6 @@ class Settings:
         check_tested(self.untested_transformers)
 
     @property
-    def weighs(self) -> bool:
+    def has_mass(self) -> bool:
         """Whether kept tokens weigh more than one in attention."""
         return self.mass != "none" and self.alpha != 0

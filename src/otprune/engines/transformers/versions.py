@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OLDEST = (5, 18)  # hands encoder outputs over as `mm_encoder_outputs`
 NEWEST = (5, 24)  # that was tested
-WHOLE = (5, 23)  # repeats them row by row for beams, and cuts them for chunked prefill
+ROWWISE = (5, 23)  # repeats them row by row for beams, and cuts them for chunked prefill
 
 
 def installed() -> tuple[int, int]:
@@ -49,7 +49,7 @@ def check_tested(untested: object) -> None:
         )
 
 
-def check_whole(
+def check_several_images(
     model: Any, arguments: dict[str, Any], outputs: dict[str, Any], items: list[Pruned]
 ) -> None:
     """Raise UnsupportedError where an old generate() would answer from the wrong images.
@@ -60,7 +60,7 @@ def check_whole(
         outputs: `mm_encoder_outputs` of the pruned call.
         items: its images.
     """
-    if installed() >= WHOLE:
+    if installed() >= ROWWISE:
         return
     need = f"transformers {transformers.__version__}; 5.23 is the first that does not"
     if setting(model, arguments, "prefill_chunk_size"):
