@@ -123,3 +123,16 @@ def test_a_block_is_read_only_when_it_may_offer_something(monkeypatch):
     )
     assert [len(i) for i in kept([large, small], 6)] == [6, 0]
     assert set(visits) == {0}
+
+
+def test_most_blocks_are_not_read_at_most_levels(monkeypatch):
+    """A block that had little left when it was read last is not read again at once."""
+    visits = []
+    visit = threshold._Blocks.visit
+    monkeypatch.setattr(
+        threshold._Blocks,
+        "visit",
+        lambda self, i, level, most: (visits.append(level), visit(self, i, level, most)),
+    )
+    kept(blocks(*[10] * 12, d=12), 20)
+    assert len(visits) < len(set(visits)) * 12 / 2
