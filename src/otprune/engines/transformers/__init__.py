@@ -1,33 +1,38 @@
 """Pruning in Hugging Face transformers: the prompt is shortened before the model sees it.
 
-One call goes this way: the images are encoded once, a selector reduces the tokens of each, the
-placeholders of the others are taken out of ids, mask, labels and type ids, and transformers gets
-what was kept as `mm_encoder_outputs`. Cache, mask, beams and decoding are then right by themselves.
+A call is processed in four steps. The images are encoded once. A selector chooses the tokens of
+each image to keep. The placeholders of the other tokens are removed from ids, mask, labels and type
+ids. transformers gets the kept features as `mm_encoder_outputs`. Cache, mask, beams and decoding
+then need no changes.
 
-What was decided where there was a choice:
+Design decisions:
 
-- *k per image* means the whole image, whatever tiles or entries a family makes of it; a video has
-  one budget over all its frames. A family that hands over frames as images has one for each, and
-  so have those whose calls do not tell where a video ends (`Pruned.unit`).
-- Images are told apart by what the family's processor writes, or by their pixels; where neither
-  tells, the call is refused. So are pixels that no encoder takes.
-- Rows that only end a line (anyres newlines) are tokens like any other: they count, and compete.
+- *k per image* means the whole image, whatever tiles or entries a family makes of it. A video has
+  one budget over all its frames. Families that pass frames as images have one budget a frame, and
+  so do families whose calls do not say where a video ends (`Pruned.unit`).
+- Images are told apart by the text that the family's processor writes, or by their pixels. If
+  neither is enough, the call is refused. Pixels that no encoder takes are refused too.
+- Anyres newline rows are tokens like any other: they count, and the selector chooses among them.
   Separators that are text of the prompt always stay.
-- "preserved" positions keep the place that a token had; "compact" ones are counted anew. Families
-  whose attention position ids do not reach are refused the former.
-- Merging changes the tokens; deepstack levels keep the rows of the kept tokens.
-- With every token kept the model gets the very tensors that it would have got, so no bit changes.
-- The choice takes no part in the gradient; what was kept passes it on to the encoder.
-- Text may follow on a pruned cache, inside a with block: by generate() with the ids of the whole
-  conversation, or by forward() with the new ones. New images there are refused. Outside, the
-  model knows nothing of what was dropped, and would misplace what follows.
-- Rows end where the caller's do, so that columns counted from the end stay the same (`Layout`).
-- The state of a call is the call's own, in context variables: threads, calls inside calls and other
-  settings on the same model disturb nothing (`calls`, `entry`).
-- Mass reaches into the model, for the length of a call and no longer: it is a bias on the keys of
-  the language model's attention layers. A cache keeps the mass that it was made with.
-- A sliding window of attention counts the tokens that survive.
-- What cannot be pruned rightly raises UnsupportedError; nothing is ever passed on unpruned.
+- "preserved" positions are those of the full prompt; "compact" ones are counted from 0 without
+  gaps. "preserved" is refused for families whose attention does not use position ids.
+- Merging changes the features. Deepstack levels keep their own rows of the kept tokens.
+- If every token is kept, the model gets exactly the tensors of an unpruned call, so results are
+  identical to the last bit.
+- No gradient flows through the choice; it flows through the kept features to the encoder.
+- A conversation may continue with text on a pruned cache, inside a with block: with generate() and
+  the ids of the whole conversation, or with forward() and the new ids. New images are refused.
+  Outside a with block such a cache is refused while the model has pruning enabled anywhere. A model
+  without pruning does not know what was dropped, and would give new tokens wrong positions.
+- Each sequence ends in the same column, counted from the end, as the caller's (`Layout`).
+- The state of a call is kept in context variables. Other threads, nested calls and other settings
+  on the same model do not affect it (`calls`, `entry`).
+- Mass is a bias on the keys of the language model's attention layers, applied during a call only.
+  A cache keeps the mass of its prompt.
+- A mass of n equals n literal copies that attend to each other. Causal copies would differ from the
+  second layer on.
+- A sliding attention window counts kept tokens, each once whatever its mass.
+- A call that cannot be pruned correctly raises UnsupportedError; it is never passed on unpruned.
 """
 
 from otprune.engines.transformers.encoded import VisualTokens, visual_tokens

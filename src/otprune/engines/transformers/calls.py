@@ -1,8 +1,7 @@
-"""What happens to one call of a model: generate(), or forward(), with visual tokens pruned.
+"""One call of a model, generate() or forward(), with visual tokens pruned.
 
-The state of a call belongs to that call. It stands in context variables, so other threads have
-their own, and a call from inside another (a criterion that generates text, a draft model) has its
-own too and puts back what it found.
+The state of a call is kept in context variables, so every thread has its own. A nested call, as
+made by a draft model or a stopping criterion, sets its own state and restores the outer one.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ Function = Callable[..., Any]
 
 
 class Generating:
-    """One generate() of one model, and the model's calls that it makes about its prompt.
+    """One running generate(), which owns the forward calls that process its prompt and answer.
 
-    Others come from inside as well, such as those of a negative prompt.
+    Other forward calls can happen during it, such as those of a negative prompt.
 
-    model: whose generate() it is.
+    model: the model that generates.
     memory: how its prompt was pruned; None if it was not.
-    number: told by `PrunedOutputs.number`, which transformers hands through.
-    past: tokens in the cache that generate() was given.
+    number: the `PrunedOutputs.number` of its images, by which their forward calls are recognised.
+    past: number of tokens in the cache that generate() was given.
     """
 
     def __init__(self, model: Any, memory: Memory | None, number: int = 0, past: int = 0) -> None:
@@ -66,7 +65,7 @@ class Generating:
         self.memory = memory
         self.number = number
         self.past = past
-        # A conversation that goes on says all its positions at once.
+        # Only for new images: `next_turn` passes explicit positions for the whole conversation.
         self.gap = memory.gap if memory is not None and number else None
         self.key_bias = key_bias_of(model, memory.key_bias) if memory is not None else None
         self.outer = _INNERMOST.get()
@@ -74,17 +73,17 @@ class Generating:
         self._begun = False
 
     def run(self, function: Function, arguments: dict[str, Any]) -> Any:
-        """generate() itself."""
+        """Run the model's own generate()."""
         token = _INNERMOST.set(self)
         try:
-            # Masks of a static cache are made before the forward pass.
+            # generate() creates the masks of a static cache before the forward pass.
             with apply_key_bias(self.key_bias, layers=False):
                 return function(**arguments)
         finally:
             _INNERMOST.reset(token)
 
     def owns(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether a call is about the prompt: it is the first, has its cache, or its images."""
+        """Whether a forward call belongs here: it is the first, or has the same cache or images."""
         cache = cache_of(arguments)
         if not self._begun:
             self._begun, self._cache = True, cache
@@ -96,7 +95,7 @@ class Generating:
         return bool(self.number) and _number(arguments) == self.number
 
     def call(self, function: Function, arguments: dict[str, Any]) -> Any:
-        """forward() for a call that is about the prompt."""
+        """Run forward() for a call that `owns` accepts."""
         if self.memory is None:
             with apply_key_bias(None):
                 return function(**arguments)
@@ -109,9 +108,9 @@ class Generating:
     def _shift_answer(
         self, arguments: dict[str, Any], gap: Tensor, memory: Memory
     ) -> dict[str, Any]:
-        """A call whose answer stands behind the full prompt, the last token of which was dropped.
+        """Shift the positions of the answer if the prompt's last tokens were dropped.
 
-        generate() counts on from the last token that is there.
+        generate() counts from the last kept token, but the answer follows the full prompt.
         """
         positions = arguments.get("position_ids")
         if positions is None:
@@ -119,8 +118,8 @@ class Generating:
         past = length_of(cache_of(arguments))
         columns = torch.arange(past, past + positions.shape[-1], device=positions.device)
         gap = gap.repeat_interleave(positions.shape[-2] // gap.shape[-2], dim=-2)
-        behind = gap.to(positions.device) * (columns >= memory.layout.columns.shape[1])
-        return arguments | {"position_ids": positions + behind}
+        shift = gap.to(positions.device) * (columns >= memory.layout.columns.shape[1])
+        return arguments | {"position_ids": positions + shift}
 
 
 def _number(arguments: Mapping[str, Any]) -> int:
@@ -129,7 +128,7 @@ def _number(arguments: Mapping[str, Any]) -> int:
 
 
 def _generating_with(number: int) -> Generating | None:
-    """The generate() around this call whose pruned images these are."""
+    """The enclosing generate() that pruned the images with this number; None if there is none."""
     call = _INNERMOST.get()
     while call is not None and not (number and call.number == number):
         call = call.outer
@@ -137,10 +136,10 @@ def _generating_with(number: int) -> Generating | None:
 
 
 def _check_first_call(call: Generating, memory: Memory, arguments: Mapping[str, Any]) -> None:
-    """The first call of a generate(): the prompt that was handed to it must be the one it reads.
+    """Check that the first forward call of a generate() gets the pruned prompt unchanged.
 
-    Libraries that put virtual tokens in front (PEFT's prompt and prefix tuning) lengthen it and
-    leave its positions out, so masses and positions would be other tokens'.
+    PEFT's prompt and prefix tuning prepend virtual tokens and remove the positions. Masses and
+    positions would then apply to the wrong tokens.
     """
     name = type(call.model).__name__
     if not memory.has_default_positions and arguments.get("position_ids") is None:
@@ -170,7 +169,7 @@ def check_unpruned_cache(arguments: Mapping[str, Any]) -> None:
 
 
 def plain_generate(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
-    """generate() that is not pruned, inside one that may be."""
+    """generate() without pruning, possibly nested in a pruned one."""
     if _INNERMOST.get() is None:
         return function(**arguments)
     return Generating(model, None).run(function, arguments)
@@ -180,12 +179,12 @@ def plain_generate(model: Any, function: Function, arguments: dict[str, Any]) ->
 def generate(
     model: Any, function: Function, arguments: dict[str, Any], settings: Settings, run: Run
 ) -> Any:
-    """generate() on the shortened prompt; what comes back stands behind the full one."""
+    """generate() on the shortened prompt; the returned ids start with the caller's full prompt."""
     main = arguments.pop("inputs", None)
     if main is not None:
         arguments.setdefault(model.main_input_name, main)
     drafted = _generating_with(_number(arguments))
-    if drafted is not None:  # a draft model's: the prompt is pruned already
+    if drafted is not None:  # a draft model of assisted generation: the prompt is already pruned
         past = length_of(cache_of(arguments))
         draft = Generating(model, drafted.memory, drafted.number, past)
         return draft.run(function, arguments)
@@ -219,7 +218,7 @@ def generate(
     _check_capacity(model, arguments, cache, ids.shape[1])
     shortened = with_lengths(model, shortened, memory.layout.dropped)
     if memory.key_bias is not None:
-        shortened["disable_compile"] = True  # a graph of the layers would leave the masses out
+        shortened["disable_compile"] = True  # a compiled graph of the layers would skip the bias
     call = Generating(model, memory, number, length_of(cache))
     out = call.run(function, prompt.showing_full_ids(shortened))
     if isinstance(out, Tensor):
@@ -235,7 +234,7 @@ def generate(
 
 
 def _check_capacity(model: Any, arguments: dict[str, Any], cache: Any, prompt: int) -> None:
-    """A static cache never grows, and transformers writes over its end."""
+    """Refuse a static cache that is too small: transformers would overwrite its last tokens."""
     room = capacity_of(cache)
     if room is None:
         return
@@ -264,13 +263,13 @@ def _warn_of_chunks(model: Any, arguments: dict[str, Any]) -> None:
 
 
 def owner_of(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
-    """The innermost generate() if it is the model's, and the call is about its prompt."""
+    """The innermost generate() if this forward call of the model belongs to it, else None."""
     call = _INNERMOST.get()
     return call if call is not None and call.model is model and call.owns(arguments) else None
 
 
 def plain_forward(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
-    """forward() that is not pruned, inside a call that may be."""
+    """forward() without pruning, possibly nested in a pruned call."""
     with apply_key_bias(None):
         return function(**arguments)
 
@@ -278,7 +277,7 @@ def plain_forward(model: Any, function: Function, arguments: dict[str, Any]) -> 
 def forward(
     model: Any, function: Function, arguments: dict[str, Any], settings: Settings, run: Run
 ) -> Any:
-    """forward() on the shortened prompt, or on what follows one."""
+    """forward() on the shortened prompt, or on new tokens after a pruned prompt."""
     cache = cache_of(arguments)
     memory = recall(cache)
     report = Run() if _INNERMOST.get() is not None else run
@@ -328,7 +327,11 @@ def _forward_shrunk(
 def _logits_request(
     arguments: dict[str, Any], layout: Layout, asked: Any
 ) -> tuple[dict[str, Any], Tensor]:
-    """The call that makes the logits of the asked columns, and where each of them lies there."""
+    """The call that returns all logits needed for the columns `asked`, and where each column's are.
+
+    The second result has one entry for each asked column: the index among the returned logits, -1
+    where there is none.
+    """
     nearest = layout.nearest()
     if asked is None or (not isinstance(asked, Tensor) and int(asked) == 0):
         return arguments, nearest
@@ -341,7 +344,10 @@ def _logits_request(
 
 
 def _expand_logits(logits: Tensor, nearest: Tensor) -> Tensor:
-    """`(B, n, V)` to `(B, S, V)`: the logits of each column's nearest, 0 where there is none."""
+    """Logits of the shortened prompt, `(B, n, V)`, for the caller's columns, `(B, S, V)`.
+
+    Each column gets the logits at `nearest`, `(B, S)`, or 0 where that is -1.
+    """
     nearest = nearest.to(logits.device)
     place = nearest.clamp(min=0).unsqueeze(-1).expand(-1, -1, logits.shape[-1])
     return logits.gather(1, place).masked_fill((nearest < 0).unsqueeze(-1), 0)
@@ -366,15 +372,15 @@ def _call_with_bias(function: Function, arguments: dict[str, Any], key_bias: Key
 def _shrink(
     model: Any, settings: Settings, arguments: Mapping[str, Any], padding_side: str
 ) -> Shrunk:
-    """`shrink` as settings say."""
-    check_tested(settings.untested_transformers)  # settings may come from a file
+    """`shrink`, after a check of the transformers version."""
+    check_tested(settings.untested_transformers)  # settings may have been unpickled
     return shrink(model, arguments, padding_side, settings)
 
 
 def _sliding_total(arguments: Mapping[str, Any]) -> int:
-    """Tokens so far, those of a call included; 0 if its cache has no layer with a window.
+    """Tokens so far, including those of this call; 0 if no cache layer has a sliding window.
 
-    Asked only where it matters, since a static cache has to wait for the device to know.
+    The length is read only where it is needed: for a static cache this synchronises the device.
     """
     cache = cache_of(arguments)
     if cache is None or not any(cache.is_sliding):
@@ -386,7 +392,10 @@ def _sliding_total(arguments: Mapping[str, Any]) -> int:
 
 
 def _with_mask_of_ones(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Without mask and cache, transformers reads gaps in positions as packed sequences."""
+    """Add a mask of ones if a call has neither mask nor cache.
+
+    transformers would read gaps in its positions as borders between packed sequences.
+    """
     if cache_of(arguments) is not None or arguments.get("attention_mask") is not None:
         return arguments
     return arguments | {"attention_mask": torch.ones_like(arguments["input_ids"])}

@@ -1,4 +1,4 @@
-"""Going on from a cache that holds a pruned prompt: a next turn, or a step of decoding by hand."""
+"""Continuing on a cache with a pruned prompt: the next turn, or a decoding step by hand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from otprune.errors import UnsupportedError
 
 
 def next_turn(model: Any, inputs: dict[str, Any], memory: Memory) -> dict[str, Any]:
-    """Arguments of generate() with the ids of the whole conversation, on a pruned cache.
+    """Arguments of generate() for the next turn of a conversation on a pruned cache.
 
-    The first S ids must be the prompt that the cache was made from, as the caller gave it; that
-    part is shortened as it was then, the rest is new text.
+    `input_ids` are those of the whole conversation. The first S must be the caller's prompt of the
+    cache; they are shortened in the same way again. The rest is new text.
 
     Raises:
         UnsupportedError: the ids do not begin with that prompt.
@@ -56,7 +56,7 @@ def next_turn(model: Any, inputs: dict[str, Any], memory: Memory) -> dict[str, A
 def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> dict[str, Any]:
     """Arguments of a forward pass of `q` new tokens on a pruned cache of `past` tokens.
 
-    A mask over the full prompt is shortened with it; one over the pruned prompt is used as it is.
+    A mask over the full prompt is shortened; a mask over the pruned prompt is used as it is.
     """
     new = inputs.get("input_ids")
     if new is None:
@@ -70,14 +70,14 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     for name in TYPE_IDS:
         value = inputs.get(name)
         if isinstance(value, Tensor) and value.shape[-1] in (full, past + q):
-            # Of the whole conversation, as generate() of transformers 5.18 hands them on.
+            # generate() of transformers 5.18 passes those of the whole conversation.
             changed[name] = value[..., -q:]
     check_widths(changed, q)
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == full:
         mask = memory.layout.extended(full).take(mask, 0)
         changed["attention_mask"] = mask
     elif mask is None and not bool(memory.layout.valid.all()):
-        # The prompt may have got padding that the caller's has not, and so knows nothing of.
+        # Pruning may have added padding, which the caller cannot know of.
         more = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.layout.valid.device)
         mask = torch.cat([memory.layout.valid.long(), more], dim=1)
         changed["attention_mask"] = mask
@@ -99,7 +99,7 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
 
 
 def _same(given: Tensor, known: Tensor) -> bool:
-    """Whether two position tensors say the same; M-RoPE's three axes are what counts."""
+    """Whether two position tensors agree; of M-RoPE positions only the three rotary axes count."""
     given = given.to(known.device)
     if given.ndim != known.ndim or given.shape[-1] != known.shape[-1]:
         return False

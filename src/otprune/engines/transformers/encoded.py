@@ -1,4 +1,4 @@
-"""A call's images, encoded and found in the prompt, before anything is pruned."""
+"""A call's images, encoded and matched with their placeholders, before anything is pruned."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from otprune.engines.transformers.memory import cache_of, length_of
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
 
-# Arguments with one number a token, and what they hold at padding (input_ids: the padding token).
+# Arguments with one number a token, and their value at padding (input_ids: the padding token).
 TYPE_IDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 PER_TOKEN = {"attention_mask": 0, **dict.fromkeys(TYPE_IDS, 0), "labels": -100}
-# What flash attention and linear attention are told of documents that are packed into one row.
+# Arguments that describe packed sequences to flash attention and linear attention.
 _PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
 @dataclass(frozen=True, eq=False)
 class VisualTokens:
-    """The tokens of one image or video, as the language model gets them when nothing is pruned.
+    """The tokens of one image or video, as the language model gets them without pruning.
 
     Attributes:
         modality: "image" or "video".
-        row: row of the batch that it stands in.
-        features: `(m, d)` in the model's dtype, special rows such as anyres newlines included.
-        unit: what these tokens are: "image", "video", or, in the families whose calls do not tell
-            where one video ends, one "frame" or "chunk" of a video.
+        row: index of its sequence in the batch.
+        features: `(m, d)` in the model's dtype, including special tokens such as anyres newlines.
+        unit: what these tokens show: an "image", a "video", or one "frame" or "chunk" of a video in
+            families whose calls do not say where a video ends.
     """
 
     modality: str
@@ -42,9 +42,9 @@ class VisualTokens:
 
 
 class PrunedOutputs(dict[str, Any]):
-    """The `mm_encoder_outputs` of a pruned call; its type says that it is pruned already.
+    """The `mm_encoder_outputs` of a pruned call. The type marks them as already pruned.
 
-    number: of the generate() that they were made for, 0 for none.
+    number: identifies the generate() that they were made for; 0 for none.
     """
 
     number: int = 0
@@ -56,10 +56,10 @@ class Encoded:
 
     given: its arguments, without those that are None.
     ids, mask: `(B, S)`.
-    rest: the arguments that are not about pixels.
-    outputs: the encoders' outputs, by modality.
-    at: `(B, S)` bool, the placeholders of each modality.
-    images: the images of each modality.
+    rest: its arguments without pixels and what belongs to them.
+    outputs: encoder outputs by modality.
+    at: `(B, S)` bool by modality, True at placeholders.
+    images: images by modality.
     """
 
     given: dict[str, Any]
@@ -72,7 +72,7 @@ class Encoded:
 
     @property
     def visual(self) -> list[VisualTokens]:
-        """Of all images, modality by modality."""
+        """The tokens of every image, modality by modality."""
         return [
             VisualTokens(modality, row, tokens, some.unit)
             for modality, some in self.images.items()
@@ -81,7 +81,7 @@ class Encoded:
 
     @property
     def prompt_order(self) -> list[int]:
-        """Which of `visual` comes first in the prompt, row by row, which second, and so on."""
+        """Indices into `visual` in prompt order, sequence by sequence."""
         places = []
         for modality, some in self.images.items():
             columns = self.at[modality].nonzero()[:, 1].tolist()
@@ -94,20 +94,20 @@ def visual_tokens(
 ) -> list[VisualTokens]:
     """The visual tokens of each image and video of a call, as the language model would get them.
 
-    Nothing is pruned and the language model does not run: these are the tokens that a selector
-    would be asked about, in the order of `Run.last`.
+    These are the tokens that a selector chooses from, in the order of `Run.last`. Nothing is pruned
+    and the language model does not run.
 
         for image in otprune.visual_tokens(model, inputs):
             print(image.modality, image.row, image.features.shape)
 
     Args:
         model: a model that `support` accepts.
-        inputs: what the processor returned, `input_ids` `(B, S)` among it; not changed.
+        inputs: what the processor returned, including `input_ids` `(B, S)`; not changed.
         untested_transformers: see `Settings`.
 
     Returns:
-        One entry for each image and video, in prompt order, row by row; without gradient. Empty for
-        text alone.
+        One entry for each image and video in prompt order, sequence by sequence; without gradient.
+        Empty for text alone.
 
     Raises:
         UnsupportedError, OTPruneError: as `prune_inputs`, of what comes before the selection.
@@ -131,11 +131,11 @@ def has_images(inputs: Mapping[str, Any]) -> bool:
 
 
 def encode_call(model: Any, inputs: Mapping[str, Any]) -> Encoded:
-    """Encode the images of a call and find each in the prompt.
+    """Encode the images of a call and match them with their placeholders.
 
     Raises:
-        UnsupportedError: an argument or a layout that cannot be pruned; says which and why.
-        OTPruneError: placeholders and features differ in number, or are masked.
+        UnsupportedError: an argument or a prompt that cannot be pruned; says which and why.
+        OTPruneError: the numbers of placeholders and features differ, or placeholders are masked.
     """
     given = {key: value for key, value in inputs.items() if value is not None}
     ids, mask = _prompt(given)
@@ -152,9 +152,9 @@ def encode_call(model: Any, inputs: Mapping[str, Any]) -> Encoded:
 
 
 def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:
-    """Raise UnsupportedError for an argument that has one number a token, but not of these tokens.
+    """Raise UnsupportedError for a per-token argument that is not `tokens` wide.
 
-    transformers pads or cuts some of them by itself, and always at one end.
+    transformers would pad or cut some of them, always at the same end.
     """
     for name in (*PER_TOKEN, "position_ids"):
         value = inputs.get(name)

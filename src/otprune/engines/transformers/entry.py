@@ -1,8 +1,9 @@
-"""The two doors of a model, generate() and forward(), and who stands behind them.
+"""The replacements of a model's generate() and forward(), and which settings apply to a call.
 
-While a model is pruned anywhere, it has `generate` and `forward` of its own: objects that look up
-what holds for the call at hand and pass it on. They hold the model as an attribute, so copies of a
-model have entries that mean the copy. A call for which nothing holds goes through untouched.
+While pruning is active for a model in any thread, the instance attributes `generate` and `forward`
+are `Entry` objects. They look up the settings that apply to a call and run it pruned or not. An
+entry holds its model as an attribute, so a copy of the model gets entries for the copy. A call
+without settings runs unchanged.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from otprune.engines.transformers.settings import Settings
 from otprune.errors import OTPruneError
 
 _NAMES = ("generate", "forward")
-_ENABLED = "_otprune_enabled"  # on the model, so that it follows copies and saved models
+_ENABLED = "_otprune_enabled"  # an attribute of the model, so that copies and saved models have it
 _ARGUMENT = "otprune"
 
 
 @dataclass(eq=False)
 class Active:
-    """Settings that hold for calls of one model, and the report about those calls.
+    """Settings for calls of one model, and the run that reports on those calls.
 
-    settings: None where only calls that bring their own are pruned.
+    settings: None if only calls with their own settings are pruned.
     """
 
     settings: Settings | None
@@ -43,7 +44,7 @@ class Active:
 
 @dataclass(eq=False)
 class Block:
-    """A with block that is being executed: it holds in its own thread and context."""
+    """A with block that is being executed. It applies in its own thread and context."""
 
     model: Any
     active: Active
@@ -56,30 +57,30 @@ _users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def begin(block: Block) -> None:
-    """Let a block hold from here on."""
+    """Enter a block."""
     _acquire(block.model)
     _BLOCKS.set((*(other for other in _BLOCKS.get() if other.open), block))
 
 
 def end(block: Block) -> None:
-    """A block holds no more, in whatever context this is said."""
+    """Leave a block. This may be called in another context than `begin`."""
     if not block.open:
         return
     block.open = False
     _BLOCKS.set(tuple(other for other in _BLOCKS.get() if other.open))
-    model, block.model = block.model, None  # other contexts may hold the block for long
+    model, block.model = block.model, None  # other contexts may keep a reference to the block
     _release(model)
 
 
 def enable(model: Any, active: Active) -> None:
-    """Settings for everybody's calls of a model, until `disable`."""
+    """Apply settings to calls of a model in all threads, until `disable`."""
     with _lock:
         setattr(model, _ENABLED, active)
         _install(model)
 
 
 def disable(model: Any) -> None:
-    """No settings for everybody's calls any more."""
+    """End what `enable` began."""
     with _lock:
         vars(model).pop(_ENABLED, None)
         _remove_if_unused(model)
@@ -92,7 +93,7 @@ def enabled(model: Any) -> bool:
 
 @contextmanager
 def _in_use(model: Any) -> Iterator[None]:
-    """A call's own hold: whoever leaves or disables meanwhile does not take its doors away."""
+    """Keep the entries installed during a call, even if a block ends or `disable` is called."""
     _acquire(model)
     try:
         yield
@@ -125,14 +126,14 @@ def _remove_if_unused(model: Any) -> None:
         return
     for name in _NAMES:
         entry = vars(model).get(name)
-        if isinstance(entry, Entry):  # or somebody else's by now, with ours behind it, at rest
+        if isinstance(entry, Entry):  # other code may have replaced or wrapped it: left alone
             delattr(model, name)
             if entry.own is not None:
                 setattr(model, name, entry.own)
 
 
 def _active_for(model: Any) -> Active | None:
-    """What holds for a call here and now, if the call itself says nothing."""
+    """What applies to a call in the current context if it has no `otprune` argument."""
     for block in reversed(_BLOCKS.get()):
         if block.model is model and block.open:
             return block.active
@@ -141,7 +142,7 @@ def _active_for(model: Any) -> Active | None:
 
 
 def _from_argument(model: Any, given: Any) -> Active:
-    """What a call says by itself: `otprune=settings`, the run of a block, or None for nothing."""
+    """What the `otprune` argument of a call asks for: settings, the run of a block, or None."""
     if given is None or isinstance(given, Settings):
         return Active(given, Run())
     if isinstance(given, Run) and given.settings is not None:
@@ -155,8 +156,8 @@ def _from_argument(model: Any, given: Any) -> Active:
 class Entry:
     """A model's `generate` or `forward`.
 
-    own: what the model had in that place of its own, such as accelerate's hook; None for the
-        method of its class.
+    own: the instance attribute that the entry replaced, such as accelerate's hook; None if there
+        was none, and the method of the class is called.
     """
 
     def __init__(self, model: Any, name: str, own: Callable[..., Any] | None) -> None:
@@ -178,12 +179,12 @@ class Entry:
         return self.name
 
     def _inner(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model would do without us."""
+        """The model's own generate() or forward()."""
         if self.own is not None:
             return self.own(*args, **kwargs)
         return getattr(type(self.model), self.name)(self.model, *args, **kwargs)
 
-    # Which call it is, is not known to a graph; what it calls may be compiled.
+    # A compiled graph cannot look up which settings apply. The functions called may be compiled.
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _ARGUMENT not in kwargs:
@@ -197,14 +198,15 @@ class Entry:
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], settled: bool = False) -> Any:
         model, function = self.model, self._inner
-        door = vars(model).get(self.name)
-        if isinstance(door, Entry) and door is not self:
-            return function(*args, **kwargs)  # somebody wrapped us once, and is wrapped by now
+        installed = vars(model).get(self.name)
+        if isinstance(installed, Entry) and installed is not self:
+            # Other code wrapped this entry, and the wrapper is wrapped in the installed entry.
+            return function(*args, **kwargs)
         arguments = _by_name(self.__wrapped__, args, kwargs) if args else kwargs
         if self.name == "forward" and not settled:
-            inside = calls.owner_of(model, arguments)
-            if inside is not None:
-                return inside.call(function, arguments)
+            generating = calls.owner_of(model, arguments)
+            if generating is not None:
+                return generating.call(function, arguments)
         active = _active_for(model)
         if active is None or active.settings is None:
             calls.check_unpruned_cache(arguments)
@@ -217,7 +219,7 @@ class Entry:
     def __reduce__(self) -> tuple[Any, ...]:
         if enabled(self.model):
             return Entry, (self.model, self.name, self.own)
-        # A copy or a saved model is in no block, and needs nothing of ours to be loaded.
+        # No block applies to a copy or a saved model, so it can be loaded without otprune.
         if self.own is not None:
             return operator.getitem, ((self.own,), 0)
         return getattr, (self.model, self.name)
@@ -226,6 +228,6 @@ class Entry:
 def _by_name(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Arguments by name, positional ones named as the signature does."""
+    """All arguments by name; positional ones get their names from the signature."""
     names = list(inspect.signature(function).parameters)
     return dict(zip(names, args, strict=False)) | kwargs

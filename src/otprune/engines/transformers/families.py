@@ -1,8 +1,8 @@
-"""What differs between model families, as data; and which models can be pruned at all.
+"""What differs between model families, as a table, and which models can be pruned.
 
-Everything else is read off the model itself: signatures, the config's placeholder ids, the shape of
-its encoder's output. A family that is not in the table gets the default row, which is right for
-every model whose encoder returns one entry an image.
+Everything else is read from the model: signatures, the config's placeholder ids, the shape of its
+encoder's output. A family that is not in the table gets the default entry, which is right for every
+model whose encoder returns one entry an image.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class Family:
     features: field of the encoder's output that the model reads.
     grouping: what makes one image, so that "k tokens an image" means the same everywhere:
         "entry"    one entry of the encoder's output;
-        "run"      one unbroken run of placeholders (tiles follow each other);
-        "alone"    likewise, and a run of several tiles is refused: they may be images that touch;
-        "overview" one tile, or tiles that touch and end with an overview of them all;
-        "quarters" likewise, one token apart, four tiles and an overview of them;
-        "stacked"  as many entries as the second axis of its pixels is long;
-        "opened"   tiles are runs of their own, and the token in front of an image's first tile
-                   says so; a row's first run is always such a tile;
-        "closed"   the same of the token in front of an image's last tile, the overview;
-        "ended"    tiles are runs of their own, one token apart, each with a name in front;
-        "joined"   tiles are runs of their own with exactly one token between them.
-    video_grouping: the same of videos.
-    video: what that makes of a video: one set of tokens with one budget ("video"), or one for each
-        "frame", or for each "chunk" of frames, since nothing in a call tells where a video ends.
+        "run"      one contiguous run of placeholders (an image's tiles follow each other);
+        "alone"    the same, but a run of several tiles is refused: they may be adjacent images;
+        "overview" one tile, or adjacent tiles of which the last is an overview of the others;
+        "quarters" one tile, or four tiles and an overview with one token between neighbours;
+        "stacked"  as many entries as the length of the second axis of the pixels;
+        "opened"   each tile is a run, and a special token precedes an image's first tile; the first
+                   run of a sequence is always a first tile;
+        "closed"   each tile is a run, and a special token precedes an image's last tile (overview);
+        "ended"    each tile is a run, with one token between neighbours that names the tile;
+        "joined"   each tile is a run, with exactly one token between neighbours.
+    video_grouping: the same for videos.
+    video: what one such group of a video is, with a budget of its own: the whole "video", or one
+        "frame" or "chunk" of frames if the call does not say where a video ends.
     video_token: the modality whose placeholder stands for the tokens of a video.
-    one_entry: whether the images of a row are handed over as one entry, since the family's own
-        generate() repeats entry by entry for beams, and so mixes up those of a row.
-    positions: why position_ids do not reach the model's attention, so that "preserved" cannot be.
-    refused: why the family cannot be pruned although its interface looks as if it could.
+    one_entry: whether the images of a sequence are passed as one entry, since the family's own
+        generate() repeats single entries for beams, which would mix up those of a sequence.
+    positions: why position_ids do not reach the model's attention, so "preserved" is refused.
+    refused: why the family cannot be pruned although its forward() takes encoder outputs.
     """
 
     features: str = "pooler_output"
@@ -106,15 +106,15 @@ FAMILIES: dict[str, Family] = {
 
 
 def family(config: Any) -> Family:
-    """The row of a model's config."""
+    """The entry for a model's config."""
     return FAMILIES.get(getattr(config, "model_type", ""), DEFAULT)
 
 
 def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
-    """Whether a model, or a model class without any weights, can be pruned; and why (not).
+    """Whether a model, or a model class, can be pruned, with the reason.
 
     Returns:
-        `(True, how)` or `(False, why)`, `why` one line that names the class.
+        `(True, how)` or `(False, why)`; the text is one line that names the class.
     """
     cls = model if isinstance(model, type) else type(model)
     name = cls.__name__
@@ -155,7 +155,7 @@ def check(model: Any) -> None:
 
 
 def encoders(model: Any, cls: Any) -> list[str]:
-    """Names of the methods that encode images and videos, of a model or a class without weights."""
+    """Names of the methods that encode images and videos, of a model or a model class."""
     if isinstance(model, type):
         base: Any = AutoModel._model_mapping.get(cls.config_class, cls)
         bases = base if isinstance(base, tuple) else (base,)
@@ -176,11 +176,16 @@ def placeholder(config: Any, modality: str) -> int:
 
 
 def rows_of(lengths: list[int], at: Tensor, modality: str) -> list[int]:
-    """The batch row that each image stands in.
+    """The index of each image's sequence in the batch.
+
+    Args:
+        lengths: tokens of each image.
+        at: `(B, S)` bool, True at placeholders.
+        modality: for messages.
 
     Raises:
-        OTPruneError: an image would lie in two rows, so the features cannot be what the
-            placeholders stand for.
+        OTPruneError: an image would extend over two sequences, so features and placeholders are not
+            in the same order.
     """
     ends = at.sum(dim=1).cumsum(0).tolist()
     rows, row, total = [], 0, 0

@@ -1,4 +1,4 @@
-"""The tokens of a call's images: out of the encoder's output, and what was kept back into it."""
+"""The tokens of a call's images: read from the encoder's output, and the kept ones put back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otprune.engines.transformers.families import Unit, family, placeholder, row
 from otprune.engines.transformers.grouping import image_lengths
 from otprune.errors import OTPruneError, UnsupportedError
 
-# Names under which models take the pixels of images and videos.
+# Argument names of pixels, of all models.
 PIXELS = (
     "pixel_values",
     "pixel_values_images",
@@ -25,7 +25,7 @@ PIXELS = (
     "high_res_pixel_values",
     "image_patches",
 )
-# What no longer belongs to a call whose images are encoded.
+# Arguments that are removed from a call whose images are encoded.
 ENCODED = (*PIXELS, "video_compression_mask")
 
 
@@ -33,9 +33,9 @@ ENCODED = (*PIXELS, "video_compression_mask")
 class Images:
     """The images of one modality, in prompt order.
 
-    tokens: `(m, d)` of each.
-    starts: where each begins among the tokens of all.
-    rows: row of the batch that each stands in.
+    tokens: `(m, d)` for each image.
+    starts: index of its first token among those of all images.
+    rows: index of its sequence in the batch.
     unit: what each is: an image, a video, or a part of a video.
     """
 
@@ -46,13 +46,13 @@ class Images:
 
 
 def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Encoder outputs by modality, made once, and the arguments that are not about pixels.
+    """Encoder outputs by modality, and the arguments without pixels and what belongs to them.
 
     Raises:
-        UnsupportedError: pixels were given that no encoder of the model takes, or images and
-            videos in one call though they share one placeholder.
+        UnsupportedError: no encoder of the model takes the given pixels, or images and videos come
+            in one call although they have the same placeholder.
     """
-    # Copies, since transformers writes into what it is handed when it repeats rows for beams.
+    # Copies, since transformers changes the outputs in place when it repeats them for beams.
     before = {
         modality: type(output)(**output)
         for modality, output in (given.get("mm_encoder_outputs") or {}).items()
@@ -87,9 +87,10 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 @contextmanager
 def _offloaded_weights(module: Any) -> Iterator[None]:
-    """Weights that accelerate keeps elsewhere come when forward() is called: here it is not.
+    """Load parameters that accelerate has offloaded, for the direct parameters of one module.
 
-    Those of the modules inside come by themselves, since they are called.
+    accelerate loads them when forward() is called, but encoding calls other methods of the module.
+    Submodules are called, so they load their own.
     """
     hook = getattr(module, "_hf_hook", None)
     if hook is None:
@@ -103,10 +104,10 @@ def _offloaded_weights(module: Any) -> Iterator[None]:
 
 
 def _with_known_pixels(model: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, pixels under the names that the model's encoders take.
+    """The arguments, with pixels renamed to what the model's encoders take.
 
     Raises:
-        UnsupportedError: there are pixels that would not be encoded.
+        UnsupportedError: no encoder takes some of the pixels.
     """
     encoders = {
         modality: set(inspect.signature(encoder).parameters)
@@ -122,7 +123,7 @@ def _with_known_pixels(model: Any, given: dict[str, Any]) -> dict[str, Any]:
         if old in pixels and old not in taken and "pixel_values" in encoders.get("image", ()):
             given = {"pixel_values" if name == old else name: x for name, x in given.items()}
             pixels = pixels - {old} | {"pixel_values"}
-    # An encoder is asked only where its main argument is there.
+    # An encoder runs only if its main pixel argument is given.
     main = pixels - {"pixel_values_local", "high_res_pixel_values"}
     lost = pixels - set().union(*(names for names in encoders.values() if names & main))
     if lost:
@@ -134,7 +135,10 @@ def _with_known_pixels(model: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compressed(output: Any, mask: Tensor) -> Any:
-    """A video encoder's output without the tokens that the processor has left out, `(N,)` bool."""
+    """A video encoder's output reduced to the tokens where `mask`, `(N,)` bool, is True.
+
+    The processor has placeholders only for those.
+    """
     parts = output.pooler_output
     kept = mask.to(parts[0].device).split([len(part) for part in parts])
     cut = [part[keep] for part, keep in zip(parts, kept, strict=True)]
@@ -144,15 +148,17 @@ def _compressed(output: Any, mask: Tensor) -> Any:
 def find_images(
     model: Any, output: Any, ids: Tensor, at: Tensor, modality: str, given: dict[str, Any]
 ) -> Images:
-    """The images in an encoder's output, by the placeholders `at` `(B, S)` of the prompt `ids`.
+    """Split an encoder's output into images, with the help of the prompt.
 
     Args:
-        given: the arguments of the call, whose pixels may tell where an image ends.
+        ids: `(B, S)`, the prompt.
+        at: `(B, S)` bool, True at its placeholders of this modality.
+        given: the arguments of the call; the pixels may be needed to see where an image ends.
 
     Raises:
-        OTPruneError: there are not as many placeholders as tokens, or not in the same rows.
-        UnsupportedError: the encoder gives none of the tokens that the language model would get,
-            or it cannot be told which of them are one image.
+        OTPruneError: the numbers of placeholders and tokens differ, in all or within a sequence.
+        UnsupportedError: the encoder's output lacks the features that the language model gets, or
+            it is not known which of them are one image.
     """
     kind = family(model.config)
     features = getattr(output, kind.features, None)
@@ -186,10 +192,10 @@ def find_images(
 
 
 def with_kept_features(model: Any, output: Any, images: Images, choices: list[Choice]) -> Any:
-    """The encoder's output with kept tokens only.
+    """The encoder's output with the features of kept tokens only.
 
-    Deepstack levels keep their own rows of the kept tokens, with `merge` too: the masses were
-    found among the tokens themselves, and a level is added at the place of one token.
+    Deepstack levels keep their own rows of the kept tokens and are never merged: tokens were
+    assigned to kept ones by the main features, and a level is added at the place of one token.
     """
     kept = [start + c.made.indices for start, c in zip(images.starts, choices, strict=True)]
     kind = family(model.config)
@@ -208,7 +214,7 @@ def with_kept_features(model: Any, output: Any, images: Images, choices: list[Ch
 
 
 def _keep_rows(level: Any, kept: list[Tensor]) -> Any:
-    """The kept rows of every tensor, or list of tensors, in nested lists and tuples."""
+    """The rows `kept`, one index tensor an image, of every tensor in nested lists and tuples."""
     if isinstance(level, Tensor) or (
         isinstance(level, (list, tuple)) and all(isinstance(x, Tensor) for x in level)
     ):
@@ -220,11 +226,11 @@ def _keep_rows(level: Any, kept: list[Tensor]) -> Any:
 
 
 def _refill(old: Any, rows: list[Tensor]) -> Any:
-    """Rows, one `(k, d)` an image, in the container that the model expects.
+    """Rows, one `(k, d)` tensor an image, in a container of the same kind as `old`.
 
-    Images of different length in one tensor become entries of one token each, `(N, 1, d)`: models
-    look at the number of elements alone, and transformers then finds the border between two rows of
-    the batch when it repeats them for beams.
+    If `old` is one tensor and the images differ in length, the result is `(N, 1, d)`, one entry a
+    token. Models look at the number of elements only, and transformers can still split the entries
+    by sequence when it repeats them for beams.
     """
     if not isinstance(old, Tensor):
         deep = len(old) > 0 and old[0].ndim == 3

@@ -1,9 +1,8 @@
-"""Which tokens are one image, where an encoder hands over tiles, pages or frames.
+"""Which tokens belong to one image if an encoder returns tiles, pages or frames.
 
-"k tokens an image" means the same in every family: the tiles that an image was cut into are put
-together again. What tells where an image ends is what the family's processor writes into the
-prompt, or the pixels themselves. Where neither tells, the call is refused: two images are never
-taken for one in silence.
+"k tokens an image" means the same in every family: the tiles of an image are grouped together. The
+end of an image is found from the text that the family's processor writes into the prompt, or from
+the pixels. If neither shows it, the call is refused: two images are never treated as one.
 """
 
 from __future__ import annotations
@@ -55,7 +54,8 @@ def image_lengths(
         seen: `(..., H, W)`, 0 where `pixels` are padding.
 
     Raises:
-        UnsupportedError: it cannot be told how many images there are.
+        UnsupportedError: the number of images cannot be determined.
+        OTPruneError: placeholders and tiles do not match.
     """
     if grouping == "entry":
         return [n for n in entries if n]
@@ -70,7 +70,7 @@ def image_lengths(
 
 
 def _runs(at: Tensor) -> Iterator[list[Run]]:
-    """The unbroken runs of placeholders of each row."""
+    """The contiguous runs of placeholders of each sequence."""
     for mask in at.tolist():
         runs, column = [], 0
         for inside, group in groupby(mask):
@@ -89,7 +89,7 @@ def _by_run(runs: list[Run], row: list[int]) -> list[int]:
 
 
 def _by_first(runs: list[Run], row: list[int]) -> list[int]:
-    """Images that begin with a run of the same mark as the row's first."""
+    """An image begins at each run that has the same token in front as the sequence's first run."""
     before = [row[start - 1] if start else None for start, _ in runs]
     lengths: list[int] = []
     for (_, length), token in zip(runs, before, strict=True):
@@ -101,7 +101,7 @@ def _by_first(runs: list[Run], row: list[int]) -> list[int]:
 
 
 def _by_last(runs: list[Run], row: list[int]) -> list[int]:
-    """Images that end with a run of the same mark as the row's last."""
+    """An image ends at each run that has the same token in front as the sequence's last run."""
     before = [row[start - 1] if start else None for start, _ in runs]
     lengths, total = [], 0
     for (_, length), token in zip(runs, before, strict=True):
@@ -113,7 +113,7 @@ def _by_last(runs: list[Run], row: list[int]) -> list[int]:
 
 
 def _chains(runs: list[Run]) -> list[list[Run]]:
-    """Runs with exactly one token between them."""
+    """Groups of runs with exactly one token between neighbours."""
     chains: list[list[Run]] = []
     for run in runs:
         if chains and run[0] == sum(chains[-1][-1]) + 1:
@@ -128,9 +128,9 @@ def _by_gap(runs: list[Run], row: list[int]) -> list[int]:
 
 
 def _by_names(runs: list[Run], row: list[int]) -> list[int]:
-    """Chains in which every tile has a name of its own in front, and all have one size.
+    """A chain is one image if the tokens in front of its tiles differ and all tiles have one size.
 
-    The last may be of another size, the overview: there are then two tiles at least before it.
+    The last tile may have another size if at least two come before it: it is the overview.
     """
     lengths = []
     for chain in _chains(runs):
@@ -160,7 +160,7 @@ _BY_TEXT: dict[str, Callable[[list[Run], list[int]], list[int]]] = {
 
 
 def _check_alone(entries: list[int], runs: list[Run]) -> None:
-    """Refuse runs of several tiles: they may be one image's, or an image each."""
+    """Refuse runs of several tiles: they may be tiles of one image, or several images."""
     rest = iter(entries)
     for _, length in runs:
         first = next(rest, 0)
@@ -190,13 +190,13 @@ def _needed(pixels: Tensor | None) -> Tensor:
 
 
 def _by_stack(entries: list[int], pixels: Tensor | None) -> list[int]:
-    """As many entries an image, or a video, as the second axis of its pixels is long."""
+    """Each image or video has as many entries as the length of the second axis of the pixels."""
     size = _needed(pixels).shape[1]
     return [sum(entries[i : i + size]) for i in range(0, len(entries), size)]
 
 
 def _tiles(pixels: Tensor | None, seen: Tensor | None) -> list[Tensor]:
-    """`(3, h, w)` of each tile without padding; `(B, n, 3, H, W)` is padded with tiles of zeros."""
+    """Each tile without padding, `(3, h, w)`; of `(B, n, 3, H, W)`, tiles of zeros are skipped."""
     given = _needed(pixels)
     flat = list(given.flatten(end_dim=-4)) if given.ndim > 4 else list(given)
     masks = [None] * len(flat) if seen is None else list(seen.flatten(end_dim=-3))
@@ -213,7 +213,7 @@ def _tiles(pixels: Tensor | None, seen: Tensor | None) -> list[Tensor]:
 def _by_overview(
     grouping: str, rows: list[tuple[list[Run], list[int]]], tiles: list[Tensor]
 ) -> list[int]:
-    """Tiles that touch are one image if the last shows all the others, laid out in a grid."""
+    """Adjacent tiles are one image if the last shows the others, arranged in a grid."""
     total = sum(length for runs, _ in rows for _, length in runs)
     if not tiles or total % len(tiles):
         raise OTPruneError(f"{total} placeholders for {len(tiles)} tiles: pass inputs unabridged")
@@ -228,7 +228,7 @@ def _by_overview(
 
 
 def _images(tiles: list[Tensor], quarters: bool) -> list[int]:
-    """Tiles of each image."""
+    """Number of tiles of each image."""
     counts, start = [], 0
     while start < len(tiles):
         ends = [start + 4] if quarters else range(start + 2, len(tiles))
@@ -254,7 +254,7 @@ def _divisors(n: int) -> list[int]:
 
 
 def _shows(whole: Tensor, tiles: list[Tensor], rows: int) -> bool:
-    """Whether a tile shows what the others do in `rows` rows; mean colours tell."""
+    """Whether `whole` looks like the tiles arranged in `rows` rows, by mean colours."""
     columns = len(tiles) // rows
     parts = torch.stack([adaptive_avg_pool2d(tile, POOLED) for tile in tiles])
     grid = parts.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)

@@ -1,6 +1,7 @@
-"""Shrinking the inputs of a call: encode, select, drop the placeholders that were not kept.
+"""Shortening the inputs of a call: encode, select, remove the placeholders of dropped tokens.
 
-Arguments in, arguments out; the model is asked to encode and to place, and is not changed.
+Functions of the arguments. The model encodes images and computes positions; its weights and methods
+are not changed.
 """
 
 from __future__ import annotations
@@ -50,19 +51,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of one image or video of a call.
+    """What was kept of one image or video of a call.
 
     modality: "image" or "video".
-    row: row of the batch that it stands in.
-    before, after: tokens (special rows such as anyres newlines included).
-    indices: `(after,)` kept tokens among its `before`, ascending.
-    masses: `(after,)` share of the full set that each kept token stands for, sums to 1; worked
-        out when first asked for.
-    features: `(before, d)` its tokens before pruning, without gradient: what the selector saw.
-    seconds: time of the selection alone, merging included; a batched selection is shared out
-        evenly.
-    unit: what these tokens are: "image", "video", or, in the families whose calls do not tell
-        where one video ends, one "frame" or "chunk" of a video.
+    row: index of its sequence in the batch.
+    before, after: number of tokens, including special tokens such as anyres newlines.
+    indices: `(after,)` int64, the kept tokens among its `before`, ascending.
+    masses: `(after,)` float32, share of the full set that each kept token stands for; sums to 1.
+        Computed when first read.
+    features: `(before, d)`, its tokens before pruning, without gradient: what the selector got.
+    seconds: time of the selection and merging. The time of a batched selection is divided evenly.
+    unit: what these tokens show: an "image", a "video", or one "frame" or "chunk" of a video in
+        families whose calls do not say where a video ends.
     """
 
     modality: str
@@ -85,9 +85,9 @@ class Shrunk:
     """A pruned call.
 
     inputs: its new arguments.
-    items: what became of each image and video.
-    memory: how it was done; None if every token was kept.
-    columns: `(B, n)`, the caller's column of each column, see `Layout`.
+    items: what was kept of each image and video, in prompt order.
+    memory: how the prompt was pruned; None if every token was kept.
+    columns: `(B, n)`, see `Layout.columns`.
     """
 
     inputs: dict[str, Any]
@@ -108,32 +108,32 @@ def prune_inputs(
 ) -> dict[str, Any]:
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
-    For people who drive the model themselves; `prune` does the same around ordinary calls, and can
-    give the kept tokens their mass, which is a matter of the model and not of its inputs. Every
-    image keeps `selector.count(tokens of that image)` tokens, a video as many over all its frames
-    (or each of its parts, where `Pruned.unit` says so), or what a rule makes of them (`Auto` for
-    each, `Budget` for all of one prompt); anyres newline rows are tokens like any other.
+    For code that calls the model itself. `prune` does the same inside ordinary calls. It also
+    offers `mass`, which changes attention in the model and cannot be expressed as inputs. Of m
+    tokens of an image, `selector.count(m)` are kept; of a video as many over all its frames, or of
+    each frame or chunk (`Pruned.unit`). If `keep` is a rule, it decides (`Auto` for each image,
+    `Budget` for all of one prompt). Anyres newline rows are tokens like any other.
 
     Args:
         model: a model that `support` accepts.
-        inputs: what the processor returned, `input_ids` `(B, S)` among it; not changed.
+        inputs: what the processor returned, including `input_ids` `(B, S)`; not changed.
         selector: any selector of `otprune.selectors`.
         positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.
-        merge: kept tokens become the mean of the tokens that they stand for.
-        padding_side: where shorter rows are padded, "left" (generate) or "right".
+        merge: each kept token becomes the mean of the tokens that it stands for.
+        padding_side: side on which shorter sequences are padded, "left" (for generate) or "right".
         untested_transformers, weights: see `Settings`.
 
     Returns:
         New arguments for one call: `mm_encoder_outputs` instead of pixels, shorter `input_ids`,
-        `attention_mask`, `labels` and the like, explicit `position_ids`. With every token kept they
-        stay as they came, but for the pixels. Decoding by hand continues at
-        `position_ids[..., -1:] + 1`; with `generate(use_cache=False)` ask for compact positions,
-        since gaps without a cache are read as packed sequences there.
+        `attention_mask`, `labels` and other per-token arguments, and explicit `position_ids`. If
+        every token is kept, only the pixels are replaced. Decoding by hand continues at
+        `position_ids[..., -1:] + 1`. For `generate(use_cache=False)` use compact positions: without
+        a cache, transformers reads gaps as borders between packed sequences.
 
     Raises:
         UnsupportedError: the model or an argument cannot be pruned; says which and why.
-        OTPruneError: placeholders and features differ in number, or an argument is wrong.
-        WeightError: as `prune`.
+        OTPruneError: the numbers of placeholders and features differ, or an argument is wrong.
+        WeightError: as for `prune`.
     """
     settings = Settings(
         selector,
@@ -161,12 +161,12 @@ def prune_inputs(
 
 
 def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: Settings) -> Shrunk:
-    """Prune a call that brings images or videos, as settings say.
+    """Prune the inputs of a call with images or videos.
 
-    Masses are only noted in the memory; attention has to be told of them.
+    The key bias for `settings.mass` is only stored in the memory. The caller must apply it.
 
     Args:
-        padding_side: "left", "right", or "aligned": every row ends where the caller's does, see
+        padding_side: "left", "right", or "aligned", which keeps columns counted from the end, see
             `Layout.aligned`.
     """
     call = encode_call(model, inputs)
@@ -209,7 +209,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
     if documents is not None:
         documents = layout.take(documents, 0)
-        del new["attention_mask"]  # its absence says that there are documents
+        del new["attention_mask"]  # transformers detects packed documents only without a mask
     if settings.positions == "compact":
         placed = compact_positions(layout.valid, full, documents)
     else:
@@ -220,8 +220,9 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         model.base_model.rope_deltas = rope_delta(placed, layout.valid)
     full_last, last = last_of(full, attended), last_of(placed, layout.valid)
     if settings.positions == "preserved":
-        # A prompt may end with a token that was dropped.
-        text = 1 if full.ndim == 3 and full.shape[0] == 4 else 0  # an axis that is counted anew
+        # The next token follows the full prompt, whose last tokens may have been dropped.
+        # The text index, the first of four axes, has no gaps: it follows the last kept token.
+        text = 1 if full.ndim == 3 and full.shape[0] == 4 else 0
         last = torch.cat([last[:text], full_last[text:]])
     memory = Memory(
         ids=ids,
@@ -236,7 +237,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
 
 
 def _choose(settings: Settings, call: Encoded) -> list[Choice]:
-    """What the selector keeps of each image, modality by modality."""
+    """Run the selector on each image, modality by modality."""
     visual = call.visual
     weights: list[Tensor | None] | None = None
     if settings.weights is not None:
@@ -255,10 +256,10 @@ def _choose(settings: Settings, call: Encoded) -> list[Choice]:
 
 
 def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """Every argument with one number a token, cut to a layout; the others as they are.
+    """The arguments with every per-token argument reduced to the columns of a layout.
 
     Raises:
-        UnsupportedError: an argument of the prompt's shape of which we do not know what it means.
+        UnsupportedError: an unknown argument has the shape of the prompt.
     """
     shape = torch.Size((layout.columns.shape[0], layout.width))
     known = {*PER_TOKEN, "input_ids", "position_ids", *_signature_of_generate(model)}
@@ -273,8 +274,8 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
         if isinstance(new.get(name), Tensor):
             new[name] = layout.take(new[name], fill)
     if isinstance(new.get("labels"), Tensor):
-        # Nothing stands in front of the caller's first column, so its label is never predicted:
-        # neither is it where new padding stands in front.
+        # The loss never includes the label of the first column, since no column precedes it. New
+        # padding in front must not change that.
         first = layout.columns.to(new["labels"].device) == 0
         new["labels"] = new["labels"].masked_fill(first, -100)
     if new.get("logits_to_keep") is not None:
@@ -283,10 +284,10 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
 
 
 def last_columns(asked: Any, layout: Layout) -> Any:
-    """The caller's last columns, or columns by number, in the shortened prompt.
+    """`logits_to_keep` for the shortened prompt: the same columns, by number or by index.
 
     Raises:
-        UnsupportedError: some of them were dropped, or rows lost different numbers behind them.
+        UnsupportedError: some of the columns were dropped, or are not aligned among sequences.
     """
     if isinstance(asked, Tensor) and asked.ndim:
         columns = torch.where(asked < 0, asked + layout.width, asked)

@@ -1,4 +1,4 @@
-"""Which columns of a prompt survive, and how the rows are padded afterwards."""
+"""Which columns of a prompt are kept, and how the sequences are padded afterwards."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """A shrunk prompt as columns of the full one.
+    """A shortened prompt, as columns of the full one.
 
-    columns: `(B, n)` column of the full prompt that each column of the shrunk one comes from, -1
-        for padding that the full one does not have.
-    valid: `(B, n)` bool, True at tokens, False at padding of either kind.
-    width: S, columns of the full prompt.
+    columns: `(B, n)` int64, column of the full prompt that each column of the shortened one comes
+        from, -1 for added padding.
+    valid: `(B, n)` bool, True at tokens, False at padding, old or added.
+    width: S, the number of columns of the full prompt.
     """
 
     columns: Tensor
@@ -24,11 +24,11 @@ class Layout:
 
     @classmethod
     def packed(cls, keep: Tensor, side: str) -> Layout:
-        """The layout of the kept columns, with no more padding than the longest row asks for.
+        """The kept columns, padded to the longest sequence.
 
         Args:
             keep: `(B, S)` bool, False at padding and at dropped tokens.
-            side: "left" or "right", where shorter rows are padded.
+            side: "left" or "right", where shorter sequences are padded.
         """
         number = keep.sum(dim=1, keepdim=True)
         n = int(number.max())
@@ -43,19 +43,19 @@ class Layout:
 
     @classmethod
     def aligned(cls, stays: Tensor, mask: Tensor) -> Layout:
-        """The layout in which each row ends where the full one does, column by column.
+        """The kept columns, right-aligned with the full prompt.
 
-        Tokens move to the right into the place of dropped ones, so that everything behind a row's
-        last dropped token keeps its distance from the end, padding included. Padding is added in
-        front where a row lost more than another, and taken away in front where no row needs it.
+        Everything after a sequence's last dropped token keeps its distance from the end, including
+        padding on the right. Sequences that lost more tokens than others are padded on the left.
+        Columns on the left that are padding in every sequence are removed.
 
         Args:
-            stays: `(B, S)` bool, False at dropped tokens alone.
+            stays: `(B, S)` bool, False only at dropped tokens.
             mask: `(B, S)` bool, False at the caller's padding.
         """
         width = stays.shape[1]
         place = torch.arange(width, device=stays.device)
-        # What stands in front of a row's first token is padding that nobody needs.
+        # Padding before a sequence's first token need not be kept.
         begun = mask.int().cummax(dim=1).values.bool()
         needed = (stays & begun).sum(dim=1)
         n = max(int(needed.max()), 1)
@@ -66,42 +66,42 @@ class Layout:
 
     @property
     def dropped(self) -> int:
-        """Columns that the prompt became shorter by."""
+        """Number of columns by which the prompt became shorter."""
         return self.width - self.columns.shape[1]
 
     def take(self, x: Tensor, fill: int) -> Tensor:
-        """`(..., B, S)` or `(..., 1, S)` to `(..., B, n)`, `fill` at padding that is new."""
+        """`(..., B, S)` or `(..., 1, S)` to `(..., B, n)`, with `fill` at added padding."""
         x = x.expand(*x.shape[:-2], *(self.columns.shape[0], x.shape[-1]))
         columns = self.columns.to(x.device).expand(*x.shape[:-2], *self.columns.shape)
         return torch.gather(x, -1, columns.clamp(min=0)).masked_fill(columns < 0, fill)
 
     def nearest(self) -> Tensor:
-        """`(B, S)`: for each column of the full prompt, the column of the shrunk one that holds it.
+        """`(B, S)`: for each column of the full prompt, its column in the shortened one.
 
-        For a dropped column that of the last one in front of it, -1 where there is none.
+        A dropped column gets that of the last kept column before it, -1 if there is none.
         """
         rows, n = self.columns.shape
         place = torch.arange(n, device=self.columns.device).expand(rows, n)
-        # One column more takes what comes from nowhere.
+        # Added padding is scattered into an extra column, which is cut off.
         found = self.columns.new_full((rows, self.width + 1), -1)
         found.scatter_(1, self.columns.where(self.columns >= 0, self.width), place)
         return found[:, : self.width].cummax(dim=1).values
 
     def keeps_last(self, number: int) -> bool:
-        """Whether the last columns, `number` of them, are the full prompt's last."""
+        """Whether the last `number` columns are those of the full prompt."""
         if number > self.columns.shape[1]:
             return False
         last = torch.arange(self.width - number, self.width, device=self.columns.device)
         return bool((self.columns[:, self.columns.shape[1] - number :] == last).all())
 
     def extended(self, width: int) -> Layout:
-        """The layout of a longer full prompt, `width` columns, all of whose new ones survive."""
+        """The layout of a full prompt with `width` columns, all additional ones kept."""
         rows = self.columns.shape[0]
         new = torch.arange(self.width, width, device=self.columns.device).expand(rows, -1)
         columns = torch.cat([self.columns, new], dim=1)
         return Layout(columns, torch.cat([self.valid, torch.ones_like(new).bool()], dim=1), width)
 
     def rows(self, indices: Tensor) -> Layout:
-        """The rows `(b,)`, as a cache repeats, selects or reorders them."""
+        """The sequences with these indices `(b,)`, as a cache repeats or reorders them."""
         indices = indices.to(self.columns.device)
         return Layout(self.columns[indices], self.valid[indices], self.width)

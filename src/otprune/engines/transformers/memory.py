@@ -1,4 +1,4 @@
-"""A cache remembers that its prompt was pruned, so that the next turn finds its way."""
+"""A record on each KV cache of how its prompt was pruned, for the calls that continue on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otprune.engines.transformers.layout import Layout
 from otprune.errors import UnsupportedError
 
 CACHE_NAMES = ("cache", "past_key_values")
-_ATTRIBUTE = "_otprune_memory"  # on the cache, so that it follows copies of it
+_ATTRIBUTE = "_otprune_memory"  # an attribute of the cache, so that copies of it have it
 _ROW_METHODS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
 
 
@@ -21,14 +21,15 @@ _ROW_METHODS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleav
 class Memory:
     """How a prompt was pruned.
 
-    ids: `(B, S)` of the full prompt.
-    layout: of what was kept.
-    positions: `(..., B, n)` of what was kept.
-    last: `(..., B, 1)`, what the positions of the next tokens count on from: that of the prompt's
-        last token, be it dropped or not, in the scheme of `positions`.
-    full_last: `(..., B, 1)`, that of the prompt's last token in the full prompt.
+    ids: `(B, S)`, the full prompt.
+    layout: which columns of it were kept.
+    positions: `(..., B, n)`, positions of the pruned prompt.
+    last: `(..., B, 1)`, the position before that of the next token, in the scheme of `positions`.
+        "preserved": that of the full prompt's last token, even if it was dropped. "compact": that
+        of the last kept token.
+    full_last: `(..., B, 1)`, position of the last token of the full prompt.
     key_bias: `(B, n)` float32, log mass of each column; None without mass.
-    compact: the positions are counted anew.
+    compact: whether positions were counted again without gaps.
     """
 
     ids: Tensor
@@ -41,20 +42,20 @@ class Memory:
 
     @property
     def has_default_positions(self) -> bool:
-        """Whether the positions are those that the model counts by itself if it is told none."""
+        """Whether the model would compute the same positions if given none."""
         return self.compact and self.positions.ndim == 2
 
     @property
     def gap(self) -> Tensor | None:
-        """`(..., B, 1)`: how far the next token stands behind the last kept one, less one.
+        """`(..., B, 1)`: positions that are skipped between the last kept token and the next one.
 
-        Of a prompt that is padded in front; None if there is no gap in any row.
+        For left-padded prompts. None if no sequence has a gap.
         """
         gap = self.last - self.positions[..., -1:]
         return gap if bool(gap.any()) else None
 
     def rows(self, indices: Tensor) -> Memory:
-        """The rows `(b,)`, some of them or several times."""
+        """The sequences with these indices `(b,)`; an index may occur several times."""
         there = indices.to(self.positions.device)
         return Memory(
             self.ids[indices.to(self.ids.device)],
@@ -67,7 +68,7 @@ class Memory:
         )
 
     def repeated(self, rows: int) -> Memory:
-        """For a batch of `rows` rows, as beams and return sequences multiply them."""
+        """For a batch of `rows` sequences: each is repeated as for beams and return sequences."""
         times, odd = divmod(rows, len(self.ids))
         if odd or not times:
             raise UnsupportedError(
@@ -80,10 +81,9 @@ class Memory:
 
 
 def remember(cache: Any, memory: Memory) -> None:
-    """Write on a cache how the prompt that it holds was pruned.
+    """Record on a cache how its prompt was pruned.
 
-    From then on the memory's rows follow those of the cache when it repeats, selects or reorders
-    them.
+    When the cache later repeats, selects or reorders its sequences, so does the record.
     """
     if cache is None:
         return
@@ -95,15 +95,15 @@ def remember(cache: Any, memory: Memory) -> None:
 
 @dataclass
 class _SharedMemory:
-    """What shallow copies of a cache share, as they share its layers."""
+    """Holds the memory. Shallow copies of a cache share it, as they share the layers."""
 
     memory: Memory
 
 
 class _TrackedMethod:
-    """A method of a cache that moves its rows, and its memory's with them.
+    """Wraps a cache method that changes the batch, and changes the memory in the same way.
 
-    An object with the cache as attribute, so that a copy of the cache has one of its own.
+    It holds the cache as an attribute, so that a deep copy of the cache gets a wrapper of its own.
     """
 
     def __init__(self, cache: Any, name: str) -> None:
@@ -111,23 +111,23 @@ class _TrackedMethod:
         self._name = name
 
     def __call__(self, rows: Any) -> Any:
-        before, held = _rows_of(self._cache), getattr(self._cache, _ATTRIBUTE, None)
-        if before is None and held is not None and length_of(self._cache):
+        before, shared = _rows_of(self._cache), getattr(self._cache, _ATTRIBUTE, None)
+        if before is None and shared is not None and length_of(self._cache):
             raise UnsupportedError(
                 f"{type(self._cache).__name__}.{self._name} on a pruned prompt: which row went "
                 "where is not known for this kind of cache; use a DynamicCache"
             )
         out = getattr(type(self._cache), self._name)(self._cache, rows)
-        if held is not None and before is not None:
-            memory = held.memory.repeated(before)
+        if shared is not None and before is not None:
+            memory = shared.memory.repeated(before)
             if self._name == "batch_repeat_interleave":
                 rows = torch.arange(before).repeat_interleave(rows)
-            held.memory = memory.rows(torch.as_tensor(rows))
+            shared.memory = memory.rows(torch.as_tensor(rows))
         return out
 
 
 def _rows_of(cache: Any) -> int | None:
-    """Rows that a cache holds; None while it is empty."""
+    """Batch size of a cache; None while it is empty."""
     for layer in cache.layers:
         keys = getattr(layer, "keys", None)
         if isinstance(keys, Tensor) and keys.numel():
@@ -136,17 +136,17 @@ def _rows_of(cache: Any) -> int | None:
 
 
 def recall(cache: Any) -> Memory | None:
-    """How a cache's prompt was pruned; None for one that holds its prompt whole.
+    """How a cache's prompt was pruned; None if it was not.
 
-    An emptied cache forgets, since what it is filled with next may be whole.
+    The record of an emptied cache is deleted, since the next prompt may not be pruned.
 
     Raises:
         UnsupportedError: the cache was cut inside the pruned prompt.
     """
-    held: _SharedMemory | None = getattr(cache, _ATTRIBUTE, None)
-    if held is None:
+    shared: _SharedMemory | None = getattr(cache, _ATTRIBUTE, None)
+    if shared is None:
         return None
-    memory = held.memory
+    memory = shared.memory
     length = length_of(cache)
     if length == 0:
         _forget(cache)
@@ -166,8 +166,8 @@ def _forget(cache: Any) -> None:
 def cache_of(holder: Mapping[str, Any] | Any) -> Any:
     """The cache among a call's arguments, or in its output; None if there is none.
 
-    transformers 5.24 renamed `past_key_values` to `cache` and takes either name. A call may carry
-    the caller's name or the new one, depending on who made it.
+    transformers 5.24 renamed `past_key_values` to `cache` and accepts both names, so a call may use
+    either.
     """
     for name in CACHE_NAMES:
         value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
@@ -182,7 +182,7 @@ def length_of(cache: Any) -> int:
 
 
 def capacity_of(cache: Any) -> int | None:
-    """Tokens that a cache can hold; None if it grows, or a window slides over them."""
+    """Tokens that a static cache can hold; None if it grows or has sliding windows only."""
     sizes = [
         int(layer.max_cache_len)
         for layer in getattr(cache, "layers", ())
@@ -194,11 +194,11 @@ def capacity_of(cache: Any) -> int | None:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a transformers cache; 0 without such."""
-    held = [
+    """Bytes of the keys and values in a transformers cache; 0 if it has none."""
+    stored = [
         x
         for layer in getattr(cache, "layers", [])
         for x in (getattr(layer, "keys", None), getattr(layer, "values", None))
         if isinstance(x, Tensor)
     ]
-    return sum(x.numel() * x.element_size() for x in held)
+    return sum(x.numel() * x.element_size() for x in stored)

@@ -1,11 +1,11 @@
-"""Where the tokens of a shrunk prompt stand.
+"""Positions of the tokens of a pruned prompt.
 
-"preserved": every token keeps the position that it has in the full prompt, so the geometry that
-rotary embeddings see stays what it was; positions then have gaps. "compact": positions are counted
-anew, 0 to n - 1, as the code published with OTPrune does (arXiv 2602.20205).
+"preserved": every token keeps its position in the full prompt, so rotary embeddings see the same
+geometry; positions then have gaps. "compact": positions are 0 to n - 1, as in the code published
+with OTPrune (arXiv 2602.20205).
 
-Positions are `(B, S)`, or `(3, B, S)` and `(4, B, S)` for M-RoPE: time, height and width, with the
-index in the text in front of them when there are four.
+Positions are `(B, S)`, or for M-RoPE `(3, B, S)` (time, height, width) or `(4, B, S)` (the same
+after a text index).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def check_positions(positions: object) -> None:
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether the model can be told where its tokens stand."""
+    """Whether the model's forward() takes position_ids."""
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
-    """Positions of the full prompt: the caller's, or what generate() would make of the inputs.
+    """Positions of the full prompt: the caller's, or those that generate() would compute.
 
     Args:
-        model: the model; M-RoPE families leave their rope_deltas on it, as ever.
-        inputs: arguments of the call, grids and type ids included.
+        model: the model. M-RoPE families set `rope_deltas` on it, as in an unpruned call.
+        inputs: arguments of the call, including grids and type ids.
         mask: `(B, S)`, 1 at tokens and 0 at padding.
     """
     ids = inputs["input_ids"]
@@ -57,13 +57,13 @@ def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
 
 
 def compact_positions(mask: Tensor, like: Tensor, documents: Tensor | None = None) -> Tensor:
-    """0 to n - 1 over the tokens of each row, 0 at padding; as many leading axes as `like`.
+    """0 to n - 1 over the tokens of each sequence, 0 at padding; as many leading axes as `like`.
 
     Args:
         mask: `(B, n)`, 1 at tokens.
         like: positions of the full prompt.
-        documents: `(B, n)`, which of the documents packed into the row each token belongs to, each
-            counted by itself; None for one a row.
+        documents: `(B, n)`, index of the packed document that each token belongs to; positions
+            start at 0 in each. None if documents are not packed.
     """
     counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
     if documents is not None:
@@ -73,17 +73,16 @@ def compact_positions(mask: Tensor, like: Tensor, documents: Tensor | None = Non
 
 
 def last_of(positions: Tensor, mask: Tensor) -> Tensor:
-    """`(..., B, 1)`, the position of each row's last token; `mask` `(B, n)`, 1 at tokens."""
+    """`(..., B, 1)`, the position of each sequence's last token; `mask` `(B, n)`, 1 at tokens."""
     column = mask.long().cumsum(dim=1).argmax(dim=1, keepdim=True).to(positions.device)
     return positions.gather(-1, column.expand(*positions.shape[:-1], 1))
 
 
 def documents_of(inputs: Mapping[str, Any], full: Tensor) -> Tensor | None:
-    """`(B, S)`: which of several documents in its row each token belongs to; None if there is one.
+    """`(B, S)`: index of the packed document that each token belongs to; None if none are packed.
 
-    transformers reads positions that do not go on by one as the border between two packed
-    documents, if it is given no mask. Of M-RoPE positions only those with an index in the text say
-    so.
+    Without a mask, transformers starts a new packed document wherever the position does not
+    increase by one. Of M-RoPE positions only those with a text index can show this.
     """
     if inputs.get("attention_mask") is not None or inputs.get("position_ids") is None:
         return None
@@ -97,13 +96,13 @@ def documents_of(inputs: Mapping[str, Any], full: Tensor) -> Tensor | None:
 def check_documents(
     positions: Positions, documents: Tensor | None, full: Tensor, new: Tensor
 ) -> None:
-    """Refuse packed documents that would not be told apart any more.
+    """Refuse packed documents whose borders transformers would not recognise after pruning.
 
     Args:
         positions: the scheme.
-        documents: as of `documents_of`.
+        documents: as returned by `documents_of`.
         full: positions of the full prompt.
-        new: `(B, n)` bool, columns of the shrunk prompt that are padding it did not have before.
+        new: `(B, n)` bool, True at padding added by pruning.
     """
     if documents is None:
         return
@@ -122,10 +121,10 @@ def check_documents(
 
 
 def with_text_index(gathered: Tensor, mask: Tensor, documents: Tensor | None = None) -> Tensor:
-    """Preserved M-RoPE positions with the text index in front counted anew.
+    """Preserved M-RoPE positions, except that the text index (the first of four axes) is compact.
 
-    That first of four axes never reaches a rotary embedding; transformers reads its gaps as the
-    borders of packed sequences.
+    Rotary embeddings do not use the text index. transformers reads gaps in it as borders between
+    packed sequences.
     """
     if gathered.ndim == 3 and gathered.shape[0] == 4:
         gathered = gathered.clone()
@@ -134,13 +133,13 @@ def with_text_index(gathered: Tensor, mask: Tensor, documents: Tensor | None = N
 
 
 def rope_delta(positions: Tensor, mask: Tensor) -> Tensor:
-    """M-RoPE's own bookkeeping `(B, 1)`: next position less the number of tokens so far."""
+    """`rope_deltas` of M-RoPE models, `(B, 1)`: next position minus the number of tokens so far."""
     axes = positions.unsqueeze(0) if positions.ndim == 2 else positions[-3:]
     return axes.amax(dim=(0, -1)).unsqueeze(1) + 1 - mask.sum(dim=1, keepdim=True)
 
 
 def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
-    """Refuse positions with gaps where they would be misread, or would not reach attention."""
+    """Refuse preserved positions if the model would misread gaps or does not use positions."""
     if positions != "preserved":
         return
     name = type(model).__name__

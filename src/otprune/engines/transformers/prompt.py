@@ -1,8 +1,7 @@
-"""What the arguments of a call mean once the prompt is shorter.
+"""Arguments and results of generate() that refer to the caller's full prompt.
 
-Whatever a caller hands to generate() that looks at the ids so far counts on the prompt that the
-caller gave: stopping criteria that skip `prompt_length` ids, processors, streamers. They see it,
-and so does who reads the result.
+Stopping criteria, logits processors and streamers get the ids so far, and may depend on the length
+of the prompt. They are called with the full prompt in front, and the returned ids start with it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from otprune.errors import OTPruneError, UnsupportedError
 
-# Arguments of generate() that would go wrong on a shortened prompt.
+# Arguments of generate() that do not work with a shortened prompt.
 _REFUSED = (
     ("token_healing", True, "it would tokenize the shortened prompt anew"),
     ("cache_implementation", "paged", "continuous batching takes no images"),
@@ -37,11 +36,11 @@ class Prompt:
         return torch.cat([prompt, ids[:, self.pruned_length :]], dim=1)
 
     def restore_row(self, row: int, ids: Tensor) -> Tensor:
-        """`(n + new,)` ids of one row of the batch to `(S + new,)`."""
+        """The same for one sequence, `(n + new,)` to `(S + new,)`."""
         return torch.cat([self.ids[row].to(ids.device), ids[self.pruned_length :]])
 
     def showing_full_ids(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """generate()'s arguments with every callable of the caller's wrapped to see full ids."""
+        """generate()'s arguments, with the caller's callables wrapped to get the full ids."""
         shown: dict[str, Any] = {}
         for name in ("logits_processor", "stopping_criteria"):
             if arguments.get(name):
@@ -74,7 +73,7 @@ class _OnFullIds:
 
 
 class _Streamer:
-    """A streamer whose first `put`, the prompt, is the caller's."""
+    """A streamer whose first `put` gets the caller's full prompt."""
 
     def __init__(self, inner: Any, prompt: Prompt) -> None:
         self._inner = inner
@@ -90,17 +89,17 @@ class _Streamer:
 
 
 def refuse(model: Any, arguments: dict[str, Any]) -> None:
-    """Raise UnsupportedError for settings of generate() that cannot come together with images."""
+    """Raise UnsupportedError for settings of generate() that cannot be combined with pruning."""
     for name, value, why in _REFUSED:
         if setting(model, arguments, name) == value:
             raise UnsupportedError(f"{name}={value!r} with pruning: {why}; leave it out")
 
 
 def with_lengths(model: Any, arguments: dict[str, Any], dropped: int) -> dict[str, Any]:
-    """generate()'s arguments with max_length and min_length, which count the prompt, adjusted.
+    """generate()'s arguments with max_length and min_length reduced by the dropped tokens.
 
-    They are changed where they were set, in a copy; where max_new_tokens or min_new_tokens is set
-    too, transformers heeds that.
+    Both count the prompt. They are changed where they were set (a generation config is copied). If
+    max_new_tokens or min_new_tokens is set, transformers uses that instead.
     """
     config = arguments.get("generation_config")
     changed: dict[str, Any] = {}
@@ -119,9 +118,9 @@ def with_lengths(model: Any, arguments: dict[str, Any], dropped: int) -> dict[st
 
 
 def with_mask(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """generate()'s arguments with the mask that it would guess where none is given.
+    """generate()'s arguments with the attention mask that it would infer if none is given.
 
-    It takes padding ids for padding, unless they also end a text.
+    The pad token is then padding, unless it is also an end-of-sequence token.
     """
     ids = arguments.get("input_ids")
     if ids is None or arguments.get("attention_mask") is not None:
@@ -134,7 +133,7 @@ def with_mask(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_tokens(model: Any, arguments: dict[str, Any]) -> int:
-    """The most tokens that generate() may add, by the caller's own counting."""
+    """The largest number of tokens that generate() may add, with the caller's full prompt."""
     new = setting(model, arguments, "max_new_tokens")
     if new is not None:
         return int(new)
@@ -145,7 +144,7 @@ def new_tokens(model: Any, arguments: dict[str, Any]) -> int:
 
 
 def check_lengths(model: Any, arguments: dict[str, Any]) -> None:
-    """Raise OTPruneError where max_length leaves no room behind the caller's prompt."""
+    """Raise OTPruneError if max_length leaves no room after the caller's prompt."""
     prompt = int(arguments["input_ids"].shape[1])
     if setting(model, arguments, "max_new_tokens") is None and new_tokens(model, arguments) <= 0:
         raise OTPruneError(
@@ -156,7 +155,7 @@ def check_lengths(model: Any, arguments: dict[str, Any]) -> None:
 
 
 def setting(model: Any, arguments: dict[str, Any], name: str) -> Any:
-    """A setting of generate(), from the most particular place that sets it."""
+    """A setting of generate(): of the call, else its generation config, else the model's."""
     if arguments.get(name) is not None:
         return arguments[name]
     for config in (arguments.get("generation_config"), model.generation_config):

@@ -1,4 +1,4 @@
-"""The three ways to switch pruning on: a with block, for everybody, for one call."""
+"""The ways to switch pruning on: in a with block, for all threads, or for one call."""
 
 from __future__ import annotations
 
@@ -22,33 +22,32 @@ from otprune.selectors import Selector
 class prune:  # noqa: N801 - used as a function is
     """Prune visual tokens in every `model(...)` and `model.generate(...)` of the with block.
 
-    The prompt becomes shorter before the model sees it, so cache, mask, beams and decoding follow
-    by themselves. Of m tokens of an image `selector.count(m)` are kept, of a video as many over all
-    its frames, or what a rule makes of them (`Auto` for each, `Budget` for all of one prompt);
-    anyres newline rows are tokens like any other. generate() returns the caller's prompt in front
-    of the answer. A cache made inside knows its prompt; go on with it inside.
+    The prompt is shortened before the model sees it, so cache, mask, beams and decoding need no
+    changes. Of m tokens of an image, `selector.count(m)` are kept; of a video as many over all its
+    frames. If `keep` is a rule, it decides (`Auto` for each image, `Budget` for all of one prompt).
+    Anyres newline rows are tokens like any other. generate() returns the caller's prompt followed
+    by the answer. A cache made in a block must be continued in a block, too.
 
         with otprune.prune(model, otprune.TransportPrune(0.1)) as run:
             answer = model.generate(**inputs, max_new_tokens=64)
         for item in run.last:
             print(item.modality, item.before, "->", item.after)
 
-    The block holds for calls of its own thread and context. Other threads can use the model at the
-    same time, unpruned or in blocks with other settings. A call that this block starts in another
-    thread is told so: `Thread(target=model.generate, kwargs=inputs | {"otprune": run})`. Blocks in
-    each other: the inner one holds. See `enable` for all threads, and `Settings` for one call.
+    The block applies to calls in its own thread and context. Other threads can use the model at the
+    same time, unpruned or in blocks with other settings. A call in another thread can be pruned
+    with this block's settings: `Thread(target=model.generate, kwargs=inputs | {"otprune": run})`.
+    Of nested blocks the inner one applies. See `enable` for all threads, `Settings` for one call.
 
     Args:
         model: a model that `support` accepts.
-        selector: any selector of `otprune.selectors`, or `Settings`, with no more arguments then.
-        positions, merge, mass, alpha, logits, untested_transformers, weights: as of `Settings`.
+        selector: any selector of `otprune.selectors`; or `Settings`, without further arguments.
+        positions, merge, mass, alpha, logits, untested_transformers, weights: see `Settings`.
 
     Raises:
-        UnsupportedError: the model cannot be pruned, or a call asks for what would go wrong; says
-            which and why.
-        WeightError: the selector has no meaning for weights, needs some, or they do not fit.
-        OTPruneError: an argument is wrong, a block is entered twice, or placeholders and features
-            differ in number.
+        UnsupportedError: the model or a call cannot be pruned correctly; says why.
+        WeightError: the selector does not use weights, needs some, or they do not fit.
+        OTPruneError: an argument is wrong, a block is entered twice, or the numbers of placeholders
+            and features differ.
     """
 
     def __init__(
@@ -105,25 +104,25 @@ def enable(
     untested_transformers: Untested = "refuse",
     weights: Weigh | None = None,
 ) -> Run:
-    """Prune a model's calls for everybody, in all threads, until `disable(model)`.
+    """Prune a model's calls in all threads, until `disable(model)`.
 
-    A with block, or a call with `otprune=`, holds before it. Without a selector only those calls
-    are pruned that say how:
+    A with block and the `otprune` argument of a call take precedence. Without a selector, only
+    calls with that argument are pruned:
 
         otprune.enable(model)
         model.generate(**inputs, otprune=otprune.Settings(otprune.OTPrune(0.1)))
 
-    and `otprune=None` leaves a call unpruned. The model can be saved, loaded, copied and moved; a
-    copy is enabled too, on its own. Enabling again changes the settings.
+    `otprune=None` leaves a call unpruned. The model can be saved, loaded, copied and moved; a copy
+    is enabled independently. Enabling again replaces the settings.
 
     Args:
-        model, selector, and the others: as of `prune`.
+        model, selector, and the others: as for `prune`.
 
     Returns:
-        A look at the last call, from whatever thread it came.
+        The report on the last call, from whichever thread.
 
     Raises:
-        UnsupportedError, OTPruneError: as `prune`.
+        UnsupportedError, OTPruneError: as for `prune`.
     """
     made = None
     if selector is not None:
@@ -137,9 +136,9 @@ def enable(
 
 
 def disable(model: PreTrainedModel) -> None:
-    """End what `enable` began; without effect on a model that is not enabled.
+    """End what `enable` began; no effect on a model that is not enabled.
 
-    Calls that are under way finish as they began. With blocks go on.
+    Running calls finish with the settings that they started with. With blocks stay in effect.
     """
     entry.disable(model)
 

@@ -1,4 +1,4 @@
-"""What can be seen of the last call."""
+"""The report on the last call."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from otprune.engines.transformers.settings import Settings
 
 
 class Run:
-    """A look at the last call: what `with prune(...) as run` and `enable(...)` give.
+    """The report on the last call, returned by `with prune(...) as run` and `enable(...)`.
 
-    Decoding steps on a cache leave it as it is. Where several threads call, it is whoever came
-    last; a with block in each thread has one of its own.
+    Decoding steps on a cache do not change it. If several threads share a run, it reports the call
+    that wrote to it last. A with block in each thread has its own run.
 
-    settings: how calls are pruned; None where each brings its own. `model.generate(...,
-        otprune=run)` prunes a call as this run does wherever it is made, and reports here: in
-        another thread, for instance, to which a with block does not reach.
-    last: one entry for each image and video of the last call, in prompt order; empty after a call
-        without any; None before the first call.
-    columns: `(B, n)` int64, the column of the caller's prompt that each column of the shortened one
-        comes from, -1 for padding that the caller's has not; None after a call without images.
-    input_ids, labels: `(B, n)`, of the shortened prompt, beside the logits that `model(...)`
-        returned; None likewise, labels also if the call had none. The label of the caller's first
-        column is -100: nothing predicts it, also where new padding stands in front of it.
+    settings: how calls are pruned; None if only calls with their own settings are. A call with
+        `otprune=run` is pruned with these settings and reports to this run. This also works in
+        another thread, where the with block does not apply.
+    last: one entry for each image and video of the last call, in prompt order. Empty after a call
+        without images; None before the first call.
+    columns: `(B, n)` int64, for each column of the shortened prompt the column of the caller's
+        prompt that it comes from; -1 for added padding. None after a call without images.
+    input_ids, labels: `(B, n)`, those of the shortened prompt; they match the logits that
+        `model(...)` returned. None after a call without images; labels also if the call had none.
+        The label of the caller's first column is -100, since no column before it predicts it.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -37,12 +37,12 @@ class Run:
         self.labels: Tensor | None = None
 
     def start(self) -> None:
-        """A call without images, as far as is known."""
+        """Start the report of a call, so far without images."""
         self.last = []
         self._clear()
 
     def record(self, shrunk: Shrunk) -> None:
-        """A call whose prompt was looked at."""
+        """Report a call with images."""
         self.last = shrunk.items
         self.columns = shrunk.columns
         self.input_ids = shrunk.inputs["input_ids"]
@@ -59,4 +59,4 @@ class Run:
         return f"Run({kept}{total})"
 
     def __reduce__(self) -> tuple[type[Run], tuple[Settings | None]]:
-        return Run, (self.settings,)  # a saved model does not carry the last call along
+        return Run, (self.settings,)  # the report is not saved with a model

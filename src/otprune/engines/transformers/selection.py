@@ -1,4 +1,4 @@
-"""Asking the selector about the images of a call, once for all of one size."""
+"""Running the selector on the images of a call, batched by size."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ def choose(
     merge: bool,
     weights: Sequence[Tensor | None] | None = None,
 ) -> list[Choice]:
-    """Reduce each image's tokens, `(m, d)`; those of one size in one batch.
+    """Reduce the tokens `(m, d)` of each image; images of one size are one batch.
 
-    Where `keep` is a rule, the images of one prompt are reduced together, so that a `Budget` is
-    that prompt's own, whatever it shares a batch with. Which tokens are kept takes no part in the
-    gradient; their features keep theirs.
+    If `keep` is a rule, the images of one sequence are reduced together, so that a `Budget` applies
+    to each sequence separately. No gradient flows through the choice; kept features have theirs.
 
     Args:
-        rows: row of the batch that each image stands in.
-        weights: `(m,)` for each image, or None for one whose tokens count alike.
+        rows: index of each image's sequence in the batch.
+        weights: `(m,)` for each image, or None for one whose tokens all count the same.
 
     Raises:
-        SelectorError: the selector's indices are not strictly ascending places of an image.
+        SelectorError: the selector's indices are not strictly ascending, or not valid for an image.
     """
     ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
     weighed = [None] * len(images) if weights is None else list(weights)
@@ -71,7 +70,7 @@ def choose(
 
 
 def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:
-    """What a caller's function says that the tokens of each image count; see `Settings`.
+    """The weights that a caller's function returns for the images; see `Settings.weights`.
 
     Args:
         images: of one call, in prompt order.
@@ -80,7 +79,7 @@ def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:
         `(m,)` float64 of mean 1 for each image, or None.
 
     Raises:
-        WeightError: it is not one array an image, or an array does not fit its image.
+        WeightError: the function does not return one entry an image, or one does not fit its image.
     """
     made: Any = weigh(images)
     try:
@@ -112,6 +111,6 @@ def log_masses(choice: Choice, m: int, mass: Mass, alpha: float) -> Tensor:
     """`(k,)` float32, the log mass of each kept token of m; 0 for an image kept whole."""
     made = choice.made
     if len(made.indices) == m:
-        return torch.zeros(m)  # each stands for itself, to the last bit
-    # Who belongs to whom is worked out only where it matters.
+        return torch.zeros(m)  # exactly 0, not 0 up to rounding
+    # `masses` is computed when first read, and only "token" needs it.
     return log_mass(made.masses if mass == "token" else made.indices, m, mass, alpha)

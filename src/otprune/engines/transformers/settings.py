@@ -1,4 +1,4 @@
-"""How a call is pruned, as one value: what `prune`, `enable` and a single call are told."""
+"""How a call is pruned, as one value that `prune`, `enable` and single calls take."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from otprune.selectors.cues import Cue
 from otprune.selectors.gate import check_cues
 
 Logits = Literal["short", "full"]
-# From the images of a call to one array of weights, or None, for each; see `Settings.weights`.
+# From the images of a call to an array of weights, or None, for each; see `Settings.weights`.
 Weigh = Callable[[list[VisualTokens]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How visual tokens are pruned; checked when it is made.
+    """How visual tokens are pruned. The values are checked on construction.
 
     Attributes:
         selector: any selector of `otprune.selectors`.
-        positions: "preserved" (kept tokens stay where they were) or "compact" (counted anew).
-        merge: kept tokens become the mean of the tokens that they stand for.
-        mass: what a kept token weighs in the language model's attention, in every layer, for the
-            prompt and for each step after it: "none" (as one token), "total" (as m / k, so that
-            the image as a whole keeps its share) or "token" (as the tokens that it stands for).
-            A token of weight n counts as n copies of itself at its position would that see each
-            other. Needs sdpa, eager, flex or flash attention, and no other layers.
-        alpha: strength of the mass; the logarithm of the weight is multiplied by it.
-        logits: what `model(...)` returns: "short", those of the shortened prompt (`Run.columns`
-            says which column of the prompt each belongs to), or "full", one for every column of
-            the caller's prompt. A dropped column then has the logits of the last kept column in
-            front of it, from which the next text token is predicted; so losses and metrics whose
-            labels leave placeholders out (-100) are what unpruned code expects. Columns of padding
-            in front are 0.
-        untested_transformers: what to do with a transformers newer than those that were tested,
-            "refuse" or "prune" all the same.
+        positions: "preserved" (kept tokens keep their positions) or "compact" (positions are
+            counted without gaps).
+        merge: each kept token becomes the mean of the tokens that it stands for.
+        mass: how much a kept token counts in the language model's attention, in every layer, for
+            the prompt and for each decoding step: "none" (1), "total" (m / k, so that the image as
+            a whole keeps its share) or "token" (the number of tokens that it stands for). A mass of
+            n equals n literal copies of the token at its position that attend to each other; causal
+            copies differ from the second layer on. A sliding window counts the token once, but
+            would count copies n times. Needs sdpa, eager, flex or flash attention in every layer.
+        alpha: strength of the mass: the logarithm of the mass is multiplied by it.
+        logits: what `model(...)` returns. "short": logits of the shortened prompt; `Run.columns`
+            says which column of the caller's prompt each belongs to. "full": logits for every
+            column of the caller's prompt. A dropped column then has the logits of the last kept
+            column before it, which predicts the next text token. Losses and metrics whose labels
+            ignore placeholders (-100) therefore need no change. Padding on the left has logits 0.
+        untested_transformers: what to do if the installed transformers is newer than the tested
+            versions: "refuse", or "prune" anyway.
         weights: how much each visual token counts in the full set, for selectors that use weights:
-            a function that gets what `visual_tokens` returns for the call, and returns a list with,
-            for each image and video in that order, `(m,)` non-negative numbers (tensor, array or
-            list; only their ratios matter), or None, which counts its tokens alike. It is called
-            once for every call with images, without gradient. What is kept is what
-            `selector.reduce(tokens, weights=...)` keeps. None: all tokens count alike.
+            a function of the list that `visual_tokens` returns for the call. It returns a list with
+            one entry for each image and video: `(m,)` non-negative numbers (tensor, array or list;
+            only their ratios matter), or None if its tokens all count the same. It is called once
+            for every call with images, without gradient. The kept tokens are those of
+            `selector.reduce(tokens, weights=...)`. None: all tokens count the same.
 
     Raises:
-        UnsupportedError: transformers is newer, and that is refused; or the selector needs a cue
-            that this engine does not provide.
-        WeightError: weights for a selector that has no meaning for them, or none for one that needs
-            them.
+        UnsupportedError: transformers is newer than tested and that is refused, or the selector
+            needs a cue that this engine does not provide.
+        WeightError: weights for a selector that does not use them, or none for one that needs them.
         OTPruneError: an argument is wrong; says which, and what was expected.
     """
 
@@ -68,7 +68,7 @@ class Settings:
     weights: Weigh | None = None
 
     def __post_init__(self) -> None:
-        # Any object that reduces as a selector does will do.
+        # Any object with the method `reduce` of a selector is accepted.
         if inspect.isclass(self.selector) or not callable(getattr(self.selector, "reduce", None)):
             check_selector(self.selector)
         if not (self.weights is None or callable(self.weights)):
@@ -89,5 +89,5 @@ class Settings:
 
     @property
     def has_mass(self) -> bool:
-        """Whether kept tokens weigh more than one in attention."""
+        """Whether kept tokens have a mass in attention."""
         return self.mass != "none" and self.alpha != 0

@@ -1,4 +1,4 @@
-"""What transformers itself gets wrong with images before some release: refused, not passed on."""
+"""Supported transformers versions, and calls that older versions answer wrongly."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from otprune.errors import OTPruneError, UnsupportedError
 if TYPE_CHECKING:
     from otprune.engines.transformers.inputs import Pruned
 
-OLDEST = (5, 18)  # hands encoder outputs over as `mm_encoder_outputs`
-NEWEST = (5, 24)  # that was tested
-ROWWISE = (5, 23)  # repeats them row by row for beams, and cuts them for chunked prefill
+OLDEST = (5, 18)  # the first with `mm_encoder_outputs`
+NEWEST = (5, 24)  # the newest tested
+# The first that repeats encoder outputs by sequence for beams, and splits them for chunked prefill.
+ROWWISE = (5, 23)
 
 
 def installed() -> tuple[int, int]:
-    """Major and minor number of the installed transformers."""
+    """Major and minor version of the installed transformers."""
     found = re.match(r"(\d+)\.(\d+)", transformers.__version__)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -28,10 +29,10 @@ Untested = Literal["refuse", "prune"]
 
 
 def check_tested(untested: object) -> None:
-    """Refuse a transformers that is newer than those that were tested, unless told to prune.
+    """Refuse a transformers that is newer than the tested versions, unless told to prune.
 
-    A minor release has renamed what pruning depends on before, and answers were wrong without an
-    error.
+    A minor release has renamed things that pruning depends on before. Answers were then wrong
+    without an error.
 
     Raises:
         UnsupportedError: transformers is too new.
@@ -52,11 +53,11 @@ def check_tested(untested: object) -> None:
 def check_several_images(
     model: Any, arguments: dict[str, Any], outputs: dict[str, Any], items: list[Pruned]
 ) -> None:
-    """Raise UnsupportedError where an old generate() would answer from the wrong images.
+    """Raise UnsupportedError if an old generate() would use the wrong images.
 
     Args:
         model: the model.
-        arguments: the caller's, of generate().
+        arguments: the caller's arguments of generate().
         outputs: `mm_encoder_outputs` of the pruned call.
         items: its images.
     """
