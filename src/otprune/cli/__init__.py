@@ -1,11 +1,11 @@
-"""The command line, `otprune`: it composes the library and holds no mathematics."""
+"""The command line, `otprune`: a thin layer over the library."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-# What only the command line needs; all of it comes with the `demo` extra.
+# Packages that only the command line needs, all installed by the `demo` extra.
 _NEEDED = ("typer", "rich", "PIL", "transformers", "safetensors", "tokenizers", "jinja2")
 
 
@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for an error, 130 after Ctrl-C.
 
     Args:
-        argv: the words after the program's name; None takes the process's own.
+        argv: the arguments after the program's name; None takes those of the process.
     """
     try:
         from otprune.cli.app import run

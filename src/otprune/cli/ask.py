@@ -1,4 +1,4 @@
-"""One question about one photograph, answered with all of its tokens and with the kept ones."""
+"""A question about one photograph, answered with all of its tokens and with the kept ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Side:
         answer: the model's answer.
         tokens: visual tokens that the language model saw.
         prompt_tokens: all tokens of its prompt.
-        prefill_flops: by formula; None where the model's sizes do not fit it.
+        prefill_flops: by formula; None if the model's sizes are not known.
         first_token_seconds: median, from the image's pixels to the first token: encoder,
             selection, prefill.
         cache_bytes: keys and values of the prompt, measured; None without such a cache.
@@ -56,7 +56,7 @@ class Asked:
     Attributes:
         note: which of several images in the file it is; empty for one image.
         selector_seconds: median time of the selection, a part of `pruned.first_token_seconds`.
-        grid: where the tokens lie; None if not asked for.
+        grid: the grid of the tokens; None if not requested.
     """
 
     photo: Photo
@@ -145,7 +145,7 @@ def ask(
 
 
 def only(loaded: Loaded, items: Sequence[A] | None) -> A:
-    """The one image of a call."""
+    """The only image of a call."""
     if not items or len(items) != 1:
         raise UnsupportedError(
             f"{loaded.name} made {len(items or [])} images of one photograph: expected one"
@@ -154,7 +154,7 @@ def only(loaded: Loaded, items: Sequence[A] | None) -> A:
 
 
 def _generate(model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Any:
-    """Greedy, so that the two answers differ only by the tokens."""
+    """Greedy decoding, so that the two answers differ only because of the tokens."""
     return model.generate(
         **inputs,
         max_new_tokens=max_new_tokens,

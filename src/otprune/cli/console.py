@@ -1,4 +1,4 @@
-"""Terminal output: plain text, and tables in which no figure is cut at any width."""
+"""Terminal output: plain text, and tables whose figures are never truncated."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Words:
 
 
 class Figures:
-    """Rows of figures under headings: a table where every word fits, else a list.
+    """Rows of figures under headings, as a table if it fits the terminal, else as a list.
 
-    A figure that is cut is a wrong figure, so none is cut or broken. Columns in `wraps` break
-    between words, the others not at all. Where the table is too wide for the terminal, every figure
-    gets a line of its own.
+    A truncated figure would be wrong, so none is truncated or broken. Columns in `wraps` break
+    between words, the others not at all. If the table is too wide for the terminal, each figure is
+    printed on its own line.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ def _longest(cell: Text, wraps: bool) -> int:
 
 
 def _widened(widths: Sequence[int], wanted: Sequence[int], spare: int) -> list[int]:
-    """Widths with the spare columns given out, to the narrowest column that wants more first."""
+    """The widths with `spare` distributed, each unit to the narrowest column that wants more."""
     widths = list(widths)
     while spare:
         short = [i for i, width in enumerate(widths) if width < wanted[i]]

@@ -1,8 +1,8 @@
 """The overlay: each photograph beside a copy of it in which dropped patches are dimmed.
 
 A kept patch has the pixels of the photograph at the panel's size, except where its number is
-written. A dropped patch is darkened and nearly grey. What the model did not see is faded to the
-paper's colour.
+written. A dropped patch is darkened and nearly grey. Regions that the model did not see are faded
+to the background colour.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tokens lie: row by row over a region of the image.
+    """The grid of the tokens, row by row over a region of the image.
 
     Attributes:
         rows, columns: of tokens.
-        region: left, top, right, bottom as shares of the image's width and height; (0, 0, 1, 1)
-            is the whole image. Smaller where the processor crops, larger where it pads.
+        region: left, top, right, bottom as fractions of the image's width and height; (0, 0, 1, 1)
+            is the whole image. It is smaller if the processor crops and larger if it pads.
     """
 
     rows: int
@@ -75,7 +75,7 @@ class Row:
 
 
 def check_target(target: Path, photos: Sequence[Path]) -> None:
-    """Refuse a file that could not be written, before anything is computed.
+    """Refuse an output file that cannot be written, before anything is computed.
 
     Raises:
         OTPruneError: no such folder, a format that Pillow cannot write, or one of the photographs.
@@ -141,7 +141,7 @@ def draw(rows: Sequence[Row], meaning: str = "") -> tuple[Image.Image, set[str]]
 
 
 def _column(rows: Sequence[Row]) -> int:
-    """Width of both columns: a landscape's, or if all images are portraits that of the widest."""
+    """Width of both columns: `PANEL`, or if all images are portraits that of the widest."""
     sizes = [row.image.size for row in rows]
     if any(width >= height for width, height in sizes):
         return PANEL
@@ -321,7 +321,7 @@ def _legend(rows: Sequence[Row], width: int, meaning: str) -> Image.Image:
 
 
 def _wrap(text: str, size: int, width: int, most: int = 4) -> list[str]:
-    """At most `most` lines of at most `width` pixels; a longer text ends in dots."""
+    """At most `most` lines of at most `width` pixels; a longer text is cut and ends in dots."""
     lines: list[str] = []
     for word in text.split():
         # Some scripts have no spaces: such a word is broken anywhere.

@@ -1,4 +1,4 @@
-"""Runs each step of a command on all photographs; an error in one does not lose the others."""
+"""Running each step of a command on all photographs, without losing results to one error."""
 
 from __future__ import annotations
 

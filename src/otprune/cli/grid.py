@@ -1,4 +1,4 @@
-"""Where on the photograph each visual token lies, from the processor and what it returned."""
+"""The position of each visual token on the photograph, from the processor and its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def grid_of(
         size: width and height of the image in pixels.
 
     Raises:
-        UnsupportedError: the tokens lie in no single grid (tiles), or it cannot be told which.
+        UnsupportedError: the tokens are not in a single grid (tiles), or it is not known which.
     """
     tokens = int((inputs["input_ids"] == placeholder(model.config, "image")).sum())
     vision = getattr(model.config, "vision_config", None)

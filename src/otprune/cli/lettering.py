@@ -1,9 +1,9 @@
-"""Text in any script on an image: in a font that has its characters, or in readable ASCII.
+"""Drawing text in any script on an image, in a font that has its characters or else in ASCII.
 
-Pillow's own font has ASCII alone, and draws other characters as boxes. Here a text is drawn in the
-first font that has all of it: Pillow's, then DejaVu if matplotlib is installed, then those of the
-system. If there is none, each character is drawn in the first font that has it, and characters that
-no font has are written in ASCII.
+Pillow's own font has only ASCII, and draws other characters as boxes. A text is drawn in the first
+font that has all its characters: Pillow's, then DejaVu if matplotlib is installed, then those of
+the system. If no font has them all, each character is drawn in the first font that has it, and
+characters that no font has are replaced by ASCII.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PECULIAR = ("bold", "italic", "oblique", "black", "light", "thin", "mono", "cond
 
 
 def readable(text: str) -> tuple[str, set[str]]:
-    """The text with every character that no font has replaced, and those characters.
+    """The text with characters that no font has replaced, and the replaced characters.
 
     Accents are left out (é: e), a symbol becomes its name in brackets, any other character its
     number as Python writes it (\\u4e2d). Invisible characters are dropped.
@@ -79,7 +79,7 @@ def _face(font: Font, size: int) -> Face:
 
 
 def _runs(text: str, size: int) -> Iterator[tuple[str, Face]]:
-    """The text in parts of one font each: one part if a font has all of it."""
+    """The text split into parts of one font each; one part if a font has all characters."""
     letters = {char for char in text if not char.isspace()}
     for font in _tried(letters):
         if all(_has(font, char) for char in letters):
@@ -95,7 +95,7 @@ def _runs(text: str, size: int) -> Iterator[tuple[str, Face]]:
 
 
 def _tried(letters: set[str]) -> list[Font]:
-    """Fonts that may have all the letters: those that come first for one of them."""
+    """Candidates for a font with all the letters: the first font that has each of them."""
     needed = {_font_for(char) or PILLOW for char in letters} or {PILLOW}
     return [font for font in _known() if font in needed]
 

@@ -1,4 +1,4 @@
-"""Loading a model and its processor, and asking it: the command line's use of transformers."""
+"""Loading a model and its processor, and asking it questions, with transformers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def quiet() -> None:
 def load(
     name: str | None, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> Loaded:
-    """The embedded model (None), or a model of a folder or the hub, on its device.
+    """Load the embedded model (None), or a model from a folder or the hub, onto its device.
 
     Weights are read from safetensors only. Code in a model's repository runs only if trusted.
 
@@ -75,7 +75,8 @@ def load(
 def prompt(loaded: Loaded, image: Image, question: str) -> dict[str, Any]:
     """The arguments of `model(**inputs)` for one question about one image.
 
-    Made by the processor's chat template; without one, of "<image>", a line break and the question.
+    The text comes from the processor's chat template. Without a template it is "<image>", a line
+    break and the question.
 
     Raises:
         OTPruneError: the processor refuses the image or the question.
@@ -175,7 +176,7 @@ def _dtype(name: str, device: torch.device) -> Any:
 
 
 def _needed(name: str, cause: ImportError) -> str:
-    """An error that names the missing package, as far as the cause tells which one it is."""
+    """An error that names the missing package, if the cause says which it is."""
     found = re.search(r"requires the (\w+) library|[Pp]ackage `?(\w+)", str(cause))
     package = ((found[1] or found[2]) if found else cause.name or "").lower()
     if not package:

@@ -1,4 +1,4 @@
-"""The options that several commands share, and what is made of them."""
+"""Options that several commands share, and their conversion to arguments of the library."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metric(str, Enum):
 
 
 class Mass(str, Enum):
-    """The weight of kept tokens in attention."""
+    """The mass of kept tokens in attention."""
 
     none = "none"
     total = "total"
@@ -262,10 +262,10 @@ def parse_keep(
     measure: Measure | None = None,
     max_keep: str | None = None,
 ) -> float | int | Auto:
-    """`--keep` for the library: with a point a ratio, without a number of tokens; or auto.
+    """`--keep` for the library: a ratio if it has a point, else a number of tokens; or "auto".
 
     Raises:
-        KeepError: it is none of these. The selector checks the range of a number.
+        KeepError: it is none of these. The range of a number is checked by the selector.
     """
     if text == "auto":
         most = 0.5 if max_keep is None else _parse_number("--max-keep", max_keep, "16")
@@ -313,7 +313,7 @@ def pruning(
 
 
 def _plain(value: Enum | str | int | None) -> object:
-    """The value of a choice; a number where a text is one."""
+    """The value of an enum member; a text that is a number is converted."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):

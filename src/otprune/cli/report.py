@@ -38,7 +38,7 @@ class Weighing:
     alpha: float
 
     def words(self) -> list[str]:
-        """For headings and captions; empty without merging and mass."""
+        """Words for headings and captions; empty without merging and mass."""
         words = ["merged"] if self.merge else []
         if self.mass != "none":
             words.append(f"mass {self.mass}" + f" x {self.alpha:g}" * (self.alpha != 1))
@@ -60,7 +60,7 @@ class Weighing:
 
 
 def settings(selector: Selector) -> dict[str, Any]:
-    """A selector's own settings, without `keep`."""
+    """The settings of a selector except `keep`."""
     return {f.name: getattr(selector, f.name) for f in fields(selector) if f.name != "keep"}
 
 
@@ -189,7 +189,7 @@ def _stands(selection: Selection, before: int) -> list[float]:
 
 
 def notes(timed: bool, merge: bool, preset: bool = False) -> Words:
-    """What the figures of the tables mean."""
+    """Explanations of the figures in the tables."""
     lines = [
         "W2^2: squared 2-Wasserstein distance between all tokens and the kept ones, divided by "
         "the mean squared token norm" + (", before merging." if merge else ".")
@@ -224,7 +224,7 @@ def _selection(selection: Selection, selector: Selector) -> RenderableType:
 
 
 def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str, Any]:
-    """The entries of `--json` beside `images`."""
+    """The entries of `--json` other than `images`."""
     return {
         "otprune": __version__,
         "model": model,

@@ -1,4 +1,4 @@
-"""The token part alone: encode a photograph and choose among its tokens, with no question."""
+"""Selection only: encode a photograph and choose among its tokens, without a question."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from otprune.selectors import Selection, Selector
 
 
 class Encoded(NamedTuple):
-    """A photograph's tokens, `(m, d)`, and where they lie (None if that was not wanted)."""
+    """A photograph's tokens, `(m, d)`, and their grid (None if it was not requested)."""
 
     tokens: Tensor
     grid: Grid | None
 
 
 class Encoder(NamedTuple):
-    """What makes tokens of a photograph.
+    """An encoder of photographs.
 
     Attributes:
-        check: raises what is known to go wrong before anything is encoded.
-        encode: the tokens. The flag of both tells whether the grid is wanted.
+        check: raises errors that can be detected before anything is encoded.
+        encode: returns the tokens. The flag of both says whether the grid is requested.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Selected:
     """What was kept of one photograph.
 
     Attributes:
-        note: which of several images in the file it is; empty where there is one.
+        note: which of several images in the file it is; empty for one image.
         before: its visual tokens.
         encoder_seconds: time to encode it, once.
         selector_seconds: median time to select.

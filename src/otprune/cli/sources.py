@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, the hub, or the hub's cache if the hub cannot be reached."""
+"""Finding a model: in a folder, on the hub, or in the hub's cache if the hub is unreachable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def find(name: str) -> Source:
     """Find a model by folder or by name; nothing is loaded or downloaded yet.
 
     Raises:
-        OTPruneError: there is none, it cannot be reached, or it has only pickled weights.
+        OTPruneError: there is none, the hub is unreachable, or it has only pickled weights.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

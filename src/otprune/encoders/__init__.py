@@ -1,1 +1,1 @@
-"""Pretrained vision encoders, for real tokens of real photographs without a language model."""
+"""Pretrained vision encoders: tokens of photographs without a language model."""

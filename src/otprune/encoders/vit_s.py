@@ -1,6 +1,7 @@
-"""A pretrained ViT-S/14 (DINOv2 type, 22 M parameters): real tokens of real photographs.
+"""A pretrained ViT-S/14 (DINOv2 architecture, 22 M parameters).
 
-Its weights are not part of otprune: `otprune.encoders.fetch` gets them once into the user's cache.
+Its weights are not part of otprune: `otprune.encoders.fetch` downloads them once into the user's
+cache.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
 PATCH = 14
 SIZES = (224, 336, 448)  # 256, 576 and 1024 tokens
-LAYER = 10  # of twelve: its tokens are the best, the last layers were tuned for saliency
+LAYER = 10  # of 12: its tokens work best, since the last layers were fine-tuned for saliency
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 class ViTS:
-    """The encoder: a photograph in, tokens out.
+    """The encoder, which maps a photograph to tokens.
 
     Attributes:
         model: the stock `transformers.Dinov2Model`, float32, in eval mode.
@@ -38,7 +39,7 @@ class ViTS:
     def tokens(self, image: Image, size: int = 224) -> Tensor:
         """The patch tokens of an image, row by row.
 
-        The whole image, whatever its shape, is resized to a square: nothing is cropped away.
+        The whole image is resized to a square, whatever its aspect ratio; nothing is cropped.
 
         Args:
             image: any PIL image that converts to RGB.
@@ -56,7 +57,7 @@ class ViTS:
 
 
 def pixels(image: Image, size: int) -> Tensor:
-    """An image as the encoder takes it: `(1, 3, size, size)` float32, normalised."""
+    """An image as input of the encoder: `(1, 3, size, size)` float32, normalised."""
     import numpy as np
     from PIL.Image import Resampling
 
@@ -68,7 +69,7 @@ def pixels(image: Image, size: int) -> Tensor:
 
 
 def config() -> Any:
-    """The encoder's shape, positions for 37 x 37 patches."""
+    """The encoder's config, with position embeddings for 37 x 37 patches."""
     from transformers import Dinov2Config
 
     return Dinov2Config(
@@ -83,9 +84,9 @@ def config() -> Any:
 
 
 def folder() -> Path:
-    """Where the weights are kept: `otprune/vit-s-0.1.1` in $XDG_CACHE_HOME or ~/.cache."""
+    """The folder of the weights: `otprune/vit-s-0.1.1` in $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The rule of XDG: a relative path is to be ignored.
+    # The XDG specification says to ignore relative paths.
     cache = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     return cache / "otprune" / "vit-s-0.1.1"
 
@@ -94,8 +95,8 @@ def load() -> ViTS:
     """The encoder, from the cache.
 
     Raises:
-        MissingDependencyError: it was not fetched yet, or transformers is not installed.
-        OTPruneError: what lies in the cache cannot be used.
+        MissingDependencyError: it has not been fetched, or transformers is not installed.
+        OTPruneError: the files in the cache cannot be used.
     """
     place = folder()
     if not (place / "model.safetensors").exists():
@@ -113,7 +114,7 @@ def load() -> ViTS:
         loaded: Any = Dinov2Model.from_pretrained(
             place, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except Exception as cause:  # whatever the readers raise at a damaged file
+    except Exception as cause:  # damaged files raise many types
         raise OTPruneError(
             f"cannot read the encoder in {place}: run `otprune fetch vit-s` again"
         ) from cause

@@ -1,4 +1,4 @@
-"""The methods, one a file: `registry` lists them, `named` makes them from plain values."""
+"""The methods, one a file: `registry` lists them, `named` creates them from plain values."""
 
 from __future__ import annotations
 

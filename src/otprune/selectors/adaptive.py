@@ -1,4 +1,4 @@
-"""How many tokens to keep where the tokens decide: walks through sets, and where they stop."""
+"""Choosing how many tokens to keep if `keep` is a rule (`Auto` or `Budget`)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """One set's kept tokens, `(k,)` in the order of picking, and what they reached: the distance
-    or the certified share that the rule looks at."""
+    """The kept tokens of one set, `(k,)` in the order of picking, and the value of the rule's
+    measure for them, a distance or a certified share."""
 
     order: Tensor
     reached: float
@@ -29,10 +29,10 @@ class Choice(NamedTuple):
 
 @torch.no_grad()
 def choose(selector: Selector, batches: Sequence[Batch]) -> list[Choice]:
-    """What a selector whose `keep` is a rule keeps of each set of some batches, in order.
+    """The kept tokens of each set in the batches, for a selector whose `keep` is a rule.
 
     Raises:
-        KeepError: the total of a `Budget` is less than its floors take.
+        KeepError: the total of a `Budget` is less than the sum of its floors.
     """
     rule = selector.keep
     device = batches[0].tokens.device.type
@@ -52,11 +52,11 @@ def choose(selector: Selector, batches: Sequence[Batch]) -> list[Choice]:
 
 
 class Walk:
-    """The picks of a method among B sets of m tokens, and the cost of stopping after each.
+    """The picks of a method in B sets of m tokens, and the cost of keeping the first k.
 
-    The cost is the squared 2-Wasserstein distance from the full set with the mass free, on tokens
-    at unit length. Of a nested method, whose k tokens are the first k of any longer run, one run
-    gives every cost; of any other each k is a run of its own.
+    The cost is the squared 2-Wasserstein distance to the full set with free mass, on tokens scaled
+    to unit length. For a nested method one run gives the cost for every k. For other methods each k
+    needs its own run.
     """
 
     def __init__(self, selector: Selector, batch: Batch) -> None:
@@ -78,13 +78,13 @@ class Walk:
         """The method's k tokens of each set, `(B, k)`, 1 <= k <= m, in the order of picking."""
         if k < self.size:
             return picked(self.selector, self.batch, k)
-        # Methods are asked for less than all; what is left then comes last.
+        # `Selector.pick` is defined for k < m only. The one token that is left comes last.
         first = self.pick(k - 1) if k > 1 else self._mass[:, :0].long()
         last = k * (k - 1) // 2 - first.sum(dim=-1, keepdim=True)
         return torch.cat([first, last], dim=-1)
 
     def costs(self, k: int) -> Tensor:
-        """After 1, 2, ..., k picks, `(B, k)`."""
+        """The costs after 1, 2, ..., k picks, `(B, k)`."""
         done = self._costs.shape[-1]
         if k > done and self.selector.nested:
             self._order = self.pick(k)
@@ -98,7 +98,7 @@ class Walk:
         return self._costs[:, :k]
 
     def stop(self, ks: Sequence[int]) -> list[Choice]:
-        """The choices of the sets when each stops at its k, none beyond the costs looked at."""
+        """The choice of each set for its k, which must not exceed the last k passed to `costs`."""
         reached = [float(cost[k - 1]) for cost, k in zip(self._costs.cpu(), ks, strict=True)]
         orders = [
             (self.pick(k) if self._order is None else self._order[:, :k])[b]
@@ -108,10 +108,10 @@ class Walk:
 
 
 def fewest(walk: Walk, target: float, limit: int) -> list[Choice]:
-    """Of each set as few tokens as bring the cost down to the target, but no more than `limit`.
+    """The fewest tokens of each set whose cost is at most the target, or `limit` tokens.
 
-    Looks at an eighth of the limit first and doubles that while a set asks for more, so that a low
-    stop does not pay for a long walk.
+    Tries up to an eighth of the limit first, then doubles that until every set has stopped, so that
+    sets that need few tokens do not pay for many picks.
     """
     k = -(-limit // 8)
     while True:
@@ -123,10 +123,11 @@ def fewest(walk: Walk, target: float, limit: int) -> list[Choice]:
 
 
 def proven(walk: Walk, target: float, limit: int) -> list[Choice]:
-    """Of one set as few tokens as are worth the target's share of any set of `limit` tokens.
+    """The fewest tokens of one set that reach a share `target` of the best value of `limit` tokens.
 
-    A certificate proper compares with sets of the same size, and is 1 for a single token: it says
-    how good a choice is, not whether it is enough. In float64 on the CPU, like `explain`.
+    The share is proven by an upper bound on that value. The certificate of `explain` is of no use
+    here: it compares with sets of the same size, and is 1 for a single token. Computed in float64
+    on the CPU, as in `explain`.
     """
     order = walk.pick(limit)[0]
     tokens, weights = walk.batch.tokens, walk.batch.cues.weights
@@ -138,10 +139,10 @@ def proven(walk: Walk, target: float, limit: int) -> list[Choice]:
 
 
 def shared(walks: Sequence[Walk], rule: Budget) -> list[Choice]:
-    """Of all sets together as many tokens as the budget's total, where they help most.
+    """Divide the budget's total among all sets so that it reduces their costs most.
 
-    Costs are looked at as far as a set could stop: to twice its even share first, twice as far
-    again whenever one stops at the end of that.
+    Costs of each set are computed up to twice its proportional share first. Wherever a set would
+    stop at the last computed cost, that range is doubled.
     """
     owners = [w for w, walk in enumerate(walks) for _ in walk.batch.tokens]
     tokens = sum(walks[w].size for w in owners)

@@ -1,9 +1,8 @@
-"""What every method is: a frozen dataclass that turns tokens into the indices of those to keep.
+"""The base class of all methods: a frozen dataclass that maps tokens to the indices to keep.
 
-One call goes through four stages, each in a module of its own: the arguments are checked (`gate`),
-tokens become float32 (`picks.picked`), the method picks, and what is kept is put into order, with
-its masses and merged features if asked for (`merging`). Where `keep` is a rule, `adaptive` asks for
-picks until the rule is content.
+A call has four stages. `gate` checks the arguments. `picks.picked` converts tokens to float32. The
+method picks tokens. The indices are sorted, and `merging` adds masses and merged features if asked
+for. If `keep` is a rule, `adaptive` decides how many tokens to pick.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from otprune.selectors.results import Reduction, Selection, measured
 
 @dataclass(frozen=True)
 class Selector(ABC):
-    """Base of all methods: which tokens to keep, decided from the tokens and what is known of them.
+    """Base class of all methods: chooses the tokens to keep, from the tokens and cues about them.
 
-    A method implements `pick`; everything else is the same for all. Computed in float32 whatever
-    the tokens' dtype, without gradients; deterministic; ties go to the larger norm, then to the
-    lower index. A method of your own is a subclass, and works wherever a selector does:
+    A method implements `pick`; everything else is shared. Choices are computed in float32 whatever
+    the tokens' dtype, without gradients. They are deterministic; ties go to the larger norm, then
+    to the lower index. Your own method is a subclass, and works wherever a selector does:
 
         @dataclass(frozen=True)
         class First(otprune.Selector):
@@ -47,21 +46,22 @@ class Selector(ABC):
         keep: a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int; `1.0` keeps
             everything, `1` keeps one token. Or a rule: "auto" or `Auto` for as many as an image
             needs, `Budget` for one total over several images.
-        name: short name, the key in `METHODS`; methods of your own need none.
-        summary: one line for a table of methods; likewise.
-        uses: names of the fields of `Cues` that have a meaning for the method; weights given to
-            one that does not use them are refused.
-        needs: those that it cannot pick without; a call without them is refused. They count as
-            used.
+        name: short name, the key in `METHODS`; not needed for your own methods.
+        summary: one line for a table of methods; not needed for your own methods.
+        uses: names of the fields of `Cues` that the method uses. Weights are refused by a method
+            that does not use them.
+        needs: names of the fields that the method requires. A call without them is refused. They
+            are added to `uses`.
         certifies: whether `explain` gives a certificate.
-        nested: whether k tokens are the first k of any longer run, in the order of picking. If so,
-            rules need one run to see every k; if not, one for each.
-        positional: whether the choice depends on m and k alone, and not on what the tokens hold.
-        checks_finite: whether `pick` raises TokenError for tokens that are not finite where the
-            host can read them (`numerics.arrays.host_readable`), so that no check comes before it.
+        nested: whether the first k tokens of a longer run, in the order of picking, are those of a
+            run for k. Rules then need one run to try every k; otherwise one for each.
+        positional: whether the choice depends only on m and k, not on the tokens' values.
+        checks_finite: whether `pick` itself raises TokenError for tokens that are not finite, if
+            the host can read them (`numerics.arrays.host_readable`). They are then not checked
+            beforehand.
 
     Raises:
-        KeepError: `keep` is none of these, or asks for a certificate that the method has not.
+        KeepError: `keep` is none of these, or needs a certificate that the method does not have.
         SelectorError: a subclass names a cue that does not exist.
     """
 
@@ -102,37 +102,37 @@ class Selector(ABC):
 
     @property
     def assignment_metric(self) -> Metric:
-        """The metric in which tokens go to their nearest kept one (masses, merging)."""
+        """The metric that assigns each token to its nearest kept one (masses, merging)."""
         return "cosine"
 
     @abstractmethod
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
-        """The method itself: which k tokens of each of B sets of m to keep.
+        """The method itself: which k tokens of each of B sets of m tokens to keep.
 
-        Called by `select` and its like, which check the arguments before and the result after; call
-        those instead. On a CPU B is 1: sets are picked from one by one, in several threads if there
-        are many. Gradients are off, and so is autocast.
+        Call `select` or `reduce` instead, which check the arguments and the result. On a CPU B is
+        1: sets are processed one by one, in several threads if there are many. Gradients and
+        autocast are off.
 
         Args:
-            tokens: `(B, m, d)` float32, finite, but for methods with `checks_finite`; not to be
-                written into.
-            k: 1 <= k < m; where all are kept, nothing is asked.
-            cues: what else is known of the tokens; those in `needs` are there.
+            tokens: `(B, m, d)` float32; finite, except for methods with `checks_finite`. Must not
+                be changed in place.
+            k: 1 <= k < m; `pick` is not called if all tokens are kept.
+            cues: what else is known of the tokens, including everything in `needs`.
 
         Returns:
-            `(B, k)` int64 on the tokens' device: places in the order of picking, distinct in every
-            row. Anything else is refused with a SelectorError.
+            `(B, k)` int64 on the tokens' device: indices in the order of picking, distinct in each
+            set. Anything else raises SelectorError.
         """
 
     def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate | None:
-        """What can be proved about one set, `(m, d)` float64, kept in `order`, `(k,)`."""
+        """The certificate for one set `(m, d)` float64 and its kept tokens in order, `(k,)`."""
         return None
 
     def count(self, m: int) -> int:
         """Number of tokens kept of `m`; see `otprune.count`.
 
         Raises:
-            KeepError: `keep` is a rule, so that no number is known before the tokens are.
+            KeepError: `keep` is a rule, so the number depends on the tokens.
         """
         return budget.count(self.keep, m)  # type: ignore[arg-type]
 
@@ -142,34 +142,34 @@ class Selector(ABC):
         Args:
             tokens: `(m, d)` or `(B, m, d)`, any floating dtype; numpy arrays too.
             weights: how much each token counts in the full set, non-negative, shape
-                `tokens.shape[:-1]`; only their ratios matter. None counts all alike.
+                `tokens.shape[:-1]`; only their ratios matter. None: all tokens count the same.
 
         Returns:
-            `(k,)` or `(B, k)` with `k = count(m)`. A batch gives what its rows give one by one: on
-            a CPU always, and with any number of threads. On other devices gains that are equal up
-            to rounding may be told apart by the batch.
+            `(k,)` or `(B, k)` with `k = count(m)`. On a CPU the result for a batch is always that
+            for its sets one by one, with any number of threads. On other devices, gains that are
+            equal up to rounding may be ranked differently in a batch.
 
         Raises:
             TokenError: the tokens are not a finite floating array of that shape.
             WeightError: the weights do not fit, the method does not use any, or needs some.
             UnsupportedError: the method needs another cue.
-            KeepError: a batch, and `keep` is a rule: its rows would keep different numbers, which
-                `select_each` gives.
-            SelectorError: the method, one of your own, did not pick k distinct tokens.
+            KeepError: `keep` is a rule and the tokens are a batch, whose sets would keep different
+                numbers: use `select_each`.
+            SelectorError: your own method did not pick k distinct tokens.
         """
         batch = gate.admit(self, tokens, weights)
         indices = self._order(batch).sort(dim=-1).values
         return indices if tokens.ndim == 3 else indices[0]
 
     def reduce(self, tokens: Any, merge: bool = False, weights: Any = None) -> Reduction:
-        """The kept tokens with their masses, merged with what they stand for if asked.
+        """The kept tokens with their masses, optionally merged with the tokens that they stand for.
 
-        Every token belongs to its nearest kept one in `assignment_metric`; a kept token to itself.
-        With `merge`, a kept token's feature becomes the mass-weighted mean of the tokens that
-        belong to it (the barycentric projection of the free-mass transport plan), computed in
-        float32 from the features as given; without, features are the kept rows untouched, and who
-        belongs to whom is worked out only if the masses are asked for.
-        Gradients flow into the features. Arguments and errors as for `select`.
+        Every token is assigned to its nearest kept one in `assignment_metric`; a kept token to
+        itself. With `merge`, a kept token's feature becomes the weighted mean of the tokens
+        assigned to it (the barycentric projection of the free-mass transport plan), computed in
+        float32 from the given features. Without, features are the kept rows unchanged, and the
+        assignment is computed only when the masses are first read. Gradients flow into the
+        features. Arguments and errors as for `select`.
         """
         batch = gate.admit(self, tokens, weights)
         indices = self._order(batch).sort(dim=-1).values
@@ -177,18 +177,18 @@ class Selector(ABC):
         return made if tokens.ndim == 3 else made.unbind()[0]
 
     def select_each(self, sets: Iterable[Any], weights: Any = None) -> list[Tensor]:
-        """Indices of the tokens to keep of several sets, `(k_i,)` each, as `select` gives them.
+        """Indices of the tokens to keep of several sets, `(k_i,)` each, as `select` returns them.
 
-        The sets may differ in size, and with `keep` a rule in what they keep: `Auto` settles each
-        by itself, `Budget` shares its total out among them.
+        The sets may differ in size. If `keep` is a rule, they may also keep different numbers:
+        `Auto` decides for each set separately, `Budget` divides its total among them.
 
         Args:
             sets: arrays `(m_i, d)`, or a batch `(B, m, d)`.
-            weights: for each set `(m_i,)`, or None, which counts its tokens alike.
+            weights: for each set `(m_i,)`, or None if its tokens all count the same.
 
         Raises:
             TokenError, WeightError, UnsupportedError, SelectorError: as for `select`.
-            KeepError: the total of a `Budget` is less than its floors take.
+            KeepError: the total of a `Budget` is less than the sum of its floors.
         """
         admitted = gate.admit_sets(self, sets, weights)
         return [order.sort().values for order in self._orders(admitted)]
@@ -196,7 +196,7 @@ class Selector(ABC):
     def reduce_each(
         self, sets: Iterable[Any], merge: bool = False, weights: Any = None
     ) -> list[Reduction]:
-        """What `reduce` gives for several sets, kept as `select_each` says."""
+        """`reduce` for several sets, with the tokens that `select_each` keeps."""
         admitted = gate.admit_sets(self, sets, weights)
         kept = [order.sort().values.unsqueeze(0) for order in self._orders(admitted)]
         metric = self.assignment_metric
@@ -208,12 +208,12 @@ class Selector(ABC):
     def explain(self, tokens: Any, weights: Any = None) -> Selection:
         """What is kept of one set of tokens, `(m, d)`, and how good that is.
 
-        Unlike `select` this takes its time: certificate and distances are computed in float64 on
-        the CPU, the exact distance by POT (None if that is not installed). Arguments and errors
-        as for `select`.
+        This is much slower than `select`: certificate and distances are computed in float64 on the
+        CPU, the exact distance by POT (None if that is not installed). Arguments and errors as for
+        `select`.
 
         Raises:
-            TokenError: also for a batch; explain its rows one by one.
+            TokenError: also for a batch; call it for each set.
         """
         batch = gate.admit(self, tokens, weights)
         if tokens.ndim != 2:

@@ -1,4 +1,4 @@
-"""Sets of tokens that are chosen from together: of one size, or padded to one."""
+"""Batches of token sets: of one size, or padded to one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otprune.selectors.cues import Cues
 
 A = TypeVar("A")
 
-# Numbers of a set from which on its own products are worth sharing among threads.
+# Elements of a set above which its matrix products are distributed among threads.
 _LARGE = 2**22
 
 
@@ -30,15 +30,15 @@ class Batch(NamedTuple):
         return Batch(self.tokens[rows], self.cues.each(lambda x: x[rows]))
 
     def rows(self) -> list[Batch]:
-        """One of B = 1 for each set."""
+        """One batch of B = 1 for each set."""
         return [self.part(slice(b, b + 1)) for b in range(len(self.tokens))]
 
 
 def alone(task: Callable[..., Tensor], batch: Batch, *others: Tensor) -> Tensor:
-    """What a task makes of a batch, and of others that begin with B too, set by set on a CPU.
+    """The result of a task for a batch and other tensors `(B, ...)`, set by set on a CPU.
 
-    There a set is worked on as if there were no other: what is made of it is the same to the last
-    bit, whatever batch it stands in and however many threads there are. Elsewhere all go together.
+    On a CPU the task runs separately for each set, so its result is the same to the last bit in any
+    batch and with any number of threads. On other devices it runs once for the whole batch.
     """
     if not host_readable(batch.tokens):
         return task(batch, *others)
@@ -55,17 +55,17 @@ def alone(task: Callable[..., Tensor], batch: Batch, *others: Tensor) -> Tensor:
 
 
 def shared_out(task: Callable[[A], Tensor], sets: Iterable[A], size: int) -> list[Tensor]:
-    """What a task makes of each set on a CPU, where the largest has `size` numbers.
+    """The result of a task for each set on a CPU; the largest has `size` elements.
 
-    Each thread has sets of its own if they are small. Large ones come one after the other, and what
-    is large in them is shared among the threads.
+    Small sets are distributed among threads. Large sets are processed one after the other, with
+    their large operations distributed among threads.
     """
     with threads.single():
         return [task(one) for one in sets] if size > _LARGE else threads.spread(task, sets)
 
 
 def stack_key(one: Batch) -> Hashable:
-    """Equal for batches that can be joined as they are."""
+    """Equal for batches that can be concatenated."""
     return (pad_key(one), one.tokens.shape)
 
 
@@ -84,7 +84,7 @@ def joined(several: Sequence[Batch]) -> Batch:
 
 
 def padded(sets: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
-    """Tokens and weights of single sets of one `pad_key`, with zeros behind smaller ones."""
+    """Tokens and weights of single sets of one `pad_key`, zero-padded to the largest."""
     weights = [one.cues.weights[0] for one in sets if one.cues.weights is not None]
     return (
         pad_sequence([one.tokens[0] for one in sets], batch_first=True),
@@ -93,7 +93,7 @@ def padded(sets: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
 
 
 def in_groups(keys: Iterable[Hashable], together: Callable[[list[int]], Iterable[A]]) -> list[A]:
-    """What `together` makes of the places of each key, in the order of the places."""
+    """Call `together` with the indices of each distinct key; results in the order of `keys`."""
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)

@@ -1,4 +1,4 @@
-"""Whether something is a selector, told where it is handed over and not where it is first used."""
+"""A check that an argument is a selector, made when it is passed, not when it is first used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def check_selector(given: Any) -> Selector:
     """The selector itself.
 
     Raises:
-        OTPruneError: it is something else. What people give instead (a ratio, a method's name, a
-            class, a preset that was not unpacked, a StreamSelector) is told how to write it.
+        OTPruneError: it is something else. For common mistakes (a ratio, a method's name, a class,
+            a preset that was not unpacked, a StreamSelector) the message gives the right form.
     """
     if isinstance(given, Selector):
         return given
@@ -27,7 +27,7 @@ def _advice(given: Any) -> str:
     if inspect.isclass(given) and issubclass(given, Selector):
         return f"make one of the class, like {given.__name__}(keep=0.1)"
     if isinstance(given, str):
-        # Looked up late: a method of the user's own counts too.
+        # Looked up at call time, so that the user's own methods are found too.
         found = [
             cls for cls in Selector.__subclasses__() if getattr(cls, "name", None) == given.lower()
         ]

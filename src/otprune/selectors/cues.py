@@ -1,4 +1,4 @@
-"""What a method may know of a set of tokens besides the tokens themselves."""
+"""Additional information about tokens that a method may use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ CUES: tuple[Cue, ...] = get_args(Cue)
 
 @dataclass(frozen=True, eq=False)
 class Cues:
-    """What is known of B sets of m tokens besides the tokens; a field is None where it is not.
+    """Additional information about B sets of m tokens; a field that is not known is None.
 
-    A method names the fields that it looks at in `Selector.uses`, and those that it cannot do
-    without in `Selector.needs`. `weights` is the one field that callers can give today; the others
-    are names that engines will fill in.
+    `Selector.uses` names the fields that a method uses, `Selector.needs` those that it requires.
+    Only `weights` can be given today; the other fields are reserved for engines.
 
     Attributes:
         weights: `(B, m)` float32, non-negative and of mean 1 in each set: how much each token
@@ -40,12 +39,12 @@ class Cues:
         return self.weights, self.saliency, self.question, self.grid
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Cues:
-        """The same fields, each changed alike; what is None stays None."""
+        """`change` applied to each field that is not None."""
         return Cues(*(None if x is None else change(x) for x in self.given))
 
     @staticmethod
     def joined(several: Sequence[Cues]) -> Cues:
-        """One after the other along B; all have the same fields."""
+        """Several cues with the same fields, concatenated along B."""
         fields = zip(*(cues.given for cues in several), strict=True)
         return Cues(*(_cat([x for x in field if x is not None]) for field in fields))
 

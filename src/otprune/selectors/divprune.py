@@ -15,11 +15,11 @@ from otprune.selectors.cues import Cues
 
 @dataclass(frozen=True)
 class DivPrune(Selector):
-    """Keeps tokens that are far from each other: greedy max-min on `1 - cos`.
+    """Greedily maximises the minimum distance `1 - cos` between kept tokens.
 
     The method of DivPrune (arXiv 2503.02175, CVPR 2025), implemented from its description. The
-    first token is the one whose nearest neighbour is farthest. A zero token is at distance 1 from
-    all others. Memory O(m d).
+    first token is the one with the farthest nearest neighbour. A zero token is at distance 1 from
+    all others. O(m d) memory.
     """
 
     name: ClassVar[str] = "divprune"

@@ -13,16 +13,16 @@ from otprune.numerics.normalize import unit_rows_norms
 from otprune.selectors.base import Selector
 from otprune.selectors.cues import Cues
 
-# Keeps the kernel of duplicates and of more tokens than features regular in float32.
+# Keeps the kernel positive definite in float32 with duplicates, or more tokens than features.
 JITTER = 1e-4
 
 
 @dataclass(frozen=True)
 class DPPPrune(Selector):
-    """Keeps the tokens of largest `logdet(X_C X_C^T + jitter * I)`, greedily, `X` at unit rows.
+    """Greedily maximises `logdet(X_C X_C^T + jitter * I)`, where X are the tokens at unit length.
 
-    The likeliest set of a determinantal point process on cosine similarity (Chen, Zhang and Zhou,
-    NeurIPS 2018), with no text in it.
+    Greedy MAP inference for a determinantal point process on cosine similarity (Chen, Zhang and
+    Zhou, NeurIPS 2018). It does not use the text of the prompt.
     """
 
     name: ClassVar[str] = "dpp"

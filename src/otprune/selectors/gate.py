@@ -1,4 +1,4 @@
-"""What a selector is asked, checked before anything runs, and as batches."""
+"""Checks of a selector's arguments, and their conversion to batches."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def check_cues(selector: Any, given: Collection[Cue], where: str = "here") -> None:
-    """The method gets all the cues that it needs and none that it has no use for.
+    """Check that a method is given every cue that it needs, and weights only if it uses them.
 
     Args:
-        selector: a selector, or any object with its `uses` and `needs`; one without uses no cue.
-        given: names of the cues that there are.
+        selector: a selector, or any object; without `uses` and `needs` it uses no cues.
+        given: names of the given cues.
         where: for the message, the place that cannot provide a cue.
 
     Raises:
@@ -68,7 +68,7 @@ def admit(selector: Selector, tokens: Any, weights: Any) -> Batch:
 
 
 def admit_sets(selector: Selector, sets: Iterable[Any], weights: Any) -> list[Batch]:
-    """Several sets, `(m_i, d)` each, as a batch each.
+    """Several sets, `(m_i, d)` each, as one batch a set.
 
     Args:
         weights: one entry for each set, or None.
@@ -86,6 +86,6 @@ def admit_sets(selector: Selector, sets: Iterable[Any], weights: Any) -> list[Ba
 
 
 def _picks_of(selector: Selector, tokens: Tensor) -> bool:
-    """Whether the method picks from these tokens at once: it is not asked to keep all of them."""
+    """Whether `pick` will be called with all these tokens: `keep` is no rule and keeps fewer."""
     m = tokens.shape[-2]
     return isinstance(selector.keep, (float, int)) and selector.count(m) < m

@@ -14,9 +14,9 @@ from otprune.selectors.cues import Cues
 
 @dataclass(frozen=True)
 class GridPrune(Selector):
-    """Keeps the middle token of each of k equal stretches of the sequence. A baseline.
+    """Keeps the middle token of each of k equal segments of the set. A baseline.
 
-    Looks at positions alone: every image of m tokens keeps the same ones.
+    Uses positions only: every image of m tokens keeps the same ones.
     """
 
     name: ClassVar[str] = "grid"

@@ -1,4 +1,4 @@
-"""Greedy kernel herding: a sample of uniform mass that looks like the full set."""
+"""Greedy kernel herding: a subset of uniform mass that approximates the full set."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class HerdingPrune(Selector):
 
     Kernel herding (Chen, Welling and Smola, UAI 2010) with the Gaussian kernel
     `k(x, y) = exp(-|x - y|^2 / h)`, where `h` is the median squared distance between two tokens
-    (their mean, if more than half are duplicates): no parameter, no dependence on the tokens'
-    scale, and a few huge tokens do not blur the rest. Without replacement. Weights are the masses
-    of the full set. O(m^2) memory.
+    (the mean, if more than half are duplicates). There is no parameter, the choice does not depend
+    on the tokens' scale, and a few tokens of large norm do not dominate the bandwidth. Tokens are
+    picked without replacement. Weights are the masses of the full set. O(m^2) memory.
     """
 
     name: ClassVar[str] = "herding"

@@ -1,4 +1,4 @@
-"""The kept tokens of a batch with what they stand for: masses, and merged features."""
+"""Masses and merged features of the kept tokens of a batch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from otprune.selectors.results import Reduction
 
 
 def reduction(batch: Batch, indices: Tensor, metric: Metric, merge: bool) -> Reduction:
-    """Rows `indices`, `(B, k)` ascending, of a batch, as `Selector.reduce` describes them.
+    """A batch reduced to the tokens `indices`, `(B, k)` ascending; see `Selector.reduce`.
 
     Args:
-        metric: in which every token belongs to its nearest kept one.
-        merge: whether a kept token's feature becomes the mean of what belongs to it.
+        metric: assigns every token to its nearest kept one.
+        merge: whether a kept token's feature becomes the mean of the tokens assigned to it.
     """
     tokens = batch.tokens
     features = tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
     if merge:
         plan = _plan(batch, indices, metric)
         return Reduction(indices, plan.sum(dim=-1), _means(tokens, plan, features))
-    # Without their graph, which would live as long as the masses.
+    # Detached, so that the lazy masses do not keep the autograd graph alive.
     detached = Batch(tokens.detach(), batch.cues)
     return Reduction(indices, lambda: masses(detached, indices, metric), features)
 
 
 def masses(batch: Batch, indices: Tensor, metric: Metric) -> Tensor:
-    """Share of the full set that each kept token stands for, `(B, k)` float32, rows sum to 1."""
+    """Share of its set that each kept token stands for, `(B, k)` float32; each row sums to 1."""
     return _plan(batch, indices, metric).sum(dim=-1)
 
 
@@ -50,5 +50,5 @@ def _means(tokens: Tensor, plan: Tensor, kept: Tensor) -> Tensor:
     share = plan / torch.where(masses > 0, masses, 1.0)
     with torch.autocast(tokens.device.type, enabled=False):
         means = (share @ tokens.float()).to(tokens.dtype)
-    # A kept token whose tokens weigh nothing keeps its feature.
+    # A kept token of mass 0 keeps its feature.
     return torch.where(masses > 0, means, kept)

@@ -1,8 +1,8 @@
 """Methods by name, and the arguments of `otprune.prune` from plain values.
 
 The command line, lmms-eval and vLLM get a method's name and its settings as text, numbers and JSON.
-All of them read these here: each accepts what the others accept, and errors read the same. What a
-method accepts follows from its dataclass fields, so a new method or field is listed nowhere else.
+All of them use this module, so they accept the same values and give the same errors. A method's
+settings are its dataclass fields; a new method or field need not be listed here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from otprune.measures.mass import Mass, check_alpha, check_mass
 from otprune.selectors.preset import Pruning, recommended
 from otprune.selectors.registry import METHODS
 
-RECOMMENDED = "recommended"  # a name for `recommended()`, which settles more than the method
+RECOMMENDED = "recommended"  # stands for `recommended()`, which sets merge, mass and alpha too
 
 
 def settings_of(method: str) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def by_name(
     Raises:
         KeepError: `keep` is no ratio, number or rule.
         OTPruneError: there is no such method, the method has no such setting, a value is wrong,
-            "recommended" comes with a setting that it settles, or alpha without a mass.
+            "recommended" is given with a setting that it fixes, or alpha without a mass.
     """
     own = settings_of(method)
     given = {name: value for name, value in settings.items() if value is not None}
@@ -98,6 +98,6 @@ def by_name(
 
 
 def near(name: object, known: Sequence[str]) -> str:
-    """What may have been meant by an unknown name: the known one most like it, or all of them."""
+    """Advice for an unknown name: the most similar known one, or all of them."""
     close = difflib.get_close_matches(str(name).lower(), known, n=1)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"

@@ -32,27 +32,29 @@ Backend = Literal["torch", "triton"]
 
 @dataclass(frozen=True)
 class OTPrune(Selector):
-    """Keeps the tokens of largest `logdet(I + gamma * V_C Sigma V_C^T)`, greedily.
+    """Greedily maximises `logdet(I + gamma * V_C Sigma V_C^T)` over the kept tokens C.
 
-    The objective of OTPrune (arXiv 2602.20205, its log-determinant surrogate of the Gaussian
-    2-Wasserstein distance) on tokens with columns at unit length; within 1 - 1/e of the best set.
-    Weights enter `Sigma = V^T diag(w) V` and the columns' lengths.
+    This is the objective of OTPrune (arXiv 2602.20205), its log-determinant surrogate of the
+    Gaussian 2-Wasserstein distance, on tokens V whose columns are scaled to unit length. The greedy
+    value is at least 1 - 1/e of the best. Weights enter `Sigma = V^T diag(w) V` and the columns'
+    lengths.
 
     Attributes:
-        gamma: a positive number, used as it is (the paper's is 0.01), or "scaled" for
-            `0.01 * (4096^2 / 576) * m / d^2`, which is the paper's value at the paper's sizes.
-            From about 1e6 on, float32 costs a part in a thousand of the value or less.
-        rank: None for the exact method. A number of features r that the tokens are projected to,
-            at random and always alike, before they are chosen from, or "auto" for 256: then time
-            is O(m d + m r^2 + m k (r + k)) and memory beside the tokens O(m (r + k)). From the
-            number of features on, exact again. What `explain` says of the choice, value, bound and
-            certificate, is of the exact objective: a bound holds for any choice, however made.
-        backend: how the search runs; what is kept is the same. "torch", or "triton" for one launch
-            of a program that goes through all picks, on a CUDA or ROCm device. Meant
-            for many sets of some hundred tokens. Needs `pip install 'otprune[triton]'`.
+        gamma: a positive number (0.01 in the paper), or "scaled" for
+            `0.01 * (4096^2 / 576) * m / d^2`, which equals the paper's value at the paper's sizes.
+            From about 1e6 on, rounding in float32 loses up to a thousandth of the value.
+        rank: None for the exact method. A number of features r to which the tokens are first
+            projected, at random with a fixed seed, or "auto" for 256. Time is then
+            O(m d + m r^2 + m k (r + k)), memory in addition to the tokens O(m (r + k)). With r >= d
+            the method is exact. `explain` always gives value, bound and certificate of the exact
+            objective; the bound is valid for any choice.
+        backend: how the search runs; the kept tokens are the same. "torch", or "triton" for a
+            single kernel that makes all picks, on a CUDA or ROCm device. Meant for many sets of a
+            few hundred tokens. Needs `pip install 'otprune[triton]'`.
 
-    Departures from the published code: ascending order; float32 whatever the input; any batch;
-    at least one token; a zero column stays zero instead of becoming NaN.
+    Differences from the published code: indices are ascending; computation is in float32 whatever
+    the input; batches of any size; at least one token is kept; a zero column stays zero instead of
+    becoming NaN.
     """
 
     gamma: float | Literal["scaled"] = "scaled"
@@ -91,7 +93,7 @@ class OTPrune(Selector):
         object.__setattr__(self, "gamma", number)
 
     def gamma_for(self, m: int, d: int) -> float:
-        """The number that gamma is for m tokens of d features."""
+        """The value of gamma for m tokens of d features."""
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
@@ -107,7 +109,7 @@ class OTPrune(Selector):
     ) -> Tensor:
         rank = _RANK if self.rank == "auto" else self.rank
         K, norms = logdet.kernel_norms(tokens, gamma, weights, rank)
-        # Says as much as all tokens would, and there are fewer numbers to read.
+        # A token that is not finite has such a norm too, and there are fewer numbers to read.
         if host_readable(norms) and not np.isfinite(as_array(norms)).all():
             check_finite(tokens)
         preference = ties.preference(norms)
@@ -118,14 +120,15 @@ class OTPrune(Selector):
         return search.greedy(K, k, preference, shift=1.0)
 
     def _orders_at_fixed_keep(self, sets: Sequence[Batch]) -> list[Tensor]:
-        """Off the CPU sets of different sizes are padded and picked from together, since there the
-        number of launches decides; on a CPU large sets would only wait for each other.
+        """Except on a CPU, pad sets of different sizes and process them together.
+
+        On a GPU the number of kernel launches dominates the time. On a CPU padding gains nothing.
         """
         if all(one.tokens.is_cpu for one in sets):
             return super()._orders_at_fixed_keep(sets)
 
         def key(one: Batch) -> Hashable:
-            """Equal for sets of at most twice another's size, those kept whole apart."""
+            """Equal for sets whose sizes differ by less than a factor of 2; kept whole or not."""
             m = one.tokens.shape[1]
             return batches.pad_key(one), m.bit_length(), self.count(m) == m
 
@@ -135,10 +138,10 @@ class OTPrune(Selector):
 
     @torch.no_grad()
     def _order_padded(self, sets: Sequence[Batch]) -> list[Tensor]:
-        """The picks of each set, all padded with zero tokens to one size.
+        """The picks of each set, after padding all to one size with zero tokens.
 
-        A zero token has no part in the objective and gains nothing, so none is picked before all
-        of its set's own; and the first k picks are those of any longer run.
+        A zero token does not change the objective and has no gain, so it is never picked before a
+        set's own tokens. The first k picks of a longer run are those of a run for k.
         """
         device = sets[0].tokens.device
         sizes = [one.tokens.shape[1] for one in sets]

@@ -1,4 +1,4 @@
-"""Asking a method for its picks, and the contract that they keep: k distinct places of each set."""
+"""Calling a method's `pick`, and checking that it returns k distinct indices of each set."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def picked(selector: Selector, batch: Batch, k: int) -> Tensor:
 
 
 def check_picks(method: type, order: Tensor, batch: int, m: int, k: int) -> Tensor:
-    """`order` itself, if it is `(batch, k)` int64 and its rows hold distinct places among m.
+    """`order` itself, if it is `(batch, k)` int64 with distinct indices below m in each row.
 
-    Shape and dtype are always checked, values where `_readable`.
+    Shape and dtype are always checked, values only if `_readable`.
 
     Raises:
-        SelectorError: says which of these it is not.
+        SelectorError: with the requirement that is not met.
     """
     name = method.__name__
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.shape != (batch, k):
@@ -78,11 +78,11 @@ def check_kept(method: type, indices: Tensor, m: int) -> None:
 
 
 def _readable(method: type, places: Tensor) -> bool:
-    """Whether the host reads values to check them.
+    """Whether the values may be read on the host to check them.
 
-    On a CPU always. On another device it would have to wait, and does so only for methods from
-    outside this package: what its own pick is right by construction. Inside `torch.compile`, and
-    while a CUDA graph is captured, values cannot be read.
+    On a CPU always. On other devices reading synchronises, so it is done only for methods from
+    outside this package; the package's own picks are correct by construction. Inside
+    `torch.compile`, and while a CUDA graph is captured, values cannot be read.
     """
     if torch.compiler.is_compiling() or places.is_meta:
         return False

@@ -1,4 +1,4 @@
-"""The preset: what the evidence says to use when nothing is known about a model."""
+"""The recommended preset for a model about which nothing is known."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Pruning(TypedDict):
 
 
 def recommended(keep: Keep = 0.1) -> Pruning:
-    """What to prune with by default: `with otprune.prune(model, **otprune.recommended(0.1)):`.
+    """Recommended arguments: `with otprune.prune(model, **otprune.recommended(0.1)):`.
 
-    Tokens that differ most (`DPPPrune`: greedy determinant of cosine similarities), each merged
-    with the tokens that it stands for, and weighing as many of them in attention. Chosen on the
-    validation images of `otprune bench mass`; docs/mass.md has the figures, of test images too.
-    This is not the published OTPrune, which keeps other tokens (greedy log-determinant of second
-    moments, `OTPrune(keep, gamma=0.01)`), as they are and without weights.
+    `DPPPrune` chooses dissimilar tokens (greedy determinant of cosine similarities). Each is merged
+    with the tokens that it stands for, and its mass in attention is their number. The preset was
+    chosen on the validation images of `otprune bench mass`; docs/mass.md has the figures, including
+    those of test images. It is not the published OTPrune, which keeps other tokens (greedy
+    log-determinant of second moments, `OTPrune(keep, gamma=0.01)`) without merging and mass.
 
     Args:
         keep: as for any selector.

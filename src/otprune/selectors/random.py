@@ -18,8 +18,8 @@ from otprune.selectors.cues import Cues
 class RandomPrune(Selector):
     """Keeps k positions drawn uniformly without replacement. A baseline.
 
-    The choice depends on the seed and m alone: the same on every device, for every image of m
-    tokens and for every row of a batch. Vary the seed for independent draws.
+    The choice depends only on the seed, m and k: it is the same on every device, for every image of
+    m tokens and for every set of a batch. Vary the seed for independent draws.
     """
 
     seed: int = 0
@@ -38,7 +38,7 @@ class RandomPrune(Selector):
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         batch, m, _ = tokens.shape
-        # On the CPU always: every device's generator is another one.
+        # Always on the CPU, since the generators of other devices give other numbers.
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         drawn = torch.randperm(m, generator=generator, device="cpu")[:k]
         return drawn.to(tokens.device).expand(batch, k)

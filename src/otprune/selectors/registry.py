@@ -1,7 +1,7 @@
-"""`METHODS`: every method, by its short name, in the order of tables.
+"""`METHODS`: every method by its short name, in the order of tables.
 
-A new method is a file in this package, and its line here. The import is all there is to it: what is
-imported below is found, listed on the command line, benched and tested.
+To add a method, add a file to this package and an import here. Every imported method is listed on
+the command line, benchmarked and tested.
 """
 
 # ruff: noqa: I001 - the order is that of tables

@@ -1,4 +1,4 @@
-"""What a selector gives back."""
+"""The results of a selector."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from otprune.measures.certificate import Certificate
 
 
 class LazyTensor:
-    """A tensor that is computed once, when it is first called for: `lazy()` is the tensor.
+    """A tensor that is computed once, on the first call: `lazy()` returns it.
 
-    What it is computed from is released then. Copies and pickles hold the tensor.
+    Its inputs are released afterwards. Copies and pickles contain the tensor.
     """
 
     def __init__(self, value: Tensor | Callable[[], Tensor]) -> None:
@@ -33,13 +33,13 @@ class LazyTensor:
 
 
 class Reduction:
-    """The kept tokens, ready for a language model; k of each, or (B, k) for a batch.
+    """The kept tokens of one set, `(k, ...)`, or of a batch, `(B, k, ...)`.
 
     Attributes:
         indices: `(k,)` int64, strictly ascending.
         masses: `(k,)` float32, the share of the full set that each token stands for; sums to 1.
-            Worked out when first asked for, so do not write into the tokens before that.
-        features: `(k, d)` in the tokens' dtype: the kept rows, or what they were merged to.
+            Computed when first read; do not change the tokens in place before that.
+        features: `(k, d)` in the tokens' dtype: the kept rows, or the merged features.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Reduction:
         return self.lazy_masses()
 
     def unbind(self) -> list[Reduction]:
-        """The reductions of a batch's rows; their masses are worked out at once for all."""
-        masses = self.lazy_masses  # not self: a row's masses must not keep the features alive
+        """The reductions of a batch's sets; the masses of all are computed together."""
+        masses = self.lazy_masses  # not self, so that masses do not keep the features alive
         return [
             Reduction(indices, partial(_row, masses, b), features)
             for b, (indices, features) in enumerate(zip(self.indices, self.features, strict=True))
@@ -70,22 +70,22 @@ def _row(batch: LazyTensor, b: int) -> Tensor:
 class Selection:
     """What was kept of one set of tokens, and how good that is.
 
-    Distances are squared 2-Wasserstein distances between the full set and the kept tokens as they
-    are (raw token space, no merging), and `*_relative` the same divided by the mean squared norm
-    of the full set's tokens (0 if that is 0). With weights the full set is weighted in all of them.
+    Distances are squared 2-Wasserstein distances between the full set and the kept tokens, without
+    normalisation or merging. `*_relative` are the same divided by the mean squared norm of the full
+    set's tokens (0 if that is 0). With weights, the full set is weighted in all of them.
 
     Attributes:
         indices: `(k,)` int64, strictly ascending.
         masses: `(k,)` float32, see `Reduction`.
         value: of the kept set under the method's objective; None if it has no certificate.
-        bound: no set of k tokens has a larger value.
-        certificate: value / bound, a guarantee for this very set; 1 is optimal.
-        reference: for `TransportPrune`, the cost of its best single token, from which value and
-            bound are decreases; else None.
-        reached: with `keep` an `Auto`, the figure that its target is compared with; else None.
-        gaussian_w2: between zero-mean Gaussians of equal second moments.
-        exact_w2: between the point clouds, kept tokens of uniform mass; None without POT.
-        free_mass_w2: between the point clouds, kept tokens of whatever mass suits best.
+        bound: an upper bound on the value of any set of k tokens.
+        certificate: value / bound, a guarantee for this set of tokens; 1 means optimal.
+        reference: for `TransportPrune`, the cost of the best single token; value and bound are
+            decreases from it. None for other methods.
+        reached: if `keep` is an `Auto`, the value that is compared with its target; else None.
+        gaussian_w2: between zero-mean Gaussians with the same second moments.
+        exact_w2: between the point clouds, kept tokens with uniform mass; None without POT.
+        free_mass_w2: between the point clouds, kept tokens with the optimal masses.
     """
 
     indices: Tensor
@@ -111,12 +111,12 @@ def measured(
     proof: Certificate | None,
     reached: float | None,
 ) -> Selection:
-    """The `Selection` of one set: its distances, and what has been found out before.
+    """The `Selection` of one set, with its distances computed here.
 
     Args:
-        tokens: `(m, d)` float64 on the CPU, as all others but `indices` and `masses`.
-        weights: `(m,)` float64 of mean 1, or None.
-        indices, masses, reached: as of `Selection`.
+        tokens: `(m, d)` float64 on the CPU.
+        weights: `(m,)` float64 of mean 1 on the CPU, or None.
+        indices, masses, reached: as in `Selection`, on any device.
         proof: the method's certificate, or None.
     """
     kept = tokens[indices.cpu()]

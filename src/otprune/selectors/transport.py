@@ -1,4 +1,4 @@
-"""Greedy on the true squared 2-Wasserstein distance with free mass."""
+"""Greedy minimisation of the squared 2-Wasserstein distance with free mass."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from otprune.selectors.cues import Cue, Cues
 
 @dataclass(frozen=True)
 class TransportPrune(Selector):
-    """Keeps the tokens that all others are nearest to: facility location on squared distances.
+    """Facility location on squared distances: keeps tokens that are close to all others.
 
-    Minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2` greedily: the squared 2-Wasserstein
-    distance from the full set to the kept one when the kept tokens may carry any mass.
+    Greedily minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2`. This is the squared
+    2-Wasserstein distance between the full set and the kept tokens C if these may have any masses.
     The first pick is the best single token. Weights are the masses `p` of the full set. O(m^2)
-    memory; O(k m^2) time at worst, on a CPU usually much less (`greedy.cover.lazy`), and among
-    many tokens in a quarter of that memory or less and about the time of one pass over all
-    distances (`greedy.cover.blockwise`).
+    memory and at worst O(k m^2) time. On a CPU the time is usually much less
+    (`greedy.cover.lazy`). For many tokens the search takes at most a quarter of that memory, and
+    about the time of one pass over all distances (`greedy.cover.blockwise`).
 
     Attributes:
         metric: "cosine" measures between tokens at unit length (a zero token stays zero),
