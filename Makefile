@@ -7,6 +7,8 @@ RUN ?= runs/demo
 TORCH := torch==2.13.0
 # Packages beside the library: the benches, and how the embedded model is made.
 BESIDE := -e ./training -e ./bench
+# Two workers; the tests of a file stay together. More would need a gigabyte of memory each.
+PARALLEL := -n 2 --dist loadfile
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
@@ -33,11 +35,11 @@ demo: ## answer a question about a photograph, unpruned and pruned; writes out/d
 
 test: ## the default suite
 	$(call install,dev,-e '.[dev]' $(BESIDE))
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 test-slow: ## what takes minutes
 	$(call install,dev,-e '.[dev]' $(BESIDE))
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest $(PARALLEL) -m slow
 
 # The oldest transformers that pyproject.toml allows, and the last before 5.24 renamed the cache;
 # `make test` runs with the newest.
@@ -45,7 +47,7 @@ define test-transformers
 	@test -x $(VENV)-$(1)/bin/python || $(PYTHON) -m venv $(VENV)-$(1)
 	$(VENV)-$(1)/bin/pip install -q --disable-pip-version-check \
 	  $(TORCH) transformers==$(2) -e ".[dev]" $(BESIDE)
-	$(VENV)-$(1)/bin/python -m pytest tests/engines tests/families tests/demo
+	$(VENV)-$(1)/bin/python -m pytest $(PARALLEL) tests/engines tests/families tests/demo
 endef
 
 test-oldest: ## engine and families with the oldest transformers that is allowed
