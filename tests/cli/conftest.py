@@ -80,3 +80,8 @@ def photo(tmp_path):
     path = tmp_path / "photo.png"
     scene().save(path)
     return path
+
+
+def widest(text, *paths):
+    """Characters of the longest line, not counting lines that name one of some files."""
+    return max(len(line) for line in text.splitlines() if not any(str(x) in line for x in paths))

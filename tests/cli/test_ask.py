@@ -17,7 +17,7 @@ from otprune import (
     recommended,
 )
 
-from .conftest import QUESTION, QUICK, scene
+from .conftest import QUESTION, QUICK, scene, widest
 
 pytestmark = pytest.mark.usefixtures("embedded")
 
@@ -46,7 +46,7 @@ def test_report_has_both_answers_and_every_figure(run, photo):
         "certificate",
     ):
         assert label in rows
-    assert max(map(len, result.out.splitlines())) <= 80
+    assert widest(result.out, photo) <= 80
     assert "\x1b" not in result.out
 
 

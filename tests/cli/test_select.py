@@ -9,7 +9,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from otprune.encoders import vit_s
 
-from .conftest import QUESTION, QUICK, scene
+from .conftest import QUESTION, QUICK, scene, widest
 
 
 @pytest.mark.usefixtures("embedded")
@@ -36,7 +36,7 @@ def test_report(run, photo, tmp_path):
     lines = [line.split() for line in result.out.splitlines()]
     assert lines.count(["visual", "tokens", "144", "->", "72", "50.0%"]) == 2
     assert "none for this method" in result.out
-    assert max(map(len, result.out.splitlines())) <= 80
+    assert widest(result.out, photo, other, target) <= 80
     with Image.open(target) as drawn:
         assert drawn.height > drawn.width / 2
 
@@ -107,4 +107,4 @@ def test_auto_keeps_as_few_as_reach_the_target(run, photo, tmp_path):
 
     shown = run("select", photo, "--repeats", "1", "--keep", "auto").out
     assert "keep=auto, distance <= 0.1" in shown
-    assert max(map(len, shown.splitlines())) <= 80
+    assert widest(shown, photo) <= 80
