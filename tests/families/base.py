@@ -1,4 +1,4 @@
-"""What every tiny family shares: vocabulary, text model, prompts by hand, large random weights.
+"""Shared by all tiny families: vocabulary, text model, prompts, large random parameters.
 
 No processor, no hub, no torchvision: the inputs are what a processor would return, written out.
 """
@@ -116,7 +116,7 @@ def prompts(
 
 @dataclass(frozen=True)
 class Image:
-    """An image or a video as it stands in a prompt: columns of its placeholders, `(m,)`."""
+    """An image or a video in a prompt: the columns of its placeholders, `(m,)`."""
 
     modality: str
     row: int

@@ -1,9 +1,9 @@
-"""What a pruned call must give, built by hand.
+"""Reference logits of a pruned call, computed without the engine.
 
-The embeddings that enter the language model of the unpruned call are taken, rows are dropped, and
-the language model alone is run on what is left: one row of the batch at a time, no padding, no
-cache, an explicit mask. A token of weight n is literally there n times, its copies at one position
-and seeing each other. Nothing here knows how the engine works.
+The input embeddings of the language model are recorded in an unpruned call, and those of dropped
+tokens are removed. The language model is then run on one sequence at a time, without padding or
+cache and with an explicit mask. A token of mass n is replaced by n copies at the same position that
+attend to each other.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def reference_logits(
     answer: Tensor,
     added: Tensor | None = None,
 ) -> list[Tensor]:
-    """Logits of each row: of its kept prompt tokens and of the answer's, `(n_b + t, V)`.
+    """Logits of each sequence, for its kept prompt tokens and its answer, `(n_b + t, V)`.
 
     Args:
         model: the model, not being pruned.
         inputs: the unpruned call.
-        keep: `(B, S)` bool, prompt tokens that survive; or integer, how often each is there.
+        keep: `(B, S)` bool, True at kept prompt tokens; or int, the number of copies of each.
         positions: "preserved" or "compact".
-        answer: `(B, t)` ids behind the prompt, t may be 0.
+        answer: `(B, t)` ids after the prompt, t may be 0.
         added: `(B, S)`, what the mask adds to the logits of each prompt token.
     """
     seen = entering(model, inputs)
@@ -153,9 +153,10 @@ def _deepstack(seen: dict[str, Any], row: int, kept: Tensor, number: int) -> dic
 def check_encoder_gradients(
     model: PreTrainedModel, inputs: Inputs, loss: Callable[[Inputs], Tensor]
 ) -> None:
-    """Along its gradient by the encoder's weights, the loss rises as steeply as the gradient says.
+    """Compare the gradient by the encoder's parameters with a finite difference along it.
 
-    In float64 but for what models compute in float32 themselves: hence the step.
+    Computed in float64, except for what models themselves compute in float32. The step is therefore
+    not smaller.
     """
     model.double()
     inputs = {k: x.double() if x.is_floating_point() else x for k, x in inputs.items()}

@@ -1,4 +1,4 @@
-"""Other ways to call a model, in every family."""
+"""Padding sides, caches, half precision and gradients in every family."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ whole = pytest.mark.skipif(installed() < ROWWISE, reason="transformers itself is
 
 
 def right_padded(inputs: Inputs) -> Inputs:
-    """The same call with the padding of every row behind it."""
+    """The same call, padded on the right."""
     padding = (inputs["attention_mask"] == 0).sum(dim=1).tolist()
     shape = inputs["input_ids"].shape
     moved = dict(inputs)
@@ -84,7 +84,7 @@ def test_half_precision(name: str) -> None:
 
 
 @families
-def test_gradients_flow_through_what_was_kept(name: str) -> None:
+def test_gradients_flow_through_kept_tokens(name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.model(), family.inputs((1, 1))
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)

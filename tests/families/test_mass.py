@@ -1,4 +1,4 @@
-"""Attention mass in every family: a token of weight n counts as n copies of it would."""
+"""Attention mass in every family: a mass of n equals n copies that attend to each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tiny import FAMILIES
 
 slowly = functools.partial(pytest.param, marks=pytest.mark.slow)
 SELECTOR = TransportPrune(0.3)
-# Logits are of size 10, in float32; the longer prompt of the copies adds up in another order.
+# Logits are about 10 in float32, and sums over copies are added in another order.
 close = functools.partial(torch.testing.assert_close, rtol=0, atol=5e-5)
 
 
@@ -53,7 +53,7 @@ def copies(inputs: Inputs, items: list[Pruned]) -> Tensor:
 def check(
     model: PreTrainedModel, inputs: Inputs, mass: str, alpha: float, positions: str
 ) -> list[Pruned]:
-    """Against the reference, token by token: the forward pass, and each step after it."""
+    """Compare every token with the reference: in the forward pass, and in each decoding step."""
     with prune(model, SELECTOR, positions, mass=mass, alpha=alpha) as run:  # type: ignore[arg-type]
         sequences, steps, _ = answer(model, inputs)
         items = run.last or []
@@ -82,7 +82,7 @@ def check(
 
 @families
 @attentions
-def test_a_token_weighs_what_its_copies_would(name: str, attn: str) -> None:
+def test_a_mass_equals_copies_of_the_token(name: str, attn: str) -> None:
     family = FAMILIES[name]
     check(tiny(name, attn), family.inputs(BATCH, video=family.has_video), "token", 1.0, "preserved")
 
@@ -90,13 +90,13 @@ def test_a_token_weighs_what_its_copies_would(name: str, attn: str) -> None:
 @families
 @pytest.mark.parametrize("attn", ["sdpa", slowly("eager")])
 @pytest.mark.parametrize(("mass", "alpha"), [("total", 0.5), slowly("token", 0.5)])
-def test_every_strength_is_what_a_mask_would_add(
+def test_every_alpha_equals_a_bias_in_the_mask(
     name: str, attn: str, mass: str, alpha: float
 ) -> None:
     check(tiny(name, attn), FAMILIES[name].inputs(BATCH), mass, alpha, "compact")
 
 
-def test_total_gives_every_token_the_same_number_of_copies() -> None:
+def test_total_equals_the_same_number_of_copies_for_each_token() -> None:
     model, inputs = tiny("llava"), FAMILIES["llava"].inputs(BATCH)
     with prune(model, TransportPrune(4), mass="total") as run:
         logits = model(**inputs).logits
@@ -149,7 +149,7 @@ def test_masses_follow_their_beams(name: str) -> None:
 @families
 @pytest.mark.parametrize("images", [(1,), (2,)], ids=["one", "two"])
 def test_a_single_row_without_padding(name: str, images: tuple[int, ...]) -> None:
-    """transformers makes no mask for it but for the bias, and each step still has the mass."""
+    """transformers makes no mask here except for the bias, and each step must have the mass."""
     check(tiny(name), FAMILIES[name].inputs(images), "token", 1.0, "preserved")
 
 

@@ -1,4 +1,4 @@
-"""Every family, both attention implementations, both position schemes: right, token by token."""
+"""Every family, attention implementation and position scheme, compared with the reference."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def answer(model: PreTrainedModel, inputs: Inputs) -> tuple[Tensor, list[Tensor]
 
 
 def surviving(inputs: Inputs, items: list[Pruned]) -> Tensor:
-    """`(B, S)`: everything but the placeholders that the engine says it dropped."""
+    """`(B, S)`: True except at the placeholders that the engine reports as dropped."""
     keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
     for image, item in zip(images_in(inputs["input_ids"]), items, strict=True):
         assert (item.modality, item.row) == (image.modality, image.row)
@@ -162,8 +162,8 @@ def test_keeping_everything_of_a_video_changes_no_bit(name: str, attn: str) -> N
 
 @families
 @pytest.mark.parametrize("images", [BATCH, (3,)])
-def test_a_number_is_a_number_of_each_image(name: str, images: tuple[int, ...]) -> None:
-    """Whatever tiles an image has, and whatever entries the encoder makes of a row of images."""
+def test_an_integer_keep_applies_to_each_image(name: str, images: tuple[int, ...]) -> None:
+    """Whatever its tiles, and whatever entries the encoder returns for the images of a sequence."""
     family = FAMILIES[name]
     model, inputs = tiny(name), family.inputs(images, video=family.has_video)
     with torch.no_grad(), prune(model, DivPrune(keep=5)) as run:
@@ -175,7 +175,7 @@ def test_a_number_is_a_number_of_each_image(name: str, images: tuple[int, ...]) 
 
 @families
 def test_the_selector_sees_each_image_whole(name: str) -> None:
-    """Kept indices are the selector's for the features that stand in that image's place."""
+    """Kept indices equal those of the selector for the features at that image's placeholders."""
     family, selector = FAMILIES[name], DivPrune(keep=0.4)
     model, inputs = tiny(name), family.inputs(BATCH, video=family.has_video)
     embeds = entering(model, inputs)["inputs_embeds"]
@@ -208,8 +208,8 @@ def test_only_placeholders_are_dropped(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "lines"), [("llava_next", 4), ("llava_onevision", 4)])
-def test_newlines_are_tokens_of_their_image(name: str, lines: int) -> None:
-    """They count for the budget and compete for it, and the report shows which were kept."""
+def test_anyres_newlines_are_tokens_of_their_image(name: str, lines: int) -> None:
+    """They count as tokens and may be dropped, and the report shows which were kept."""
     model, inputs = tiny(name), FAMILIES[name].inputs((1,))
     newline = model.model.image_newline
     with torch.no_grad(), prune(model, NormPrune(keep=0.5)) as run:
@@ -238,7 +238,7 @@ def test_every_method(name: str, method: str) -> None:
 @families
 @pytest.mark.parametrize("keep", [Auto(0.3, max_keep=0.9), Budget(0.3)], ids=["auto", "budget"])
 def test_images_keep_different_numbers(name: str, keep: Auto | Budget) -> None:
-    """A total is one prompt's, whatever else is in the batch, its images' and videos' together."""
+    """A `Budget` applies to the images and videos of each prompt, whatever else is in the batch."""
     family, selector = FAMILIES[name], TransportPrune(keep)
     model, inputs = tiny(name), family.inputs(BATCH, video=family.has_video)
     check_against_reference(model, inputs, selector, "preserved")
@@ -272,8 +272,8 @@ def test_merged_features_enter_the_language_model(name: str) -> None:
 @pytest.mark.skipif(installed() < ROWWISE, reason="transformers mixes up several images of a row")
 @families
 @pytest.mark.parametrize("keep", [0.5, Auto(0.3, max_keep=0.9)], ids=["half", "auto"])
-def test_beams_score_what_the_reference_scores(name: str, keep: float | Auto) -> None:
-    """Rows and images stay together when generate() repeats them for its beams."""
+def test_beam_scores_equal_the_reference(name: str, keep: float | Auto) -> None:
+    """Images stay with their sequence when generate() repeats them for beams."""
     model, inputs = tiny(name), FAMILIES[name].inputs(BATCH)
     with torch.no_grad(), prune(model, DivPrune(keep)) as run:
         out = model.generate(

@@ -1,4 +1,4 @@
-"""No pixels are lost, and what is one image or one video, in classes beside the matrix."""
+"""Pixels and grouping of images and videos in model classes that are not in the matrix."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_videos_that_the_model_prunes_itself_are_refused() -> None:
 
 
 def fuyu(rows: list[int]) -> tuple[dict[str, Tensor], Tensor]:
-    """What Fuyu's processor returns of an image a row, and its patches, of all rows."""
+    """The output of Fuyu's processor for one image a sequence, and the patches of all."""
     config = model("FuyuForCausalLM").config
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(sum(6 * n for n in rows), 3 * config.patch_size**2, generator=generator)
@@ -121,7 +121,7 @@ def test_fuyu_gets_the_patches_under_the_name_of_its_processor() -> None:
         prune_inputs(fuyu_model, legacy | new, HALF)
 
 
-def test_touching_images_of_idefics2_are_an_image_each() -> None:
+def test_adjacent_images_of_idefics2_are_separate() -> None:
     call = case("Idefics2ForConditionalGeneration", "touching")
     runs = "".join(
         "x" if i in {c for *_, cs in call.found for c in cs} else " " for i in range(200)
@@ -131,7 +131,7 @@ def test_touching_images_of_idefics2_are_an_image_each() -> None:
     assert found("Idefics2ForConditionalGeneration", call.inputs) == [(0, "image", 3, "image")] * 2
 
 
-def test_touching_images_of_aria_are_refused() -> None:
+def test_adjacent_images_of_aria_are_refused() -> None:
     call = case("AriaForConditionalGeneration", "touching")
     with pytest.raises(UnsupportedError, match=r"AriaForConditionalGeneration: 8 placeholders"):
         prune_inputs(model("AriaForConditionalGeneration"), call.inputs, HALF)
@@ -141,7 +141,7 @@ def test_touching_images_of_aria_are_refused() -> None:
 
 
 def test_lfm2_vl_without_special_tokens() -> None:
-    """Images of one tile with text between them are images; what touches is refused."""
+    """Images of one tile with text between them are separate; adjacent ones are refused."""
     name = "Lfm2VlForConditionalGeneration"
     call = case(name, "two")
     ids, mask = call.inputs["input_ids"], call.inputs["attention_mask"]
@@ -160,7 +160,7 @@ def test_lfm2_vl_without_special_tokens() -> None:
     assert ids.shape == mask.shape
 
 
-def test_a_video_of_video_llava_is_one() -> None:
+def test_a_video_of_video_llava_is_one_set() -> None:
     name = "VideoLlavaForConditionalGeneration"
     for call, rows in (("video", [0]), ("touching videos", [0, 0]), ("video batch", [1])):
         kept = found(name, case(name, call).inputs)
@@ -182,12 +182,12 @@ def test_a_video_of_video_llava_is_one() -> None:
         ("Qwen2VLForConditionalGeneration", "video"),
     ],
 )
-def test_the_report_says_what_a_part_of_a_video_is(name: str, unit: str) -> None:
+def test_unit_of_a_part_of_a_video(name: str, unit: str) -> None:
     kept = found(name, case(name, "video").inputs)
     assert {(modality, what) for _, modality, _, what in kept} == {("video", unit)}
 
 
-def test_glm_shows_videos_in_the_place_of_images() -> None:
+def test_glm_videos_have_image_placeholders() -> None:
     name = "Glm4vForConditionalGeneration"
     call = case(name, "two videos")
     assert found(name, call.inputs) == [(0, "video", 3, "video")] * 2
@@ -197,8 +197,8 @@ def test_glm_shows_videos_in_the_place_of_images() -> None:
         prune_inputs(model(name), both, HALF)
 
 
-def test_beams_of_glm_keep_the_images_of_a_row_apart() -> None:
-    """Its own generate() mixes up several entries of a row."""
+def test_beams_of_glm_with_several_images_in_a_sequence() -> None:
+    """Its own generate() would mix up several entries of a sequence."""
     name = "Glm4vForConditionalGeneration"
     inputs = case(name, "two").inputs
     with torch.no_grad(), prune(model(name), HALF):
@@ -215,7 +215,7 @@ def test_beams_of_glm_keep_the_images_of_a_row_apart() -> None:
     torch.testing.assert_close(out.sequences_scores[0], best, rtol=0, atol=1e-4)
 
 
-def test_tokens_that_a_processor_left_out_of_a_video() -> None:
+def test_videos_compressed_by_the_processor() -> None:
     name = "VideoLlama3ForConditionalGeneration"
     call = case(name, "two videos")
     assert not bool(call.inputs["video_compression_mask"].all())

@@ -1,4 +1,4 @@
-"""What cannot be pruned is refused by class name and reason."""
+"""Unsupported models are refused with class name and reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def git() -> PreTrainedModel:
     ],
     ids=["git", "blip2"],
 )
-def test_a_model_out_of_reach(build, why):
+def test_unsupported_models_are_refused(build, why):
     model = build()
     with pytest.raises(UnsupportedError, match=why):
         prune(model, DivPrune(keep=0.5)).__enter__()

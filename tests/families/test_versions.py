@@ -1,4 +1,4 @@
-"""Old releases of transformers: what they get wrong with images is refused by name."""
+"""Old and untested releases of transformers: calls that they would get wrong are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("version", ["5.23.0", "5.18.0.dev0", "5.30rc1"])
-def test_versions_are_read(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_version_parsing(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr(versions.transformers, "__version__", version)
     assert installed() == tuple(int(n) for n in version.replace("rc1", "").split(".")[:2])
 
@@ -84,7 +84,9 @@ def test_chunked_prefill_is_refused() -> None:
 @pytest.mark.usefixtures("old")
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "internvl"])
 @pytest.mark.parametrize("setting", ["num_beams", "num_return_sequences"])
-def test_several_images_in_a_row_are_refused_for_several_sequences(name: str, setting: str) -> None:
+def test_several_images_are_refused_with_several_sequences_in_old_releases(
+    name: str, setting: str
+) -> None:
     several = {setting: 2} | ({"num_beams": 2} if setting == "num_return_sequences" else {})
     with pytest.raises(UnsupportedError, match=r"several images in a row.*5\.22\.2"):
         ask(name, FAMILIES[name].inputs((1, 2, 0)), **several)
@@ -92,12 +94,12 @@ def test_several_images_in_a_row_are_refused_for_several_sequences(name: str, se
 
 
 @pytest.mark.usefixtures("old")
-def test_one_image_a_row_is_right_in_every_release() -> None:
+def test_one_image_a_sequence_works_in_every_release() -> None:
     ids = ask("llava", FAMILIES["llava"].inputs((1, 0)), num_beams=2)
     assert len(ids) == 2
 
 
 @pytest.mark.usefixtures("old")
-def test_an_image_and_a_video_in_a_row_do_not_mix() -> None:
+def test_an_image_and_a_video_in_a_sequence_work_in_every_release() -> None:
     ids = ask("qwen2_vl", FAMILIES["qwen2_vl"].inputs((1, 0), video=True), num_beams=2)
     assert len(ids) == 2

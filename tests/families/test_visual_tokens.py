@@ -1,4 +1,4 @@
-"""The visual tokens of a call, as a selector would see them, and nothing pruned."""
+"""`visual_tokens`: the tokens of a call as a selector gets them, without pruning."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_text_alone_has_none() -> None:
     assert visual_tokens(tiny("llava"), FAMILIES["llava"].inputs((0, 0))) == []
 
 
-def test_refused_as_prune_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_calls_are_refused_as_by_prune(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = FAMILIES["llava"].inputs()
     for call in (lambda m: visual_tokens(m, inputs), lambda m: prune(m, GridPrune(2))):
         with pytest.raises(UnsupportedError, match="Linear is not a transformers model"):

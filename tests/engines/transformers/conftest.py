@@ -1,4 +1,4 @@
-"""One model of each family and attention, built once: pruning must leave it as it was."""
+"""One model of each family and attention, shared by tests: pruning must not change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which columns of a prompt survive, from the report alone."""
+"""Which columns of a prompt are kept, from the report only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otprune.engines.transformers import Pruned
 from tests.families.base import images_in
 
 TOLERANCE = 2e-4
-NOTHING = torch.zeros(3, 0, dtype=torch.long)  # no answer behind a prompt of three rows
+NOTHING = torch.zeros(3, 0, dtype=torch.long)  # no answer after the prompts of three sequences
 
 
 def kept_columns(inputs: dict[str, Tensor], items: Sequence[Pruned]) -> Tensor:

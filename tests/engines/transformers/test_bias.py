@@ -1,4 +1,4 @@
-"""Log masses on keys, against keys that are literally there several times."""
+"""Key bias against literal copies of keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otprune.engines.transformers.bias import as_features, as_mask, bias_of_keys
 
 
 def states(seed: int, keys: int, q: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries of 4 heads, keys and values of 2, and how often each key is there, `(2, keys)`."""
+    """Queries of 4 heads, keys and values of 2, and copies of each key, `(2, keys)`."""
     g = torch.Generator().manual_seed(seed)
     query = torch.randn(2, 4, q, 16, generator=g)
     key, value = torch.randn(2, 2, 2, keys, 16, generator=g)
@@ -22,7 +22,7 @@ def states(seed: int, keys: int, q: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def by_copies(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, times: Tensor) -> Tensor:
-    """Attention to literal copies, `(B, heads, q, d)`; `seen` is `(q, keys)`."""
+    """Attention with literal copies of keys, `(B, heads, q, d)`; `seen` is the mask `(q, keys)`."""
     rows = []
     for b, n in enumerate(times):
         at = torch.arange(len(n)).repeat_interleave(n)
@@ -35,7 +35,7 @@ KINDS = st.sampled_from(["none", "bool", "add"])
 
 
 @given(st.integers(0, 99), st.integers(1, 12), st.integers(1, 5), KINDS)
-def test_a_mask_weighs_keys_as_copies_would(seed: int, keys: int, new: int, kind: str) -> None:
+def test_bias_in_the_mask_equals_copies_of_keys(seed: int, keys: int, new: int, kind: str) -> None:
     q = keys if kind == "none" else min(keys, new)
     query, key, value, times = states(seed, keys, q)
     seen = torch.ones(q, keys, dtype=torch.bool).tril(keys - q)
@@ -47,7 +47,7 @@ def test_a_mask_weighs_keys_as_copies_would(seed: int, keys: int, new: int, kind
 
 
 @given(st.integers(0, 99), st.integers(1, 12), st.floats(0.05, 2))
-def test_features_weigh_keys_as_a_mask_does(seed: int, keys: int, scaling: float) -> None:
+def test_bias_in_features_equals_bias_in_the_mask(seed: int, keys: int, scaling: float) -> None:
     query, key, value, times = states(seed, keys, keys)
     more = as_features(query, key, times.log(), scaling)
     got = attention(*more, value, is_causal=True, scale=scaling, enable_gqa=True)
@@ -58,8 +58,8 @@ def test_features_weigh_keys_as_a_mask_does(seed: int, keys: int, scaling: float
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scaling", [64**-0.5, 256**-0.5, 1.0])
-def test_features_are_exact_in_half_precision(dtype: torch.dtype, scaling: float) -> None:
-    """Kernels multiply half precision and add up in float32."""
+def test_bias_in_features_is_exact_in_half_precision(dtype: torch.dtype, scaling: float) -> None:
+    """Kernels multiply in half precision and accumulate in float32."""
     bias = torch.logspace(0, 4, 64)[None].log()
     query, key = torch.zeros(1, 4, 3, 16, dtype=dtype), torch.zeros(1, 2, 64, 16, dtype=dtype)
     longer_query, longer_key = as_features(query, key, bias, scaling)
@@ -70,7 +70,7 @@ def test_features_are_exact_in_half_precision(dtype: torch.dtype, scaling: float
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_what_is_hidden_stays_hidden_in_half_precision(dtype: torch.dtype) -> None:
+def test_hidden_keys_stay_hidden_in_half_precision(dtype: torch.dtype) -> None:
     least = torch.finfo(dtype).min
     query = torch.zeros(1, 1, 2, 8, dtype=dtype)
     for bias in (torch.tensor([[50.0, 0.0]]), torch.tensor([[-87.0, 0.0]])):
@@ -81,7 +81,7 @@ def test_what_is_hidden_stays_hidden_in_half_precision(dtype: torch.dtype) -> No
             assert torch.equal(made.float().softmax(-1)[0, 0], torch.eye(2))
 
 
-def test_gradients_of_padding_that_sees_nothing_are_those_of_plain_attention() -> None:
+def test_gradients_with_fully_masked_queries_equal_plain_attention() -> None:
     query, key, value = (
         torch.randn(1, 1, 6, 8, generator=torch.Generator().manual_seed(i)).requires_grad_()
         for i in range(3)
@@ -96,7 +96,7 @@ def test_gradients_of_padding_that_sees_nothing_are_those_of_plain_attention() -
     torch.testing.assert_close(found, wanted)
 
 
-def test_keys_are_the_prompt_and_what_follows_it() -> None:
+def test_bias_of_keys_in_every_kind_of_cache() -> None:
     rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert torch.equal(bias_of_keys(rows, 2, 3, 0), rows)
     assert bias_of_keys(rows, 2, 2, 0).tolist() == [[1, 2], [4, 5]]  # a first chunk of the prompt
@@ -110,7 +110,7 @@ def test_keys_are_the_prompt_and_what_follows_it() -> None:
             bias_of_keys(rows, batch, 3, 0)
 
 
-def test_a_layer_without_a_mask_sees_all_unless_it_is_causal() -> None:
+def test_no_mask_means_full_attention_unless_causal() -> None:
     bias = torch.tensor([[1.0, 2.0]])
     assert as_mask(None, bias, torch.zeros(1, 1, 1, 8), causal=True).tolist() == [[[[1, 2]]]]
     both = as_mask(None, bias, torch.zeros(1, 1, 3, 8), causal=False)

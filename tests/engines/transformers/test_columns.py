@@ -1,4 +1,4 @@
-"""Columns: what stands behind the last image stays where the caller counts it from the end."""
+"""Columns after the last image keep their index from the end, and `Run.columns` maps the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTHING = torch.zeros(2, 0, dtype=torch.long)
 
 
 def two_rows(name):
-    """One row padded in front, the other one behind, as prompts with completions of two lengths."""
+    """One sequence padded on the left, one on the right, like prompts with completions."""
     family = FAMILIES[name]
     inputs = dict(family.inputs(images=(1, 1)))
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -75,7 +75,7 @@ def test_the_last_columns_are_the_callers_last(build, name, positions):
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 @torch.no_grad()
-def test_the_map_says_which_column_is_which(build, name, side):
+def test_run_columns_map_to_the_callers_columns(build, name, side):
     model = build(name)
     inputs = {
         "left": lambda: FAMILIES[name].inputs(images=(1, 2)),
@@ -93,7 +93,7 @@ def test_the_map_says_which_column_is_which(build, name, side):
                 assert (run.input_ids[b, i], run.labels[b, i]) == (PAD, -100)
                 continue
             assert run.input_ids[b, i] == inputs["input_ids"][b, column]
-            # The first column's label is predicted from nothing.
+            # No column predicts the label of the first one.
             assert run.labels[b, i] == (labels[b, column] if column else -100)
             if (b, column) in wanted:
                 expected = wanted[b, column]
@@ -108,7 +108,7 @@ def test_the_map_says_which_column_is_which(build, name, side):
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("last", [0, 4, 12, 1000, None])
 @torch.no_grad()
-def test_full_logits_stand_at_the_callers_columns(build, name, last):
+def test_full_logits_are_at_the_callers_columns(build, name, last):
     model, inputs = build(name), two_rows(name)
     width = inputs["input_ids"].shape[1]
     last = width - 2 if last == 1000 else last
@@ -125,7 +125,9 @@ def test_full_logits_stand_at_the_callers_columns(build, name, last):
         for column in range(width):
             if inputs["attention_mask"][b, column] == 0 and (b, column) not in wanted:
                 continue
-            before = wanted.get((b, column), before)  # dropped: as the last kept one in front
+            before = wanted.get(
+                (b, column), before
+            )  # a dropped column gets the logits of the last kept one before it
             if column >= width - number:
                 got = logits[b, column - width + number]
                 torch.testing.assert_close(got, before, rtol=0, atol=TOLERANCE)
@@ -133,7 +135,7 @@ def test_full_logits_stand_at_the_callers_columns(build, name, last):
 
 @pytest.mark.parametrize("name", CORE)
 @torch.no_grad()
-def test_a_loss_over_full_logits_is_the_models_own(build, name):
+def test_a_loss_over_full_logits_equals_the_models_loss(build, name):
     model, inputs = build(name), two_rows(name)
     ids = inputs["input_ids"]
     labels = ids.masked_fill((ids >= IMAGE) | (ids == BOS) | (inputs["attention_mask"] == 0), -100)
@@ -146,7 +148,7 @@ def test_a_loss_over_full_logits_is_the_models_own(build, name):
 
 
 @torch.no_grad()
-def test_keeping_all_tokens_leaves_columns_as_they_are(build):
+def test_keeping_all_tokens_keeps_all_columns(build):
     model, inputs = build("llava"), two_rows("llava")
     expected = model(**inputs, logits_to_keep=7).logits
     for logits in ("short", "full"):
@@ -156,7 +158,7 @@ def test_keeping_all_tokens_leaves_columns_as_they_are(build):
 
 
 @torch.no_grad()
-def test_dropped_columns_cannot_be_asked_for(build):
+def test_logits_to_keep_of_dropped_columns_is_refused(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1, 1))
     for asked in (15, torch.tensor([4, -1])):
         with prune(model, SELECTOR), pytest.raises(UnsupportedError, match="logits='full'"):
@@ -174,7 +176,7 @@ def test_dropped_columns_cannot_be_asked_for(build):
 
 
 def packed(name):
-    """Two documents in one row: positions start anew, and no mask."""
+    """Two documents packed into one sequence: positions start again at 0, without a mask."""
     inputs = dict(FAMILIES[name].inputs(images=(2,)))
     ids = inputs["input_ids"]
     second = images_in(ids)[1].columns[0] - 2  # text in front of the second image
@@ -198,8 +200,8 @@ def documents(name, model):
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "internvl", "mistral3", "qwen2_5_vl"])
 @torch.no_grad()
-def test_packed_documents_do_not_see_each_other(build, name):
-    """The second one's logits do not change with the first one's text."""
+def test_packed_documents_do_not_attend_to_each_other(build, name):
+    """The logits of the second document do not depend on the first."""
     model = build(name)
     inputs, second = documents(name, model)
     other = inputs | {"input_ids": inputs["input_ids"].clone()}
@@ -221,7 +223,7 @@ def test_packed_documents_do_not_see_each_other(build, name):
 
 
 @torch.no_grad()
-def test_packed_documents_that_would_be_mixed_are_refused(build):
+def test_packed_documents_without_recognisable_borders_are_refused(build):
     model = build("llava")
     inputs, _ = documents("llava", model)
     with prune(model, SELECTOR), pytest.raises(UnsupportedError, match="positions='compact'"):
@@ -234,7 +236,7 @@ def test_packed_documents_that_would_be_mixed_are_refused(build):
             model(**inputs, **{name: lengths})
     qwen = build("qwen2_vl")
     rows, _ = documents("qwen2_vl", qwen)
-    with prune(qwen, SELECTOR):  # rotary positions keep their gaps apart from the text's index
+    with prune(qwen, SELECTOR):  # M-RoPE positions have a separate text index without gaps
         qwen(**rows, use_cache=False)
 
 
@@ -261,8 +263,8 @@ def test_an_argument_of_another_width_is_refused(build, name, argument):
 
 
 @torch.no_grad()
-def test_rows_that_lose_different_numbers_need_no_mask_of_the_caller(build):
-    """Qwen's images of 16 and 12 tokens, and no padding before: there is some afterwards."""
+def test_added_padding_is_masked_without_a_mask_of_the_caller(build):
+    """Images of 16 and 12 tokens without padding: pruning adds some."""
     model = build("qwen2_vl")
     inputs = FAMILIES["qwen2_vl"].inputs(images=(1, 1))
     ids = inputs["input_ids"]

@@ -1,4 +1,4 @@
-"""A second turn on a cache that holds a pruned prompt: right, or refused."""
+"""A second turn on a cache with a pruned prompt: correct, or refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def without_images(inputs):
 
 
 def expected_logits(model, inputs, items, ids, positions):
-    """Of every row, by hand, with all ids behind the prompt as its answer."""
+    """The reference logits of every sequence, with all ids after the prompt as its answer."""
     answer = ids[:, inputs["input_ids"].shape[1] :]
     return reference_logits(model, inputs, kept_columns(inputs, items), positions, answer)
 
@@ -53,7 +53,7 @@ def expected_logits(model, inputs, items, ids, positions):
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("positions", ["preserved", "compact"])
 @torch.no_grad()
-def test_generate_goes_on_with_the_whole_conversation(build, name, positions):
+def test_generate_continues_with_the_whole_conversation(build, name, positions):
     model, inputs = build(name), FAMILIES[name].inputs()
     with prune(model, SELECTOR, positions=positions) as run:
         first = model.generate(**inputs, **GREEDY)
@@ -84,7 +84,7 @@ def test_generate_goes_on_with_the_whole_conversation(build, name, positions):
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("positions", ["preserved", "compact"])
 @torch.no_grad()
-def test_forward_goes_on_with_new_tokens(build, name, positions):
+def test_forward_continues_with_new_tokens(build, name, positions):
     model, inputs = build(name), FAMILIES[name].inputs()
     new = NEW.expand(3, -1)
     whole = longer(inputs, torch.cat([inputs["input_ids"], new], dim=1))
@@ -97,7 +97,7 @@ def test_forward_goes_on_with_new_tokens(build, name, positions):
 
 
 @torch.no_grad()
-def test_embeddings_go_on_as_ids_do(build):
+def test_forward_continues_with_embeddings(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
     with prune(model, SELECTOR):
         caches = [model(**inputs).past_key_values for _ in range(2)]
@@ -107,7 +107,7 @@ def test_embeddings_go_on_as_ids_do(build):
 
 
 @torch.no_grad()
-def test_a_copied_cache_and_another_block_still_know(build):
+def test_a_copied_cache_continues_in_another_block(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     cache = DynamicCache()
     with prune(model, SELECTOR) as run:
@@ -120,12 +120,12 @@ def test_a_copied_cache_and_another_block_still_know(build):
             answers.append(model.generate(**without_images(whole), **GREEDY, past_key_values=each))
     assert torch.equal(answers[0].sequences, answers[1].sequences)
     turn = GREEDY["max_new_tokens"]
-    behind = turn + NEW.shape[1] + turn - 1  # the last token was never read
+    behind = turn + NEW.shape[1] + turn - 1  # the last token is not in the cache
     assert answers[0].past_key_values.get_seq_length() == prompt + behind
 
 
 @torch.no_grad()
-def test_a_cache_that_is_emptied_forgets(build):
+def test_an_emptied_cache_has_no_memory(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
     text = FAMILIES["llava"].inputs(images=(0,))
     cache = DynamicCache()
@@ -151,7 +151,7 @@ def test_new_images_on_a_filled_cache_are_refused(build):
 
 
 @torch.no_grad()
-def test_ids_that_are_not_the_conversation_are_refused(build):
+def test_ids_that_do_not_start_with_the_prompt_are_refused(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     with prune(model, SELECTOR):
         first = model.generate(**inputs, **GREEDY)

@@ -17,7 +17,7 @@ from tests.families.tiny import FAMILIES
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_class_and_model_get_one_verdict(build, name):
+def test_class_and_model_get_the_same_verdict(build, name):
     model = build(name)
     assert support(model) == support(type(model))
     assert support(model)[0]
@@ -35,7 +35,7 @@ def test_class_and_model_get_one_verdict(build, name):
         ("LlavaModel", "no language head"),
     ],
 )
-def test_what_is_out_of_reach_is_named_with_the_reason(name, why):
+def test_an_unsupported_class_gets_its_reason(name, why):
     able, reason = support(getattr(transformers, name))
     assert not able
     assert reason.startswith(name)
@@ -71,7 +71,7 @@ def test_other_objects_are_refused():
         prune_inputs(layer, {}, RandomPrune(1))
 
 
-def test_old_transformers_is_named(monkeypatch):
+def test_old_transformers_is_refused_with_its_version(monkeypatch):
     monkeypatch.setattr(versions.transformers, "__version__", "5.17.2")
     able, reason = support(transformers.LlavaForConditionalGeneration)
     assert not able
@@ -89,7 +89,7 @@ def test_a_refused_row_of_the_table_is_the_reason(monkeypatch):
     assert reason == "LlavaForConditionalGeneration: its tokens are not what they seem"
 
 
-def test_an_image_lies_in_one_row():
+def test_an_image_is_within_one_sequence():
     at = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]).bool()
     assert rows_of([2, 1, 3], at, "image") == [0, 0, 2]
     with pytest.raises(ValueError, match=r"image of 4 tokens .* row 0"):

@@ -17,7 +17,7 @@ SELECTOR = RandomPrune(0.4)
 
 
 def right_padded(inputs):
-    """The same batch, padded on the other side."""
+    """The same batch, padded on the right."""
     mask = inputs["attention_mask"]
     order = torch.argsort(1 - mask, dim=1, stable=True)
     moved = {
@@ -31,7 +31,7 @@ def right_padded(inputs):
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("positions", ["preserved", "compact"])
 @torch.no_grad()
-def test_right_padding_stays_on_the_right(build, name, positions):
+def test_right_padding_is_kept(build, name, positions):
     model, inputs = build(name), right_padded(FAMILIES[name].inputs())
     with prune(model, SELECTOR, positions=positions) as run:
         logits = model(**inputs).logits
@@ -47,7 +47,7 @@ def test_right_padding_stays_on_the_right(build, name, positions):
 @pytest.mark.parametrize("positions", ["preserved", "compact"])
 @pytest.mark.parametrize("mask", ["none", "of the full prompt", "of the pruned prompt"])
 @torch.no_grad()
-def test_decoding_by_hand_is_what_generate_does(build, name, positions, mask):
+def test_decoding_by_hand_equals_generate(build, name, positions, mask):
     model = build(name)
     inputs = FAMILIES[name].inputs(images=(1,) if mask == "none" else (1, 2, 0))
     n, rows = inputs["input_ids"].shape[1], len(inputs["input_ids"])
@@ -85,7 +85,7 @@ def test_decoding_by_hand_is_what_generate_does(build, name, positions, mask):
             torch.testing.assert_close(
                 out.logits[:, -1], answer.logits[step + 1], rtol=0, atol=TOLERANCE
             )
-        assert run.last is report  # a step of decoding has no images of its own
+        assert run.last is report  # a decoding step does not change the report
 
 
 def kept_mask(keep, n):
@@ -134,7 +134,7 @@ def test_gradients_reach_the_encoder(merge):
 
 @pytest.mark.parametrize("name", CORE)
 @torch.no_grad()
-def test_positional_arguments_are_what_the_signature_says(build, name):
+def test_positional_arguments_follow_the_signature(build, name):
     # LLaVA takes (input_ids, pixel_values, mask), LLaVA-NeXT has sizes in between.
     model, inputs = build(name), FAMILIES[name].inputs()
     order = {

@@ -1,4 +1,4 @@
-"""generate() in all its ways: what it returns stands behind the caller's own prompt."""
+"""generate() with all its options; results start with the caller's full prompt."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def row_of(inputs, images, row):
 
 @pytest.mark.parametrize("name", CORE)
 def test_merging_nothing_changes_no_bit(build, name):
-    # With every token kept each stands for itself, where it always stood.
+    # With every token kept, merging and preserved positions change nothing.
     model, inputs = build(name), FAMILIES[name].inputs()
     how = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
     plain, logits = model.generate(**inputs, **how), model(**inputs).logits
@@ -98,7 +98,7 @@ def test_no_cache_and_no_padding_is_not_read_as_packed_sequences(build, name, at
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_the_callers_prompt_stands_in_front(build, name):
+def test_results_start_with_the_callers_prompt(build, name):
     model, inputs = build(name), FAMILIES[name].inputs(images=(1, 2, 0))
     ids = inputs["input_ids"]
     for arguments in ({}, {"return_dict_in_generate": True}):
@@ -110,7 +110,7 @@ def test_the_callers_prompt_stands_in_front(build, name):
 
 @whole
 @pytest.mark.parametrize("name", CORE)
-def test_beams_and_return_sequences_stand_by_their_row(build, name):
+def test_beams_and_return_sequences_are_grouped_by_sequence(build, name):
     model, inputs = build(name), FAMILIES[name].inputs(images=(1, 2, 0))
     ids = inputs["input_ids"]
     sequences = generate(model, inputs, num_beams=3, num_return_sequences=2)
@@ -118,7 +118,7 @@ def test_beams_and_return_sequences_stand_by_their_row(build, name):
 
 
 @whole
-def test_beams_of_a_batch_are_the_beams_of_its_rows(build):
+def test_beams_of_a_batch_are_those_of_its_sequences(build):
     images = (2, 1, 0)
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=images)
     together = generate(model, inputs, num_beams=3)
@@ -129,7 +129,7 @@ def test_beams_of_a_batch_are_the_beams_of_its_rows(build):
 
 @whole
 @pytest.mark.parametrize("name", ["internvl", "gemma3", *CORE])
-def test_beams_repeat_the_features_of_their_row(build, name):
+def test_beams_repeat_the_features_of_their_sequence(build, name):
     # Also where the encoder made one tensor of all images, cut to different lengths.
     model, inputs = build(name), FAMILIES[name].inputs(images=(1, 2, 0))
     seen = []
@@ -191,7 +191,7 @@ def test_max_length_counts_the_callers_prompt(build, place, monkeypatch):
         assert arguments["generation_config"].max_length == length
 
 
-def test_new_tokens_go_before_lengths(build):
+def test_max_new_tokens_takes_precedence_over_max_length(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     config = GenerationConfig(
         max_length=1, max_new_tokens=4, do_sample=False, suppress_tokens=[PAD, *SPECIAL]
@@ -214,7 +214,7 @@ def test_min_length_counts_the_callers_prompt(build):
         assert generate(model, inputs, **how).shape == unpruned.shape == (1, length + 1)
 
 
-def test_length_limits_that_are_too_short_fail_as_ever(build):
+def test_a_max_length_below_the_prompt_is_an_error(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
     n = inputs["input_ids"].shape[1]
     with prune(model, SELECTOR):
@@ -234,7 +234,7 @@ def test_guidance_by_a_negative_prompt(build, cached):
 
 
 class Recorder:
-    """Streamer, processor and criterion in one: notes the ids that it is shown."""
+    """Streamer, processor and criterion in one: records the ids that it gets."""
 
     def __init__(self):
         self.seen = []
@@ -269,7 +269,7 @@ def test_a_streamer_is_read_while_another_thread_generates(build):
     streamer = TextIteratorStreamer(Ids(), skip_prompt=True, timeout=60)
     with prune(model, SELECTOR) as run:
         answer = model.generate(**inputs, **GREEDY)
-        # A block reaches no other thread: the call says itself that it is the block's.
+        # The block does not apply in another thread: the call passes its run.
         arguments = {**inputs, **GREEDY, "streamer": streamer, "otprune": run}
         thread = Thread(target=model.generate, kwargs=arguments)
         thread.start()
@@ -310,7 +310,7 @@ def test_allowed_tokens_are_asked_with_the_callers_prompt(build):
     assert answer[:, ids.shape[1] :].tolist() == [[40 + row] * 6 for row in range(3)]
 
 
-def test_the_prompt_may_come_by_position(build):
+def test_the_prompt_as_a_positional_argument(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     expected = generate(model, inputs)
     ids = inputs.pop("input_ids")
@@ -346,7 +346,7 @@ def test_inference_mode(build):
         assert torch.equal(generate(model, inputs), expected)
 
 
-def test_text_alone_is_left_alone(build):
+def test_text_alone_is_unchanged(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(0, 0))
     expected = model.generate(**inputs, **GREEDY)
     with prune(model, SELECTOR) as run:
@@ -356,7 +356,7 @@ def test_text_alone_is_left_alone(build):
 
 
 @pytest.mark.parametrize("refused", [{"token_healing": True}, {"cache_implementation": "paged"}])
-def test_what_would_go_wrong_is_refused(build, refused):
+def test_unsupported_settings_are_refused(build, refused):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     with pytest.raises(UnsupportedError, match=next(iter(refused))):
         generate(model, inputs, **refused)

@@ -1,4 +1,4 @@
-"""How many images there are: by the prompt, by the pixels, or not to be told."""
+"""The number of images, found by the prompt or by the pixels, or ambiguous."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_named_tiles(row: list[int], expected: list[int]) -> None:
     assert image_lengths("ended", runs, ids, ids == 9) == expected
 
 
-def test_two_tiles_or_two_images() -> None:
+def test_two_named_runs_of_one_size_are_ambiguous() -> None:
     ids = torch.tensor([[1, 9, 9, 2, 9, 9, 1]])
     with pytest.raises(UnsupportedError, match="two images or two tiles"):
         image_lengths("ended", [2, 2], ids, ids == 9)
 
 
 @pytest.mark.parametrize("grouping", ["alone", "ended"])
-def test_tiles_that_touch_are_refused(grouping: str) -> None:
+def test_adjacent_tiles_are_refused(grouping: str) -> None:
     ids = torch.tensor([[1, 9, 9, 1, 1, 9, 9, 9, 9]])
     with pytest.raises(UnsupportedError, match="4 placeholders without anything between"):
         image_lengths(grouping, [2, 2, 2], ids, ids == 9)
@@ -73,7 +73,7 @@ def test_an_image_lies_in_one_run(grouping: str) -> None:
 
 
 def photo(seed: int, side: int = 64) -> Tensor:
-    """`(3, side, side)`, smooth as a photograph is."""
+    """`(3, side, side)`, smooth like a photograph."""
     coarse = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return interpolate(coarse, size=(side, side), mode="bicubic")[0]
 
@@ -83,7 +83,7 @@ def resized(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def cut(image: Tensor, rows: int, columns: int, side: int = 32) -> list[Tensor]:
-    """Tiles and the overview, as processors make them."""
+    """Tiles and an overview, as processors return them."""
     large = resized(image, rows * side, columns * side)
     tiles = [
         large[:, r * side : (r + 1) * side, c * side : (c + 1) * side]
@@ -93,7 +93,7 @@ def cut(image: Tensor, rows: int, columns: int, side: int = 32) -> list[Tensor]:
     return [*tiles, resized(image, side, side)]
 
 
-def test_tiles_that_touch_are_an_image_if_the_last_shows_the_others() -> None:
+def test_adjacent_tiles_with_an_overview_are_one_image() -> None:
     one, two = cut(photo(0), 2, 2), cut(photo(1), 1, 3)
     single, other = resized(photo(2), 32, 32), resized(photo(3), 32, 32)
     pixels = torch.stack([*one, single, *two, other, single])
@@ -102,7 +102,7 @@ def test_tiles_that_touch_are_an_image_if_the_last_shows_the_others() -> None:
     assert lengths == [10, 2, 8, 2, 2]
 
 
-def test_pages_are_images_and_so_are_a_tile_and_its_copy() -> None:
+def test_adjacent_tiles_without_an_overview_are_images() -> None:
     page = resized(photo(0), 32, 32)
     pixels = torch.stack([page, page, resized(photo(1), 32, 32), page])
     ids = torch.tensor([[1, *[9] * 8]])
@@ -110,7 +110,7 @@ def test_pages_are_images_and_so_are_a_tile_and_its_copy() -> None:
 
 
 def quartered(image: Tensor) -> list[Tensor]:
-    """Four quarters and the whole, each resized by itself to a longest edge of 40."""
+    """Four quarters and the whole image, each resized to a longest edge of 40."""
     height, width = image.shape[1:]
     h, w = height // 2, width // 2
     parts = [image[:, :h, :w], image[:, :h, w:], image[:, h:, :w], image[:, h:, w:], image]
@@ -132,11 +132,11 @@ def padded(rows: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def touching(n: int) -> list[int]:
-    """n runs of two placeholders, a mark around each."""
+    """n runs of two placeholders, with a mark before and after each."""
     return [4, *[token for _ in range(n) for token in (9, 9, 4)]]
 
 
-def test_quarters_and_their_whole_are_one_image() -> None:
+def test_quarters_and_their_overview_are_one_image() -> None:
     wide, tall = photo(0, 90)[:, :51], photo(1, 81)[:, :, :60]
     singles = [quartered(photo(seed))[-1] for seed in range(5)]
     rows = [quartered(wide) + quartered(tall), singles]
@@ -149,7 +149,7 @@ def test_quarters_and_their_whole_are_one_image() -> None:
     assert image_lengths("quarters", [6], ids, ids == 9, pixels, seen) == [2, 2, 2]
 
 
-def test_images_with_nothing_at_all_between_are_images() -> None:
+def test_adjacent_single_tile_images_are_separate() -> None:
     pixels, seen = padded([[quartered(photo(seed))[-1] for seed in range(2)]])
     ids = torch.tensor([[1, 9, 9, 9, 9, 1]])
     assert image_lengths("quarters", [4], ids, ids == 9, pixels, seen) == [2, 2]
@@ -162,7 +162,7 @@ def test_entries_of_stacked_pixels() -> None:
 
 
 @pytest.mark.parametrize("grouping", ["overview", "quarters", "stacked"])
-def test_without_pixels_it_cannot_be_told(grouping: str) -> None:
+def test_groupings_by_pixels_need_pixels(grouping: str) -> None:
     ids = torch.tensor([[9] * 4])
     with pytest.raises(UnsupportedError, match="pass the pixels"):
         image_lengths(grouping, [2, 2], ids, ids == 9)

@@ -1,4 +1,4 @@
-"""Calls that answered wrongly, or failed without saying what was wrong."""
+"""Calls that once gave wrong results, or failed without a clear error."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def logits_of(out):
 
 
 def with_labels(inputs):
-    """As collators make them: every token but padding and placeholders, the first one too."""
+    """As from a collator: every token except padding and placeholders, including the first."""
     ids = inputs["input_ids"]
     return inputs | {"labels": ids.masked_fill((ids == IMAGE) | (ids == PAD), -100)}
 
@@ -73,8 +73,8 @@ def rows_alone(inputs, images):
 @ALL
 @pytest.mark.parametrize("logits", ["short", "full"])
 @torch.no_grad()
-def test_a_batchs_loss_is_that_of_its_rows(build, settings, logits):
-    """A first token is never a label, also where its row gets padding in front."""
+def test_the_loss_of_a_batch_is_that_of_its_sequences(build, settings, logits):
+    """A first token is never a label, even if padding is added before it."""
     model, inputs = build("llava"), with_labels(right_padded(FAMILIES["llava"].inputs((1, 2))))
     settings = Settings(settings.selector, settings.positions, mass=settings.mass, logits=logits)
     total, number = 0.0, 0
@@ -88,7 +88,7 @@ def test_a_batchs_loss_is_that_of_its_rows(build, settings, logits):
 
 
 @torch.no_grad()
-def test_the_side_of_padding_does_not_change_a_loss(build):
+def test_the_loss_does_not_depend_on_the_padding_side(build):
     model, inputs = build("llava"), with_labels(right_padded(FAMILIES["llava"].inputs((1, 2))))
     left, right = (
         model(**prune_inputs(model, inputs, PLAIN.selector, padding_side=side)).loss
@@ -124,8 +124,8 @@ def by_hand(use_reentrant):
     "way", [wrapped, by_hand(False), by_hand(True)], ids=["wrapped", "by hand", "reentrant"]
 )
 @pytest.mark.parametrize("settings", [PLAIN, MASSED], ids=["plain", "massed"])
-def test_layers_that_run_again_without_their_masses_are_refused(way, settings):
-    """Activation checkpointing that transformers knows nothing of; gradients were those of none."""
+def test_activation_checkpointing_of_layers_is_refused_with_mass(way, settings):
+    """Checkpointing that transformers does not know of: gradients would be those without mass."""
 
     def gradients(change):
         model = FAMILIES["llava"].model().train()
@@ -142,7 +142,7 @@ def test_layers_that_run_again_without_their_masses_are_refused(way, settings):
         assert all(map(torch.allclose, gradients(way), gradients(lambda model: None)))
 
 
-def test_checkpointing_of_a_whole_call_keeps_masses():
+def test_checkpointing_a_whole_call_keeps_masses():
     def gradients(call):
         model = FAMILIES["llava"].model().train()
         inputs = with_labels(FAMILIES["llava"].inputs((1, 2)))
@@ -154,7 +154,7 @@ def test_checkpointing_of_a_whole_call_keeps_masses():
     assert all(map(torch.equal, found, gradients(lambda function: function())))
 
 
-# -- calls inside calls --------------------------------------------------------------------------
+# -- nested calls --------------------------------------------------------------------------------
 
 
 class Asking(StoppingCriteria):
@@ -170,8 +170,8 @@ class Asking(StoppingCriteria):
 @pytest.mark.parametrize("who", ["base model", "language model", "text model", "other model"])
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @torch.no_grad()
-def test_masses_stay_out_of_what_shares_the_layers(who, cache):
-    """A reward head on the base model, or a text model of the same weights, asked in between."""
+def test_masses_do_not_affect_other_models_that_share_layers(who, cache):
+    """A stopping criterion calls a part of the model, or another model with the same layers."""
     model, other = FAMILIES["llava"].model(), FAMILIES["llava"].model()
     text, images = FAMILIES["llava"].inputs((0,), seed=3), FAMILIES["llava"].inputs((1,), seed=3)
     other.model.language_model = model.model.language_model
@@ -203,8 +203,8 @@ def test_masses_stay_out_of_what_shares_the_layers(who, cache):
 @pytest.mark.parametrize("images", [(1, 2, 0), (2,)])
 @ALL
 @torch.no_grad()
-def test_a_generate_of_before_the_block_answers_alike(build, name, images, settings):
-    """It comes by way of forward(), with positions that count what was dropped."""
+def test_a_bound_generate_from_before_the_block_is_pruned(build, name, images, settings):
+    """It calls the pruned forward(), with positions of the full prompt."""
     model, inputs = build(name), FAMILIES[name].inputs(images)
     before = model.generate
     with prune(model, settings):
@@ -228,8 +228,8 @@ def ending_with_an_image(name):
 )
 @pytest.mark.parametrize("settings", [PLAIN, COMPACT, WEIGHED], ids=["plain", "compact", "massed"])
 @torch.no_grad()
-def test_an_answer_behind_an_image_stands_where_it_stood(build, name, how, settings):
-    """The last token of the prompt is dropped, and the answer counts on from it all the same."""
+def test_positions_of_an_answer_directly_after_an_image(build, name, how, settings):
+    """The last token of the prompt is dropped, but the answer still follows its position."""
     model, inputs = build(name), ending_with_an_image(name)
     how = how | ({"do_sample": True} if "num_return_sequences" in how else {})
     width = inputs["input_ids"].shape[1]
@@ -252,8 +252,8 @@ def test_an_answer_behind_an_image_stands_where_it_stood(build, name, how, setti
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 @torch.no_grad()
-def test_a_conversation_goes_on_behind_an_image(build, name):
-    """A second turn on the cache says what the whole conversation says at once."""
+def test_the_next_turn_directly_after_an_image(build, name):
+    """A second turn on the cache equals a call with the whole conversation."""
     model, inputs = build(name), ending_with_an_image(name)
     with prune(model, PLAIN):
         first = model.generate(**inputs, **LOGITS | {"max_new_tokens": 6})
@@ -268,7 +268,7 @@ def test_a_conversation_goes_on_behind_an_image(build, name):
 
 @torch.no_grad()
 def test_inputs_that_end_with_a_dropped_token_are_refused(build):
-    """Nothing there could tell generate() where to go on."""
+    """generate() would not know the position of the answer."""
     model, inputs = build("llava"), ending_with_an_image("llava")
     with pytest.raises(UnsupportedError, match="ends with a visual token"):
         prune_inputs(model, inputs, PLAIN.selector)
@@ -280,8 +280,8 @@ def test_inputs_that_end_with_a_dropped_token_are_refused(build):
 
 
 @torch.no_grad()
-def test_padding_of_a_conversation_is_known_without_a_mask(build):
-    """generate() takes padding ids for padding, on a cache that forward() filled as well."""
+def test_the_next_turn_infers_padding_without_a_mask(build):
+    """generate() treats pad tokens as padding, also on a cache that forward() filled."""
     model, inputs = build("llava"), FAMILIES["llava"].inputs((1, 2, 0))
     ids = torch.cat([inputs["input_ids"], torch.tensor([[50, 51]]).expand(3, -1)], dim=1)
     mask = {"attention_mask": (ids != PAD).long()}
@@ -297,8 +297,8 @@ def test_padding_of_a_conversation_is_known_without_a_mask(build):
 
 @pytest.mark.parametrize("more", [{}, {"otprune": None}], ids=["nothing", "None"])
 @torch.no_grad()
-def test_a_pruned_cache_is_not_taken_for_a_whole_one(more):
-    """The model is enabled, and each call says how; this one forgot."""
+def test_an_unpruned_call_on_a_pruned_cache_is_refused(more):
+    """The model is enabled without settings, and the call has no `otprune` argument."""
     model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs((1,))
     enable(model)
     first = model.generate(**inputs, **LOGITS, otprune=MASSED)
@@ -313,7 +313,7 @@ def test_a_pruned_cache_is_not_taken_for_a_whole_one(more):
 
 
 @torch.no_grad()
-def test_a_shallow_copy_of_a_cache_follows_its_rows(build):
+def test_a_shallow_copy_of_a_cache_shares_its_memory(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs((1, 2, 0))
     rows, step = torch.tensor([2, 1, 0]), torch.tensor([[40], [41], [42]])
     with prune(model, PLAIN):
@@ -324,11 +324,11 @@ def test_a_shallow_copy_of_a_cache_follows_its_rows(build):
         close(model(input_ids=step[rows], past_key_values=shared).logits, expected)
 
 
-# -- what is left behind -------------------------------------------------------------------------
+# -- references after a block --------------------------------------------------------------------
 
 
-def test_a_context_of_a_block_does_not_keep_the_model():
-    """As an asyncio task that was started inside keeps it."""
+def test_a_context_does_not_keep_the_model_alive():
+    """An asyncio task started inside the block keeps a copy of the context."""
     model = FAMILIES["llava"].model()
     there = weakref.ref(model)
     with prune(model, PLAIN):
@@ -339,8 +339,8 @@ def test_a_context_of_a_block_does_not_keep_the_model():
     assert entry._BLOCKS in context
 
 
-def test_blocks_left_elsewhere_do_not_pile_up():
-    """As those of generators that are closed in another context."""
+def test_blocks_ended_in_another_context_do_not_accumulate():
+    """As for generators that are closed in another context."""
 
     def piling():
         model = FAMILIES["llava"].model()
@@ -354,7 +354,7 @@ def test_blocks_left_elsewhere_do_not_pile_up():
 
 
 @torch.no_grad()
-def test_a_custom_loop_that_returns_something_else_is_named(build):
+def test_an_unknown_result_of_custom_generate_is_refused(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs((1,))
     with prune(model, PLAIN), pytest.raises(OTPruneError, match="custom_generate"):
         model.generate(**inputs, **GREEDY, custom_generate=lambda model, input_ids, **_: {"a": 1})

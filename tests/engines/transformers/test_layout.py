@@ -59,7 +59,7 @@ def test_compact_positions_count_tokens():
     assert compact_positions(mask, torch.zeros(4, 2, 9)).shape == (4, 2, 4)
 
 
-def test_only_the_text_index_of_rotary_positions_is_counted_anew():
+def test_only_the_text_index_of_mrope_positions_is_compact():
     mask = torch.ones(2, 3).long()
     places = torch.tensor([4, 7, 9]).expand(4, 2, 3)
     assert with_text_index(places, mask)[0].tolist() == [[0, 1, 2]] * 2
@@ -68,15 +68,15 @@ def test_only_the_text_index_of_rotary_positions_is_counted_anew():
 
 
 @pytest.mark.parametrize("axes", [(), (3,), (4,)])
-def test_the_delta_leads_to_the_next_position(axes):
+def test_rope_delta_gives_the_next_position(axes):
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     places = torch.tensor([[0, 2, 5, 8], [0, 1, 2, 6]]).expand(*axes, 2, 4).clone()
     if axes == (4,):
-        places[0] = 100  # the text index says nothing about rotary positions
+        places[0] = 100  # the text index does not count for M-RoPE
     assert rope_delta(places, mask).tolist() == [[9 - 3], [7 - 4]]
 
 
-def test_gaps_are_refused_where_kernels_misread_them():
+def test_gaps_are_refused_with_flash_attention():
     def model(attention, **forward):
         text = SimpleNamespace(_attn_implementation=attention)
         config = SimpleNamespace(get_text_config=lambda: text)

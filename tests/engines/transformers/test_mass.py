@@ -1,4 +1,4 @@
-"""Attention mass in the with block: whose it is, how long it lasts, and what is refused."""
+"""Attention mass: which calls it applies to, cached prompts, attention functions, refusals."""
 
 from __future__ import annotations
 
@@ -36,16 +36,18 @@ def no_grad():
 
 
 def implementations(model):
-    """What every module's config says of its attention."""
+    """The attention implementation in every module's config."""
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     return {key: config._attn_implementation for key, config in configs.items()}
 
 
 @pytest.fixture
 def llava(build):
-    """A model that must come out of the test as it went in."""
+    """A model that the test must leave unchanged."""
     model = build("llava")
-    model.generate(**inputs_of(model), **GREEDY)  # what transformers itself leaves on a model
+    model.generate(
+        **inputs_of(model), **GREEDY
+    )  # sets attributes that transformers itself leaves on a model
     before = state(model), implementations(model)
     interface = AttentionInterface.get_interface
     yield model
@@ -58,13 +60,13 @@ def inputs_of(model, images=(1, 2, 0)):
     return FAMILIES[model.config.model_type].inputs(images)
 
 
-# -- whose mass it is, and how long it lasts ---------------------------------------------------
+# -- which calls have mass ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "how", [{"mass": "none"}, {"mass": "token", "alpha": 0}, {"mass": "token", "keep": 1.0}]
 )
-def test_without_mass_nothing_is_installed(llava, how, monkeypatch):
+def test_without_mass_no_attention_is_patched(llava, how, monkeypatch):
     how = dict(how)
     selector = TransportPrune(how.pop("keep", 0.3))
     inputs = inputs_of(llava)
@@ -76,7 +78,7 @@ def test_without_mass_nothing_is_installed(llava, how, monkeypatch):
         assert torch.equal(llava.generate(**inputs, **GREEDY).sequences, plain[1])
 
 
-def test_text_alone_is_left_alone(llava):
+def test_a_call_without_images_has_no_mass(llava):
     inputs, text = inputs_of(llava), inputs_of(llava, (0, 0))
     plain = llava(**text).logits, llava.generate(**text, **GREEDY)
     with prune(llava, SELECTOR, mass="token"):
@@ -88,7 +90,7 @@ def test_text_alone_is_left_alone(llava):
             llava.generate(**inputs, **GREEDY)
 
 
-def test_images_are_encoded_as_ever(llava):
+def test_the_image_encoder_has_no_mass(llava):
     inputs, features = inputs_of(llava), []
     for mass in ("none", "token"):
         with prune(llava, SELECTOR, mass=mass) as run:
@@ -98,7 +100,7 @@ def test_images_are_encoded_as_ever(llava):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_call_that_fails_leaves_nothing_behind(llava, error, monkeypatch):
+def test_a_failed_call_leaves_no_patch(llava, error, monkeypatch):
     inputs, text = inputs_of(llava), inputs_of(llava, (0,))
     plain = llava(**text).logits
 
@@ -116,7 +118,7 @@ def test_a_call_that_fails_leaves_nothing_behind(llava, error, monkeypatch):
             assert torch.equal(llava(**inputs).logits, wanted)
 
 
-def test_two_models_at_once(llava):
+def test_mass_in_two_models_at_once(llava):
     other = FAMILIES["qwen2_5_vl"].model("eager")
     mine, others = inputs_of(llava), inputs_of(other)
     with prune(llava, SELECTOR, mass="token"):
@@ -146,8 +148,8 @@ def test_a_negative_prompt_has_no_mass(llava):
 
 
 @pytest.mark.parametrize("how", ["prompt_lookup_num_tokens", "cache_implementation"])
-def test_a_prompt_without_padding(build, how):
-    """It needs no mask, but for the bias; and tokens that were guessed wrong are taken back."""
+def test_mass_without_padding(build, how):
+    """transformers makes no mask then, except for the bias. Rejected guesses are removed again."""
     model, inputs = build("qwen2_vl"), FAMILIES["qwen2_vl"].inputs((2,))
     value = {"prompt_lookup_num_tokens": 2, "cache_implementation": "static"}[how]
     with prune(model, SELECTOR, mass="token"):
@@ -155,11 +157,11 @@ def test_a_prompt_without_padding(build, how):
         assert torch.equal(model.generate(**inputs, **GREEDY, **{how: value}).sequences, wanted)
 
 
-# -- going on from a cache ---------------------------------------------------------------------
+# -- continuing on a cache ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
-def test_a_next_turn_still_weighs_the_images(build, name):
+def test_mass_persists_in_the_next_turn(build, name):
     model, inputs = build(name), FAMILIES[name].inputs()
     with prune(model, SELECTOR, mass="token") as run:
         first = model.generate(**inputs, **GREEDY)
@@ -176,7 +178,7 @@ def test_a_next_turn_still_weighs_the_images(build, name):
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
-def test_forward_goes_on_with_new_tokens(build, name):
+def test_mass_persists_in_forward_with_new_tokens(build, name):
     model, inputs = build(name), FAMILIES[name].inputs()
     new = NEW.expand(3, -1)
     whole = longer(inputs, torch.cat([inputs["input_ids"], new], dim=1))
@@ -189,7 +191,7 @@ def test_forward_goes_on_with_new_tokens(build, name):
 
 
 def test_a_cache_keeps_the_mass_that_it_was_made_with(llava):
-    """In another with block, too, whatever that one gives its own images."""
+    """Also in another with block, whatever the mass of its own images."""
     inputs, cache = inputs_of(llava), DynamicCache()
     with prune(llava, SELECTOR, mass="token"):
         first = llava.generate(**inputs, **GREEDY, past_key_values=cache)
@@ -216,13 +218,13 @@ def test_a_cache_keeps_the_mass_that_it_was_made_with(llava):
 
 @pytest.fixture
 def interfaces(monkeypatch):
-    """Registrations that end with the test."""
+    """Undo registrations of attention functions after the test."""
     for interface in (AttentionInterface, AttentionMaskInterface):
         monkeypatch.setattr(interface, "_global_mapping", dict(interface._global_mapping))
 
 
 def choose(model, name):
-    """Text layers attend by `name`, the vision tower as before."""
+    """Set the attention implementation of the text layers only."""
     for module in language_model(model).modules():
         if hasattr(module, "config"):
             module.config._attn_implementation_internal = name
@@ -230,7 +232,7 @@ def choose(model, name):
 
 
 def flash_kernel(query, key, value, mask, *, is_causal, softmax_scale, sliding_window, **rest):
-    """What flash attention does, by torch: heads last, a mask over keys, causal from the end."""
+    """Flash attention in torch: heads last, a mask over keys, causal from the last key."""
     assert rest["attn_implementation"] == "flash_attention_of_a_test"
     assert query.shape[-1] % 8 == key.shape[-1] % 8 == 0
     assert query.shape[-1] == value.shape[-1]
@@ -247,8 +249,8 @@ def flash_kernel(query, key, value, mask, *, is_causal, softmax_scale, sliding_w
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl", "internvl", "mistral3"])
-def test_flash_attention_by_a_kernel_of_torch(name, interfaces, monkeypatch):
-    """The kernel alone is replaced: what it is given, and made of, is transformers' and ours."""
+def test_flash_attention_with_its_kernel_replaced(name, interfaces, monkeypatch):
+    """Only the kernel is replaced; everything around it is transformers' and otprune's."""
     monkeypatch.setattr(
         "transformers.integrations.flash_attention._flash_attention_forward", flash_kernel
     )
@@ -269,7 +271,7 @@ def test_flash_attention_by_a_kernel_of_torch(name, interfaces, monkeypatch):
 
 @pytest.mark.slow
 def test_flex_attention():
-    """Compiles for this machine, about a minute."""
+    """Compiles for about a minute."""
     model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs()
     with prune(model, SELECTOR, mass="token") as run:
         wanted = model(**inputs).logits
@@ -286,7 +288,7 @@ def sum_dropped(items, rows):
 
 
 def test_flex_attention_is_given_a_score_modification():
-    """As transformers' function takes it: one bias for every query and head."""
+    """In the shape that transformers' function takes: a bias for every query and head."""
     seen = {}
 
     def flex(module, query, key, value, mask, position_bias=None, **kwargs):
@@ -305,7 +307,7 @@ def test_flex_attention_is_given_a_score_modification():
         attention._add_as_score(lambda module, mask: 0, key_bias, None, query, key, key, None)
 
 
-def test_an_implementation_may_be_chosen_inside_the_block():
+def test_the_attention_implementation_may_change_inside_the_block():
     model, inputs = FAMILIES["llava"].model("sdpa"), FAMILIES["llava"].inputs()
     with prune(model, SELECTOR, mass="token"):
         model.generate(**inputs, **GREEDY)
@@ -326,7 +328,7 @@ def test_wrong_arguments(llava, wrong):
         pass
 
 
-def test_an_attention_function_that_is_not_known(interfaces):
+def test_an_unknown_attention_function_is_refused(interfaces):
     AttentionInterface.register("mine", lambda *args, **kwargs: None)
     AttentionMaskInterface.register("mine", sdpa_mask)
     model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs()
@@ -337,7 +339,7 @@ def test_an_attention_function_that_is_not_known(interfaces):
     choose(model, "sdpa")
     with prune(model, SELECTOR, mass="token"):
         first = model.generate(**inputs, **GREEDY)
-        choose(model, "mine")  # where it is too late to see it coming
+        choose(model, "mine")  # after the check on entering the block
         with pytest.raises(UnsupportedError, match=why):
             model(**inputs)
     whole = longer(inputs, first.sequences)
@@ -347,7 +349,7 @@ def test_an_attention_function_that_is_not_known(interfaces):
 
 
 @pytest.mark.parametrize("kind", ["linear_attention", "conv", "compressed_sparse_attention"])
-def test_layers_in_which_mass_means_nothing(kind):
+def test_layer_types_without_token_keys_are_refused(kind):
     model = FAMILIES["llava"].model()
     language_model(model).config.layer_types = ["full_attention", kind]
     with pytest.raises(UnsupportedError, match=kind), prune(model, SELECTOR, mass="token"):
@@ -356,7 +358,7 @@ def test_layers_in_which_mass_means_nothing(kind):
         pass
 
 
-def test_layers_that_choose_their_tokens():
+def test_sparse_layers_with_an_indexer_are_refused():
     model = FAMILIES["llava"].model()
     language_model(model).layers[1].self_attn.indexer = torch.nn.Linear(1, 1)
     why = "choose the tokens they attend to"
@@ -364,8 +366,8 @@ def test_layers_that_choose_their_tokens():
         pass
 
 
-def test_layers_that_go_another_way(monkeypatch):
-    """Their mass would be lost, so there is no answer."""
+def test_layers_that_bypass_the_attention_interface_are_refused(monkeypatch):
+    """Their mass would be lost."""
     model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs()
     layer = language_model(model).layers[1].self_attn
     monkeypatch.setattr(layer, "forward", lambda hidden_states, **_: (hidden_states, None))
@@ -376,7 +378,7 @@ def test_layers_that_go_another_way(monkeypatch):
             assert set(implementations(model).values()) == {"sdpa"}
 
 
-def test_gradient_checkpointing():
+def test_gradient_checkpointing_is_refused():
     model = FAMILIES["llava"].model().train()
     model.gradient_checkpointing_enable()
     why = "gradient_checkpointing_disable"
@@ -384,14 +386,14 @@ def test_gradient_checkpointing():
         pass
 
 
-def test_gradients_know_the_mass():
+def test_gradients_include_the_mass():
     model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs((1, 1))
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     with prune(model, SELECTOR, mass="token"):
         check_encoder_gradients(model, inputs, lambda given: model(**given, labels=labels).loss)
 
 
-def test_a_soft_cap_under_flash_attention():
+def test_a_soft_cap_with_flash_attention_is_refused():
     query = torch.zeros(1, 1, 2, 8)
     key_bias = attention.KeyBias(None, torch.zeros(1, 2))
     with pytest.raises(UnsupportedError, match="softcap"):

@@ -1,4 +1,4 @@
-"""A method of the user's own works wherever a selector does."""
+"""The user's own method works wherever a selector does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def no_grad():
 
 @dataclass(frozen=True)
 class Spread(Selector):
-    """Every `step`-th token first, then the others. Says nothing about itself."""
+    """Every `step`-th token first, then the others. Sets no class attributes."""
 
     step: int = 3
 
@@ -55,7 +55,7 @@ KEEP = pytest.mark.parametrize("keep", [0.4, 5, 1.0, "auto", Auto(0.3, max_keep=
 
 @OWN
 @KEEP
-def test_tokens_alone(method, keep):
+def test_select_and_reduce(method, keep):
     tokens = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
     selector = method(keep)
     kept = selector.select(tokens)
@@ -72,8 +72,8 @@ def test_tokens_alone(method, keep):
 @OWN
 @KEEP
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_a_model(build, name, method, keep):
-    """In a block, for everybody, for one call, and on inputs: the method's own choice each time."""
+def test_every_way_to_prune_a_model(build, name, method, keep):
+    """In a block, enabled, for one call, and with `prune_inputs`: the same choice each time."""
     family, selector, model = FAMILIES[name], method(keep), build(name)
     inputs = family.inputs((1, 2), video=family.has_video)
     with prune(model, selector, merge=True) as run:
@@ -96,7 +96,7 @@ def test_a_model(build, name, method, keep):
     assert torch.equal(model.generate(**shorter, **GREEDY)[:, n:], ids[:, -3:])
 
 
-def test_what_it_needs_comes_with_the_call(build):
+def test_needed_weights_come_from_the_call(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
 
     def weigh(images):

@@ -29,7 +29,7 @@ def no_grad():
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("positions", ["preserved", "compact"])
 @pytest.mark.parametrize("merge", [False, True])
-def test_the_same_as_the_with_block(build, name, positions, merge):
+def test_equals_the_with_block(build, name, positions, merge):
     model, inputs = build(name), FAMILIES[name].inputs()
     given = dict(inputs)
     shorter = prune_inputs(model, inputs, SELECTOR, positions=positions, merge=merge)
@@ -69,7 +69,7 @@ def test_decoding_by_hand(build, name):
 
 @pytest.mark.parametrize("name", [name for name in CORE if "qwen" in name])
 @pytest.mark.parametrize("positions", ["preserved", "compact"])
-def test_rotary_models_know_the_next_position_themselves(build, name, positions):
+def test_mrope_models_continue_with_rope_deltas(build, name, positions):
     model, inputs = build(name), FAMILIES[name].inputs(images=(2,))
     shorter = prune_inputs(model, inputs, SELECTOR, positions=positions)
     last = shorter["position_ids"][..., -1:]
@@ -98,7 +98,7 @@ def test_padding_on_either_side(build, name):
         torch.testing.assert_close(a[row, -n:], b[row, :n], rtol=0, atol=2e-4)
 
 
-def test_keeping_everything_hands_on_the_same_tensors(build):
+def test_keeping_everything_returns_the_same_tensors(build):
     for name in CORE:
         model, inputs = build(name), FAMILIES[name].inputs()
         whole = prune_inputs(model, inputs, RandomPrune(1.0), merge=True)
@@ -106,13 +106,13 @@ def test_keeping_everything_hands_on_the_same_tensors(build):
         assert all(whole[key] is inputs[key] for key in inputs if key in whole)
 
 
-def test_text_alone_is_handed_on(build):
+def test_text_alone_is_unchanged(build):
     inputs = FAMILIES["llava"].inputs(images=(0, 0))
     assert prune_inputs(build("llava"), inputs, SELECTOR) == inputs
 
 
 @pytest.mark.skipif(installed() < ROWWISE, reason="transformers itself is wrong here")
-def test_encoded_images_are_pruned_too_and_not_written_to(build):
+def test_encoder_outputs_are_pruned_and_not_changed_in_place(build):
     model, inputs = build("qwen3_vl"), FAMILIES["qwen3_vl"].inputs()
     encoded = model.model.get_image_features(
         inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
@@ -167,7 +167,7 @@ def test_pruning_twice_is_refused(build):
         ({"logits_to_keep": lambda x: torch.tensor([3])}, "logits_to_keep asks for columns"),
     ],
 )
-def test_what_cannot_be_pruned_rightly_is_refused(build, change, message):
+def test_unsupported_arguments_are_refused(build, change, message):
     inputs = FAMILIES["llava"].inputs()
     ((key, made),) = change.items()
     inputs[key] = made(inputs.get(key))
@@ -183,7 +183,7 @@ def test_images_in_another_order_than_their_placeholders_are_refused(build):
         prune_inputs(model, inputs, SELECTOR)
 
 
-def test_what_a_processor_returns_will_do(build):
+def test_a_batch_feature_is_accepted(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     expected = prune_inputs(model, inputs, SELECTOR)
     shorter = prune_inputs(model, BatchFeature(inputs), SELECTOR)
@@ -202,7 +202,7 @@ def test_embeddings_instead_of_ids_are_refused_with_images_only(build):
     assert torch.equal(out, model(**alone).logits)
 
 
-def test_type_ids_that_rotary_positions_need_are_asked_for(build):
+def test_missing_type_ids_of_mrope_are_refused(build):
     model, inputs = build("qwen2_5_vl"), FAMILIES["qwen2_5_vl"].inputs()
     del inputs["mm_token_type_ids"]
     with pytest.raises(OTPruneError, match="mm_token_type_ids is missing"):

@@ -1,4 +1,4 @@
-"""The with block: what it reports, and that nothing of it stays behind."""
+"""The with block: its report, and that it leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GREEDY = {"max_new_tokens": 3, "do_sample": False}
 
 
 def state(model):
-    """Everything that a with block could leave on a model."""
+    """All attributes and hooks that a with block could leave on a model."""
     modules = list(model.modules())
     return (
         {name: id(value) for name, value in vars(model).items()},
@@ -29,7 +29,7 @@ def state(model):
 
 @pytest.mark.parametrize("name", CORE)
 @torch.no_grad()
-def test_nothing_stays_behind(build, name):
+def test_the_model_is_restored_after_the_block(build, name):
     model, inputs = build(name), FAMILIES[name].inputs()
     expected = model.generate(**inputs, **GREEDY), model(**inputs).logits
     before = state(model)
@@ -43,7 +43,7 @@ def test_nothing_stays_behind(build, name):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_stays_behind_after_an_exception(build, error):
+def test_the_model_is_restored_after_an_exception(build, error):
     model = build("llava")
     before = state(model)
     with pytest.raises(error), prune(model, SELECTOR):
@@ -52,7 +52,7 @@ def test_nothing_stays_behind_after_an_exception(build, error):
 
 
 @torch.no_grad()
-def test_a_call_that_fails_does_not_harm_the_next(build):
+def test_a_failed_call_does_not_affect_the_next(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
 
     def fail(row, ids):
@@ -72,7 +72,7 @@ def test_a_call_that_fails_does_not_harm_the_next(build):
 
 
 @torch.no_grad()
-def test_a_generate_of_ones_own_is_put_back(build):
+def test_an_instance_generate_is_restored(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     mine = partial(type(model).generate, model)
     model.generate = mine
@@ -86,7 +86,7 @@ def test_a_generate_of_ones_own_is_put_back(build):
 
 
 @torch.no_grad()
-def test_of_two_blocks_on_one_model_the_inner_one_holds(build):
+def test_the_inner_of_two_nested_blocks_applies(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs()
     before = state(model)
     with prune(model, SELECTOR) as outer:
@@ -137,7 +137,7 @@ def test_the_report(build, name, selector):
 
 
 @torch.no_grad()
-def test_newlines_of_anyres_are_tokens_like_any_other(build):
+def test_anyres_newlines_are_counted_and_selected(build):
     model, inputs = build("llava_next"), FAMILIES["llava_next"].inputs(images=(1,))
     with prune(model, NormPrune(1.0)) as run:
         model(**inputs)
@@ -149,7 +149,7 @@ def test_newlines_of_anyres_are_tokens_like_any_other(build):
     with prune(model, NormPrune(10)) as run:
         model(**inputs)
         (item,) = run.last
-    assert (item.before, item.after) == (52, 10)  # they are counted, and compete
+    assert (item.before, item.after) == (52, 10)  # newlines are counted, and may be dropped
     assert torch.equal(item.indices, NormPrune(10).select(whole.features))
 
 
@@ -184,7 +184,7 @@ def test_images_are_encoded_once(build, name, keep):
 
 
 class Counting(RandomPrune):
-    """Notes the shapes that it is asked about."""
+    """Records the shapes of its arguments."""
 
     def reduce(self, tokens, merge=False, weights=None):
         SHAPES.append(tuple(tokens.shape))
@@ -195,7 +195,7 @@ SHAPES: list[tuple[int, ...]] = []
 
 
 @torch.no_grad()
-def test_images_of_one_size_are_selected_from_at_once(build):
+def test_images_of_one_size_are_one_batch(build):
     SHAPES.clear()
     with prune(build("llava"), Counting(0.4)):
         build("llava")(**FAMILIES["llava"].inputs())
@@ -207,7 +207,7 @@ def test_images_of_one_size_are_selected_from_at_once(build):
 
 
 @torch.no_grad()
-def test_a_selector_that_scrambles_is_refused(build):
+def test_unsorted_indices_are_refused(build):
     class Scrambled(RandomPrune):
         def reduce(self, tokens, merge=False, weights=None):
             made = super().reduce(tokens, merge, weights)
@@ -218,7 +218,7 @@ def test_a_selector_that_scrambles_is_refused(build):
 
 
 @torch.no_grad()
-def test_any_object_with_reduce_will_do(build):
+def test_any_object_with_reduce_is_a_selector(build):
     class Mine:
         def reduce(self, tokens, merge=False, weights=None):
             return OTPrune(4).reduce(tokens, merge, weights)

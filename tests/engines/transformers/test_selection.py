@@ -1,4 +1,4 @@
-"""What a selector made of the images of a call."""
+"""Log masses of the kept tokens of an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PICTURES = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n 
 
 
 @pytest.mark.parametrize("mass", ["total", "token"])
-def test_an_image_kept_whole_has_no_mass_to_the_last_bit(mass) -> None:
+def test_log_masses_of_an_image_kept_whole_are_exactly_zero(mass) -> None:
     small, large = choose(OTPrune(6), PICTURES, [0, 0], merge=False)
     assert torch.equal(log_masses(small, 4, mass, 1.0), torch.zeros(4))
     weights = log_masses(large, 12, mass, 1.0)
@@ -23,7 +23,7 @@ def test_an_image_kept_whole_has_no_mass_to_the_last_bit(mass) -> None:
         assert weights.tolist() == pytest.approx([math.log(2)] * 6)
 
 
-def test_masses_are_worked_out_only_if_each_token_has_its_own() -> None:
+def test_masses_are_computed_only_for_mass_token() -> None:
     (choice,) = choose(OTPrune(6), PICTURES[1:], [0], merge=False)
-    choice.made.lazy_masses._value = None  # asked, it would break
+    choice.made.lazy_masses._value = None  # calling it would raise
     assert log_masses(choice, 12, "total", 0.5).tolist() == pytest.approx([0.5 * math.log(2)] * 6)

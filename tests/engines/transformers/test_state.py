@@ -1,4 +1,4 @@
-"""Whose call it is: blocks, enabled models, calls that say it; threads; calls inside calls."""
+"""Which settings apply to a call: blocks, enabled models, single calls, threads, nested calls."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ids_of(model, inputs, settings=None, **more):
 
 
 def in_thread(function):
-    """What a function gives in a thread of its own, or raises there."""
+    """Run a function in a new thread; return its result or raise its error."""
     found = []
 
     def target():
@@ -84,7 +84,7 @@ def in_thread(function):
 # -- the three ways ------------------------------------------------------------------------------
 
 
-def test_a_block_is_its_own_threads(model, inputs):
+def test_a_block_applies_in_its_own_thread_only(model, inputs):
     plain, pruned = ids_of(model, inputs), ids_of(model, inputs, MASSED)
     assert not torch.equal(plain, pruned)
     with prune(model, MASSED) as run:
@@ -100,14 +100,14 @@ def test_a_block_is_its_own_threads(model, inputs):
         assert len(run.last) == 3
 
 
-def test_an_enabled_model_is_pruned_for_everybody(model, inputs):
+def test_an_enabled_model_is_pruned_in_all_threads(model, inputs):
     plain, pruned = ids_of(model, inputs), ids_of(model, inputs, MASSED)
     before = state(model)
     run = enable(model, MASSED)
     for call in (lambda f: f(), in_thread):
         assert torch.equal(call(lambda: model.generate(**inputs, **GREEDY)), pruned)
     assert len(run.last) == 3
-    other = ids_of(model, inputs, Settings(KEPT))  # a block holds before it
+    other = ids_of(model, inputs, Settings(KEPT))  # a block takes precedence
     assert not torch.equal(other, pruned)
     assert torch.equal(model.generate(**inputs, **GREEDY, otprune=None), plain)
     enable(model, KEPT)
@@ -118,7 +118,7 @@ def test_an_enabled_model_is_pruned_for_everybody(model, inputs):
     assert state(model) == before
 
 
-def test_a_call_says_how_it_is_pruned(model, inputs):
+def test_settings_of_a_single_call(model, inputs):
     plain, pruned = ids_of(model, inputs), ids_of(model, inputs, MASSED)
     before = state(model)
     with prune(model, MASSED):
@@ -137,7 +137,7 @@ def test_a_call_says_how_it_is_pruned(model, inputs):
     assert state(model) == before
 
 
-def test_disabling_does_not_harm_a_call_that_is_under_way(model, inputs):
+def test_disable_does_not_affect_a_running_call(model, inputs):
     expected = ids_of(model, inputs, MASSED)
     enable(model, MASSED)
 
@@ -150,7 +150,7 @@ def test_disabling_does_not_harm_a_call_that_is_under_way(model, inputs):
     assert "generate" not in vars(model)
 
 
-def test_a_block_left_in_another_context_holds_no_more(model, inputs):
+def test_a_block_ended_in_another_context_has_ended(model, inputs):
     plain, before = ids_of(model, inputs), state(model)
     block = prune(model, KEPT)
     block.__enter__()
@@ -173,7 +173,7 @@ def test_a_block_is_entered_once(model):
 
 
 @pytest.mark.parametrize("wrong", [0.1, "otprune", OTPrune, None, {"keep": 0.1}])
-def test_what_is_no_selector_is_refused_at_once(model, inputs, wrong):
+def test_an_argument_that_is_no_selector_is_refused_at_once(model, inputs, wrong):
     before = state(model)
     for way in (prune, Settings, otprune.prune_inputs):
         with pytest.raises(OTPruneError, match="selector="):
@@ -186,7 +186,7 @@ def test_what_is_no_selector_is_refused_at_once(model, inputs, wrong):
     assert state(model) == before
 
 
-def test_settings_are_said_once(model):
+def test_settings_exclude_other_arguments(model):
     with pytest.raises(OTPruneError, match="say all of it in the settings"):
         prune(model, MASSED, merge=True)
     for wrong in ({"logits": "all"}, {"merge": "yes"}, {"positions": "none"}, {"mass": 1}):
@@ -194,7 +194,7 @@ def test_settings_are_said_once(model):
             Settings(KEPT, **wrong)
 
 
-def test_a_run_can_be_read(model, inputs):
+def test_repr_of_a_run(model, inputs):
     with prune(model, KEPT) as run:
         assert repr(run) == "Run(no call yet)"
         model(**inputs)
@@ -221,7 +221,7 @@ MANY = (
 @pytest.mark.parametrize("calls", [10, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["blocks", "calls"])
 def test_eight_threads_with_four_settings_and_none(name, calls, way):
-    """Each answer is, to the last bit, what the same call gives alone."""
+    """Each answer equals that of the same call alone, to the last bit."""
     family = FAMILIES[name]
     model = family.model()
     batches = [family.inputs((1, 2, 0)), family.inputs((2,)), family.inputs((1, 1))]
@@ -267,11 +267,11 @@ def test_eight_threads_with_four_settings_and_none(name, calls, way):
     assert not {"generate", "forward"} & set(vars(model))
 
 
-# -- calls inside calls --------------------------------------------------------------------------
+# -- nested calls --------------------------------------------------------------------------------
 
 
 class Asking(StoppingCriteria):
-    """Asks the model something else before every step, and never stops."""
+    """Makes another call before every step, and never stops."""
 
     def __init__(self, ask):
         self.ask = ask
@@ -285,7 +285,7 @@ class Asking(StoppingCriteria):
 @pytest.mark.parametrize("settings", [Settings(KEPT), MASSED], ids=["plain", "massed"])
 @pytest.mark.parametrize("what", ["text", "images", "unpruned", "forward", "next"])
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_criterion_that_asks_the_model_itself(model, inputs, settings, what, cached):
+def test_a_criterion_that_calls_the_model(model, inputs, settings, what, cached):
     text, other = FAMILIES["llava"].inputs((0,), seed=3), FAMILIES["llava"].inputs((1,), seed=3)
     with prune(model, settings):
         first = model.generate(**other, **LOGITS)
@@ -348,7 +348,7 @@ def test_a_negative_prompt_between_blocks_of_two_models(model, inputs):
 
 @pytest.fixture
 def patched_attention(monkeypatch):
-    """Every shared attention function wrapped, as kvpress does when it is imported."""
+    """Wrap every shared attention function, as kvpress does on import."""
     functions = dict(ALL_ATTENTION_FUNCTIONS.items())
 
     def patch(function):
@@ -364,7 +364,7 @@ def patched_attention(monkeypatch):
     )
 
 
-def test_wrapped_attention_functions_still_weigh(model, inputs, request):
+def test_wrapped_attention_functions_apply_the_mass(model, inputs, request):
     with prune(model, MASSED):
         expected = model.generate(**inputs, **LOGITS)
     request.getfixturevalue("patched_attention")
@@ -381,7 +381,7 @@ def test_wrapped_attention_functions_still_weigh(model, inputs, request):
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
 @pytest.mark.parametrize("settings", [Settings(KEPT), MASSED], ids=["plain", "massed"])
 @pytest.mark.parametrize("move", ["select", "reorder", "repeat", "twice", "copied"])
-def test_a_memory_follows_the_rows_of_its_cache(build, name, settings, move):
+def test_the_memory_is_reordered_with_its_cache(build, name, settings, move):
     model, inputs = build(name), FAMILIES[name].inputs((2, 1, 0))
     rows = {
         "select": [2, 0],
@@ -440,7 +440,7 @@ def test_a_cache_used_by_two_prompts_in_turn(model, inputs):
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [Settings(KEPT), MASSED], ids=["plain", "massed"])
 def test_generate_may_compile_its_steps(model, settings):
-    """As it does by itself with a static cache on a GPU."""
+    """As generate() does with a static cache on a GPU."""
     torch._dynamo.reset()
     config = CompileConfig(backend="eager", fullgraph=False)
     config._compile_all_devices = True
@@ -455,7 +455,7 @@ def test_generate_may_compile_its_steps(model, settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [("plain", "massed"), ("massed", "plain")])
 def test_a_compiled_forward_keeps_no_masses(model, order):
-    """One prompt's masses never reach another's: they are not part of the graph."""
+    """Masses are not part of the compiled graph, so a prompt never gets those of another."""
     torch._dynamo.reset()
     settings = {"plain": Settings(KEPT), "massed": MASSED}
     batches = [FAMILIES["llava"].inputs(seed=seed) for seed in (1, 2)]
@@ -468,7 +468,7 @@ def test_a_compiled_forward_keeps_no_masses(model, order):
     for which in order:
         with prune(model, settings[which]):
             for batch, logits in zip(batches, expected[which], strict=True):
-                with suppress(UnsupportedError):  # said, not lost
+                with suppress(UnsupportedError):  # refused, so the mass is not lost
                     got = model(**batch).logits
                     wrong += not torch.allclose(got, logits, rtol=0, atol=1e-4)
     assert wrong == 0

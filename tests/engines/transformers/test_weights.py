@@ -1,4 +1,4 @@
-"""Weights of the caller's: what each visual token counts, told for each call."""
+"""The `weights` function of the caller: how much each visual token counts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def call_of(name, images=(1, 2, 0)):
 
 
 class Random:
-    """Other weights for each image, none for some; notes what it was asked."""
+    """Different weights for each image, None for some; records its arguments."""
 
     def __init__(self, without=()):
         self.without = without
@@ -58,8 +58,8 @@ class Random:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("method", [OTPrune, TransportPrune], ids=lambda c: c.name)
-def test_what_is_kept_is_what_reduce_keeps(build, name, merge, method):
-    """Of several images of one size or of different ones, and of videos."""
+def test_kept_tokens_are_those_of_reduce_with_weights(build, name, merge, method):
+    """For images of one size or of different sizes, and for videos."""
     model, inputs, weigh, selector = build(name), call_of(name), Random(without=[1]), method(0.4)
     with prune(model, selector, merge=merge, weights=weigh) as run:
         model(**inputs)
@@ -78,7 +78,7 @@ def test_what_is_kept_is_what_reduce_keeps(build, name, merge, method):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_function_gets_what_visual_tokens_gives_once_a_call(build, name):
+def test_the_function_is_called_once_with_the_visual_tokens(build, name):
     model, inputs, weigh = build(name), call_of(name), Random()
     wanted = visual_tokens(model, inputs)
     with torch.enable_grad(), prune(model, OTPrune(0.4), weights=weigh):
@@ -92,7 +92,7 @@ def test_the_function_gets_what_visual_tokens_gives_once_a_call(build, name):
             assert not image.features.requires_grad
 
 
-def test_a_token_that_alone_counts_is_kept(build):
+def test_the_only_token_of_positive_weight_is_kept(build):
     model, inputs = build("llava"), call_of("llava")
     with prune(model, TransportPrune(1), weights=lambda images: torch.eye(16)[[3, 15, 8]]) as run:
         model(**inputs)
@@ -100,7 +100,7 @@ def test_a_token_that_alone_counts_is_kept(build):
 
 
 @pytest.mark.parametrize("keep", [Auto(0.2), Budget(0.4), Budget(9, floor=2)], ids=str)
-def test_rules(build, keep):
+def test_budget_and_auto_with_weights(build, keep):
     """A prompt's images share a budget, each with its own weights or none."""
     model, inputs, selector = build("qwen2_5_vl"), call_of("qwen2_5_vl"), TransportPrune(keep)
     weigh = Random(without=[2])
@@ -116,7 +116,7 @@ def test_rules(build, keep):
             assert torch.equal(run.last[i].indices, indices)
 
 
-def test_every_way_to_prune(build):
+def test_weights_in_every_way_to_prune(build):
     model, inputs, weigh, selector = build("llava"), call_of("llava"), Random(), OTPrune(0.4)
     with prune(model, selector, weights=weigh) as run:
         wanted = model(**inputs).logits
@@ -142,7 +142,7 @@ def test_every_way_to_prune(build):
         prune(model, Settings(selector), weights=weigh)
 
 
-def test_equal_weights_and_none_are_no_weights(build):
+def test_equal_weights_or_none_equal_no_weights(build):
     model, inputs = build("llava_next"), call_of("llava_next")
     with prune(model, OTPrune(0.4)):
         plain = model(**inputs).logits
@@ -155,7 +155,7 @@ def test_equal_weights_and_none_are_no_weights(build):
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
-def test_nothing_changes_where_nothing_is_pruned(build, name):
+def test_weights_change_nothing_if_all_tokens_are_kept(build, name):
     model, inputs, weigh = build(name), call_of(name), Random()
     plain = model(**inputs).logits
     with prune(model, OTPrune(1.0), merge=True, mass="token", weights=weigh):
@@ -164,14 +164,14 @@ def test_nothing_changes_where_nothing_is_pruned(build, name):
     assert len(weigh.asked) == 1
 
 
-def test_a_call_without_images_asks_for_no_weights(build):
+def test_the_function_is_not_called_without_images(build):
     inputs = FAMILIES["llava"].inputs(images=(0, 0))
     with prune(build("llava"), OTPrune(0.4), weights=lambda images: pytest.fail("asked")):
         build("llava")(**inputs)
 
 
-def test_mass_goes_by_the_weights(build):
-    """Tokens that count nothing are hidden; finite all the same."""
+def test_masses_are_weighted(build):
+    """Tokens of mass 0 are hidden, and all results are finite."""
     model, inputs = build("llava"), call_of("llava")
 
     def first(images):
@@ -184,14 +184,14 @@ def test_mass_goes_by_the_weights(build):
 
 
 class Duck:
-    """Reduces as a selector does, and says nothing of weights."""
+    """Has the method `reduce` of a selector, without weights."""
 
     def reduce(self, tokens, merge=False):
         return OTPrune(4).reduce(tokens, merge)
 
 
 @pytest.mark.parametrize("selector", [DivPrune(0.4), Duck()], ids=["divprune", "duck"])
-def test_a_method_without_a_meaning_for_weights_is_refused_at_once(build, selector):
+def test_a_method_that_uses_no_weights_is_refused_at_once(build, selector):
     model, inputs = build("llava"), call_of("llava")
     for call in (
         lambda: prune(model, selector, weights=Random()),
@@ -204,7 +204,7 @@ def test_a_method_without_a_meaning_for_weights_is_refused_at_once(build, select
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(16), [torch.ones(16)], 1.0, "cls"], ids=str)
-def test_weights_that_are_no_function_are_refused_at_once(build, wrong):
+def test_weights_must_be_a_function(build, wrong):
     with pytest.raises(OTPruneError, match=r"weights is a .*: expected a function of the call's"):
         prune(build("llava"), OTPrune(0.4), weights=wrong)
 
@@ -226,7 +226,7 @@ def test_weights_that_are_no_function_are_refused_at_once(build, wrong):
     ],
     ids=lambda x: "" if isinstance(x, str) else str(len(x or [])),
 )
-def test_what_fits_no_image_is_refused(build, made, said):
+def test_weights_that_do_not_fit_the_images_are_refused(build, made, said):
     model, inputs = build("llava"), call_of("llava")
     with prune(model, OTPrune(0.4), weights=lambda images: made):
         for call in (model, model.generate):

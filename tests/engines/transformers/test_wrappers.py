@@ -66,7 +66,7 @@ def test_forward_called_directly_is_pruned(build, name):
         assert len(run.last) == 3
 
 
-def test_hooks_of_the_caller_see_the_callers_call(model, inputs):
+def test_forward_hooks_see_the_callers_arguments(model, inputs):
     seen = []
     hook = model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
@@ -102,7 +102,7 @@ def test_a_peft_model_is_pruned_by_its_base(model, inputs):
 @pytest.mark.parametrize("tuning", [PromptTuningConfig, PrefixTuningConfig])
 @pytest.mark.parametrize("settings", [Settings(RandomPrune(0.4)), SETTINGS], ids=["plain", "mass"])
 def test_virtual_tokens_are_refused(model, tuning, settings):
-    """They would move masses and positions to other tokens."""
+    """Masses and positions would apply to the wrong tokens."""
     inputs = FAMILIES["llava"].inputs((1,))
     config = tuning(task_type="CAUSAL_LM", num_virtual_tokens=3)
     wrapped = get_peft_model(model, config)
@@ -119,8 +119,8 @@ def test_virtual_tokens_are_refused(model, tuning, settings):
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision", "qwen2_5_vl"])
-def test_weights_that_are_kept_elsewhere(name):
-    """accelerate's cpu_offload brings weights when forward() is called: for encoding too."""
+def test_offloaded_parameters(name):
+    """accelerate's cpu_offload loads parameters in forward(); encoding must load them too."""
     model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs()
     with prune(model, SETTINGS) as run:
         expected = answers(model, inputs)
@@ -133,7 +133,7 @@ def test_weights_that_are_kept_elsewhere(name):
     assert any(p.device.type == "meta" for p in model.parameters())
 
 
-def test_a_hook_put_on_before_and_one_inside(model, inputs):
+def test_hooks_added_before_and_inside_the_block(model, inputs):
     class Counting(ModelHook):
         calls = 0
 
@@ -154,14 +154,14 @@ def test_a_hook_put_on_before_and_one_inside(model, inputs):
     with prune(model, SETTINGS):
         add_hook_to_module(model, Counting())
         assert same(answers(model, inputs), expected)
-    assert hasattr(model, "_hf_hook")  # it is not ours to take away
+    assert hasattr(model, "_hf_hook")  # the block must not remove it
     assert same(answers(model, inputs), plain)
-    with prune(model, SETTINGS):  # with ours at rest below it
+    with prune(model, SETTINGS):  # the earlier entry is wrapped in the hook
         assert same(answers(model, inputs), expected)
     assert same(answers(model, inputs), plain)
 
 
-def test_what_others_set_inside_stays_theirs(model, inputs):
+def test_attributes_set_inside_the_block_are_kept(model, inputs):
     calls = []
 
     def mine(*args, **kwargs):
@@ -189,16 +189,16 @@ def saved(model):
     return torch.load(file, weights_only=False)
 
 
-# Before its first call: transformers leaves on a model that was called what cannot be pickled.
+# Before its first call: afterwards transformers leaves attributes that cannot be pickled.
 WAYS = [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), saved]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["deepcopy", "pickle", "save"])
-def test_a_copy_made_inside_is_a_model_of_its_own(model, inputs, way):
+def test_a_copy_made_inside_a_block_is_independent(model, inputs, way):
     with prune(model, SETTINGS) as run:
         other = way(model)
         plain = answers(other, inputs)
-        assert run.last is None  # a block holds for the model that it names
+        assert run.last is None  # a block applies to its own model only
         model(**inputs)
     assert same(answers(model, inputs), plain)
     for parameter in other.parameters():
@@ -214,7 +214,7 @@ def test_a_copy_made_inside_is_a_model_of_its_own(model, inputs, way):
     assert same(answers(other, inputs), halved)
 
 
-def test_what_is_saved_inside_a_block_needs_nothing_of_otprune(model):
+def test_a_model_saved_inside_a_block_loads_without_otprune(model):
     with prune(model, SETTINGS):
         assert b"otprune" not in pickle.dumps(model)
 
@@ -307,7 +307,7 @@ def trainer_of(model, folder, seen):
     )
 
 
-def test_trainer_evaluates_with_metrics_of_its_own(model, tmp_path):
+def test_trainer_evaluates_with_compute_metrics(model, tmp_path):
     seen = []
     trainer = trainer_of(model, str(tmp_path), seen)
     with prune(model, RandomPrune(0.4), logits="full"):
