@@ -26,7 +26,8 @@ class prune:  # noqa: N801 - used as a function is
     changes. Of m tokens of an image, `selector.count(m)` are kept; of a video as many over all its
     frames. If `keep` is a rule, it decides (`Auto` for each image, `Budget` for all of one prompt).
     Anyres newline rows are tokens like any other. generate() returns the caller's prompt followed
-    by the answer. A cache made in a block must be continued in a block, too.
+    by the answer. A cache made in a block holds a pruned prompt: continue it in a block, on an
+    enabled model, or with `otprune=` on the call.
 
         with otprune.prune(model, otprune.TransportPrune(0.1)) as run:
             answer = model.generate(**inputs, max_new_tokens=64)
