@@ -15,12 +15,12 @@ from otprune import demo
 
 @dataclass(frozen=True)
 class FarthestPoints(otprune.Selector):
-    """Each next token is the one farthest from all that are kept; the first is the longest."""
+    """Each next token is the one farthest from all kept ones; the first has the largest norm."""
 
     nested = True  # k tokens are the first k of any longer run, so rules need one run only
 
     def pick(self, tokens: torch.Tensor, k: int, cues: otprune.Cues) -> torch.Tensor:
-        """`(B, m, d)` to `(B, k)`, distinct places in every row."""
+        """`(B, m, d)` to `(B, k)`, distinct indices in each set."""
         kept = [tokens.norm(dim=-1).argmax(dim=-1, keepdim=True)]
         nearest = torch.full(tokens.shape[:2], torch.inf, device=tokens.device)
         for _ in range(k - 1):

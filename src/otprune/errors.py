@@ -26,4 +26,4 @@ class MissingDependencyError(OTPruneError):
 
 
 class SelectorError(OTPruneError):
-    """A method picked something else than k distinct tokens, or declares a cue that is none."""
+    """A method picked something other than k distinct tokens, or names an unknown cue."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def prefill_flops(layers: int, hidden: int, intermediate: int, n: float) -> float:
-    """Floating-point operations to read a prompt of n tokens, by the formula of the literature.
+    """Floating-point operations of the prefill of n tokens, by the formula of the literature.
 
     `layers * (4 n d^2 + 2 n^2 d + 2 n d f)`, d the hidden and f the intermediate size (FastV,
     arXiv 2403.06764, and the papers since). It counts a multiply-add as one operation, two of the
@@ -17,5 +17,5 @@ def prefill_flops(layers: int, hidden: int, intermediate: int, n: float) -> floa
 def kv_cache_bytes(
     layers: int, kv_heads: int, head_dim: int, n: int, bytes_per_element: int
 ) -> int:
-    """Bytes of keys and values that n tokens of one sequence leave in the cache."""
+    """Bytes of keys and values that n tokens of one sequence take in the KV cache."""
     return 2 * layers * kv_heads * head_dim * n * bytes_per_element

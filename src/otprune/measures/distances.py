@@ -32,8 +32,8 @@ def gaussian_w2(full: Any, kept: Any, centered: bool = False, full_mass: Any = N
     Args:
         full: `(m, d)` floating.
         kept: `(k, d)` floating, of uniform mass.
-        centered: Gaussians with the sets' own means: covariances for second moments, and the
-            squared distance of the means on top.
+        centered: Gaussians with the sets' own means: covariances instead of second moments,
+            plus the squared distance of the means.
         full_mass: `(m,)` non-negative, uniform if None.
     """
     V, C = _pair(full, kept)

@@ -39,7 +39,7 @@ class Reduction:
         indices: `(k,)` int64, strictly ascending.
         masses: `(k,)` float32, the share of the full set that each token stands for; sums to 1.
             Computed when first read; do not change the tokens in place before that.
-        features: `(k, d)` in the tokens' dtype: the kept rows, or the merged features.
+        features: `(k, d)` in the tokens' dtype: the kept tokens unchanged, or merged.
     """
 
     def __init__(

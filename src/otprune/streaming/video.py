@@ -23,7 +23,7 @@ def select_video(
 ) -> list[Tensor]:
     """Indices of the tokens to keep of every frame: `(k_t,)` each, ascending, int64.
 
-    The tokens of largest value beside all others kept, whatever frame they are in: a still scene
+    Frames share the budget by how much each token adds to those already kept: a still scene
     gets hardly any after its first frame, a cut or a new object many. The objective is
     `logdet(I + X_C X_C^T / NOISE)` on tokens at unit length (`otprune.streaming.novelty` says
     where that departs from OTPrune, and why), the search greedy by falling thresholds, within

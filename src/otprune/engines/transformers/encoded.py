@@ -101,7 +101,7 @@ def visual_tokens(
             print(image.modality, image.row, image.features.shape)
 
     Args:
-        model: a model that `support` accepts.
+        model: a supported model, see `otprune.engines.transformers.support`.
         inputs: what the processor returned, including `input_ids` `(B, S)`; not changed.
         untested_transformers: see `Settings`.
 

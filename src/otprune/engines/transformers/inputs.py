@@ -115,7 +115,7 @@ def prune_inputs(
     `Budget` for all of one prompt). Anyres newline rows are tokens like any other.
 
     Args:
-        model: a model that `support` accepts.
+        model: a supported model, see `otprune.engines.transformers.support`.
         inputs: what the processor returned, including `input_ids` `(B, S)`; not changed.
         selector: any selector of `otprune.selectors`.
         positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.

@@ -20,7 +20,7 @@ from otprune.selectors import Selector
 
 
 class prune:  # noqa: N801 - used as a function is
-    """Prune visual tokens in every `model(...)` and `model.generate(...)` of the with block.
+    """Prune visual tokens in every `model(...)` and `model.generate(...)` of the `with` block.
 
     The prompt is shortened before the model sees it, so cache, mask, beams and decoding need no
     changes. Of m tokens of an image, `selector.count(m)` are kept; of a video as many over all its
@@ -40,7 +40,7 @@ class prune:  # noqa: N801 - used as a function is
     Of nested blocks the inner one applies. See `enable` for all threads, `Settings` for one call.
 
     Args:
-        model: a model that `support` accepts.
+        model: a supported model, see `otprune.engines.transformers.support`.
         selector: any selector of `otprune.selectors`; or `Settings`, without further arguments.
         positions, merge, mass, alpha, logits, untested_transformers, weights: see `Settings`.
 
@@ -107,7 +107,7 @@ def enable(
 ) -> Run:
     """Prune a model's calls in all threads, until `disable(model)`.
 
-    A with block and the `otprune` argument of a call take precedence. Without a selector, only
+    A `with` block and the `otprune` argument of a call take precedence. Without a selector, only
     calls with that argument are pruned:
 
         otprune.enable(model)
@@ -139,7 +139,7 @@ def enable(
 def disable(model: PreTrainedModel) -> None:
     """End what `enable` began; no effect on a model that is not enabled.
 
-    Running calls finish with the settings that they started with. With blocks stay in effect.
+    Running calls finish with the settings that they started with. `with` blocks stay in effect.
     """
     entry.disable(model)
 

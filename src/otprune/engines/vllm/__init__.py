@@ -3,9 +3,10 @@
     vllm serve MODEL --hf-overrides '{"otprune": {"keep": 0.1}}'
 
 What happens to an image or a video: vLLM's own processor says how many placeholders stand for it,
-and fewer are written. How it is pruned travels with it to the worker, as a row of numbers. There
-vLLM's own encoder makes all of its features, and a selector chooses those that the language model
-sees. Scheduler, caches and attention see only the shorter prompt.
+and fewer are written (`processor`, which reads the settings of the engine and of the request by
+`settings`). How it is pruned travels with it to the worker as int64 numbers (`rows`). There vLLM's
+own encoder makes all of its features, and a selector chooses those that the language model sees
+(`model`, `selection`). Scheduler, caches and attention see only the shorter prompt.
 
 What was decided where there was a choice:
 
