@@ -57,7 +57,7 @@ def test_nested_means_that_fewer_are_the_first_of_more(method):
 
 @dataclass(frozen=True)
 class FromTheEnd(Selector):
-    """One of one's own, that says nothing of being nested."""
+    """A method of your own that is not declared nested."""
 
     def pick(self, tokens, k, cues):
         return torch.arange(tokens.shape[1] - k, tokens.shape[1]).expand(len(tokens), k)

@@ -1,4 +1,4 @@
-"""A method of one's own that picks something else than k distinct tokens is told so, everywhere."""
+"""A method of your own that does not pick k distinct tokens is refused, everywhere."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -33,7 +33,7 @@ def test_the_same_again_row_by_row_and_whatever_the_global_seed():
 
 @pytest.mark.parametrize("cached", [1, 10**6])
 def test_inner_products_are_right_in_the_mean(cached, monkeypatch):
-    """Of tokens with columns at unit length, whose norms are told as well, but for a factor."""
+    """Of tokens with columns at unit length; norms too, up to one scale per set."""
     monkeypatch.setattr(arrays, "_AT_ONCE", cached)
     x = random_tokens(1, 5, 90) * 10.0 ** torch.linspace(-3, 3, 90)
     x[..., 7] = 0

@@ -84,7 +84,7 @@ def test_duplicates_that_are_both_kept_keep_their_mass(method):
 
 @dataclass(frozen=True)
 class KeepLast(Selector):
-    """A method of one's own: `pick` is all it takes."""
+    """A method of your own: `pick` is all it takes."""
 
     metric: Metric = "cosine"
 

@@ -42,12 +42,12 @@ def greedy(points: Tensor, k: int, tie_order: Tensor) -> Tensor:
     if points.shape[1] < MANY:
         distance = _distance(gram(points))
         nearest = _nearest_in(distance)
-        return steps(nearest, lambda j: distance[each, j].squeeze(1), k, tie_order)
+        return sequential(nearest, lambda j: distance[each, j].squeeze(1), k, tie_order)
     nearest = _nearest(points)
     if host_readable(points):
         sets = zip(nearest, points, tie_order, strict=True)
         return torch.stack([lazy(n, partial(_between, x), k, order) for n, x, order in sets])
-    return steps(
+    return sequential(
         nearest,
         lambda j: _distance(points[each, j] @ points.mT).squeeze(1),
         k,
@@ -87,7 +87,7 @@ def _nearest(x: Tensor) -> Tensor:
     return nearest
 
 
-def steps(
+def sequential(
     nearest: Tensor, distances: Callable[[Tensor], Tensor], k: int, tie_order: Tensor
 ) -> Tensor:
     """`greedy` with a fixed sequence of operations.

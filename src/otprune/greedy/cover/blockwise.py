@@ -133,8 +133,8 @@ class _Bounded:
         width = _width(m, _BLOCK)
         self.edges = [*range(0, m, width), m]
         sizes = [(b - a) * (m - a) for a, b in pairwise(self.edges)]
-        room = torch.empty(sum(sizes), dtype=torch.int16).split(sizes)
-        self.panels = [x.view(-1, m - a) for x, a in zip(room, self.edges, strict=False)]
+        storage = torch.empty(sum(sizes), dtype=torch.int16).split(sizes)
+        self.panels = [x.view(-1, m - a) for x, a in zip(storage, self.edges, strict=False)]
         self.pairs = _Pairs(m)
         for a, panel in zip(self.edges, self.panels, strict=False):
             self._fill(panel, a, width)
