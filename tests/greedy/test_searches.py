@@ -52,11 +52,16 @@ def test_cover(search, candidates, monkeypatch):
         assert got[b].tolist() == wanted
 
 
-def test_cover_in_rounds_with_copies_and_nothing():
-    """Sets that stop at different picks, and gains that are all rounding."""
+@pytest.mark.parametrize("candidates", [2, 7, 64])
+@pytest.mark.parametrize("seed", range(4))
+def test_cover_in_rounds_with_copies_and_nothing(seed, candidates, monkeypatch):
+    """Sets that stop at different picks, ties beyond the candidates, and gains that are all
+    rounding."""
+    monkeypatch.setattr(lazy, "_CANDIDATES", candidates)
     sets = [random_tokens(60, 9), random_tokens(20, 9).repeat(3, 1), torch.zeros(60, 9)]
     D = pairwise(torch.stack(sets))
-    rank = torch.arange(60).repeat(3, 1)
+    g = torch.Generator().manual_seed(seed)
+    rank = torch.stack([torch.randperm(60, generator=g) for _ in sets])
     mass = torch.full((3, 60), 1 / 60)
     for k in (1, 25, 60):
         assert lazy.greedy(D, mass, k, rank).equal(cover_sequential.greedy(D, mass, k, rank))
