@@ -29,9 +29,10 @@ def check_shape(tokens: Any) -> Tensor:
         TokenError: says which of these the array is not.
     """
     if isinstance(tokens, np.ndarray):
-        if tokens.dtype.kind != "f":
+        if tokens.dtype not in (np.float16, np.float32, np.float64):  # torch has no others
             raise TokenError(
-                f"tokens have dtype {tokens.dtype}: expected real floating numbers, convert first"
+                f"tokens have dtype {tokens.dtype}: expected real floating numbers, convert first "
+                "(to float16, float32 or float64 in this machine's byte order)"
             )
         tokens = torch.from_numpy(np.ascontiguousarray(tokens))
     if not isinstance(tokens, Tensor):

@@ -34,6 +34,8 @@ def broken(value, *at, x=X):
         (X.to(torch.complex64), ["complex64", "real floating"]),
         (X.int().numpy(), ["int32", "floating"]),
         (X.numpy().astype(complex), ["complex128", "real floating"]),
+        (X.numpy().astype(str), ["<U", "convert first"]),
+        (X.numpy().astype(X.numpy().dtype.newbyteorder()), ["f4", "byte order"]),
         (X.tolist(), ["list", "tensor or numpy array"]),
         (None, ["NoneType", "tensor or numpy array"]),
         (broken(torch.nan, 3, 7), ["2 of 10 tokens", "NaN or Inf"]),
