@@ -159,7 +159,15 @@ def test_falls_are_those_of_the_convex_minorant(cost):
         for k in range(n)
     ]
     falls = _even_falls([float(c) for c in cost])
+    assert falls == sorted(falls, reverse=True)
     assert falls == pytest.approx([a - b for a, b in pairwise(minorant)])
+
+
+@given(falls=st.lists(st.integers(0, 50), max_size=9))
+def test_falls_of_what_is_convex_are_its_own(falls):
+    falls.sort(reverse=True)
+    cost = [float(sum(falls[k:])) for k in range(len(falls) + 1)]
+    assert _even_falls(cost) == falls
 
 
 @given(

@@ -108,6 +108,20 @@ def test_bounds_are_above_what_is_saved_and_near_it(monkeypatch):
     assert sum(asked) > 10
 
 
+def test_gains_are_off_by_no_more_than_is_said(monkeypatch):
+    lower, asked = blockwise._Bounded._lower, []
+
+    def checked(self):
+        lower(self)
+        saved = self._saved_by(self._columns(torch.arange(len(self.mass))))
+        assert ((self.gains - saved).abs() <= self.error - self.known).all()
+        asked.append(len(self.order))
+
+    monkeypatch.setattr(blockwise._Bounded, "_lower", checked)
+    check(clusters(300, 20), 100)
+    assert asked
+
+
 def test_a_wrong_first_token_is_noticed(monkeypatch):
     """The costs of single tokens by formula are only a guess."""
     costs, asked = Points.costs, []
