@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from otprune import Auto, OTPrune, OTPruneError, Selector, SelectorError
+from otprune import Auto, OTPrune, OTPruneError, Selector, SelectorError, TokenError
 from otprune.engines.transformers import selection
 from otprune.selectors import picks
 from tests.random_tokens import random_tokens
@@ -84,3 +84,31 @@ def test_of_its_own_methods_only_the_shape_is_looked_at_on_a_device(monkeypatch)
         picks.check_picks(OTPrune, order, 1, 9, 2)
     with pytest.raises(pytest.fail.Exception):
         picks.check_picks(Own, order, 1, 9, 3)
+
+
+class Centred(Selector):
+    """Changes its tokens in place, which `pick` must not."""
+
+    def pick(self, tokens, k, cues):
+        tokens -= tokens.mean(dim=1, keepdim=True)
+        return torch.arange(k).expand(len(tokens), k)
+
+
+@pytest.mark.parametrize("keep", [3, Auto(0.1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tokens_changed_in_place_are_refused(keep, dtype):
+    x = random_tokens(9, 4).to(dtype)
+    with pytest.raises(SelectorError, match="Centred changed the tokens in place"):
+        Centred(keep).select(x)
+
+
+def test_an_own_pick_of_a_subclass_gets_finite_tokens_only():
+    class Largest(OTPrune):
+        def pick(self, tokens, k, cues):
+            return tokens.norm(dim=-1).topk(k).indices
+
+    x = random_tokens(9, 4)
+    assert len(Largest(3).select(x)) == 3
+    x[4, 1] = float("nan")
+    with pytest.raises(TokenError, match="1 of 9 tokens hold NaN"):
+        Largest(3).select(x)

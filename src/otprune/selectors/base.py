@@ -58,7 +58,7 @@ class Selector(ABC):
         positional: whether the choice depends only on m and k, not on the tokens' values.
         checks_finite: whether `pick` itself raises TokenError for tokens that are not finite, if
             the host can read them (`numerics.arrays.host_readable`). They are then not checked
-            beforehand.
+            beforehand. Not inherited by a class with its own `pick`.
 
     Raises:
         KeepError: `keep` is none of these, or needs a certificate that the method does not have.
@@ -85,6 +85,8 @@ class Selector(ABC):
                     f"{cls.__name__}.{attribute} is {getattr(cls, attribute)!r}: expected a set of "
                     f"names out of {', '.join(CUES)}"
                 )
+        if "pick" in vars(cls) and "checks_finite" not in vars(cls):
+            cls.checks_finite = False  # was said of the pick that is replaced
         cls.needs = frozenset(cls.needs)
         cls.uses = frozenset(cls.uses) | cls.needs
 

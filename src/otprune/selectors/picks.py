@@ -25,8 +25,15 @@ def picked(selector: Selector, batch: Batch, k: int) -> Tensor:
     """
     tokens = batch.tokens
     # Under a caller's autocast, matrix products would silently run in half precision.
+    given = tokens.float()
+    before = _version(given)
     with torch.autocast(tokens.device.type, enabled=False):
-        order = selector.pick(tokens.float(), k, batch.cues)
+        order = selector.pick(given, k, batch.cues)
+    if _version(given) != before:
+        raise SelectorError(
+            f"{type(selector).__name__} changed the tokens in place, which may be the caller's: "
+            "clone them first"
+        )
     return check_picks(type(selector), order, len(tokens), tokens.shape[1], k)
 
 
@@ -89,6 +96,13 @@ def _readable(method: type, places: Tensor) -> bool:
     if places.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     return places.is_cpu or method.__module__.partition(".")[0] != _OURS
+
+
+def _version(tokens: Tensor) -> int:
+    """Changes with every change in place; 0 where torch does not count them."""
+    if torch.compiler.is_compiling() or tokens.is_inference():
+        return 0
+    return tokens._version
 
 
 def _shown(order: object) -> str:

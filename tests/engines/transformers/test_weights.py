@@ -234,3 +234,21 @@ def test_weights_that_do_not_fit_the_images_are_refused(build, made, said):
                 call(**inputs)
     with pytest.raises(WeightError, match=said):
         prune_inputs(model, inputs, OTPrune(1.0), weights=lambda images: made)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "gemma3", "mistral3", "qwen3_vl"])
+@pytest.mark.parametrize("keep", [0.4, 1.0])
+def test_what_the_function_does_with_its_images_does_not_reach_the_model(build, name, keep):
+    model, inputs, weigh = build(name), FAMILIES[name].inputs(), Random()
+    with prune(model, OTPrune(keep), weights=weigh):
+        wanted = model(**inputs).logits
+
+    def careless(images):
+        made = weigh.of(images)
+        for image in images:
+            image.features.sub_(image.features.mean(dim=0)).mul_(3)
+        images.clear()
+        return made
+
+    with prune(model, OTPrune(keep), weights=careless):
+        assert torch.equal(model(**inputs).logits, wanted)

@@ -242,7 +242,8 @@ def _choose(settings: Settings, call: Encoded) -> list[Choice]:
     weights: list[Tensor | None] | None = None
     if settings.weights is not None:
         order = call.prompt_order
-        seen = [replace(visual[i], features=visual[i].features.detach()) for i in order]
+        # Copies: what the caller's function changes in place must not reach the model.
+        seen = [replace(visual[i], features=visual[i].features.detach().clone()) for i in order]
         with torch.no_grad():
             given = weights_of(settings.weights, seen)
         weights = [given[order.index(i)] for i in range(len(visual))]

@@ -81,7 +81,7 @@ def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:
     Raises:
         WeightError: the function does not return one entry an image, or one does not fit its image.
     """
-    made: Any = weigh(images)
+    made: Any = weigh(list(images))  # of its own, should the function sort or shorten it
     try:
         each = list(made)
     except TypeError:
