@@ -95,3 +95,15 @@ def test_as_a_program(photo):
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_the_benches_everything_else_works_and_bench_says_what_to_install():
+    """Not installed, or registered and moved since."""
+    code = (
+        "import sys; sys.modules['otprune_bench'] = None\n"
+        "from otprune.cli import main\n"
+        "print(main(['methods']), main(['bench', 'speed', '--quick']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 2", done.stderr
+    assert "pip install ./training ./bench" in done.stderr

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from otprune import Auto, OTPrune, OTPruneError, Selector, SelectorError, TokenError
+from otprune import Auto, OTPrune, OTPruneError, Selector, SelectorError, TokenError, WeightError
 from otprune.engines.transformers import selection
 from otprune.selectors import picks
 from tests.random_tokens import random_tokens
@@ -98,7 +98,7 @@ class Centred(Selector):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tokens_changed_in_place_are_refused(keep, dtype):
     x = random_tokens(9, 4).to(dtype)
-    with pytest.raises(SelectorError, match="Centred changed the tokens in place"):
+    with pytest.raises(SelectorError, match="Centred changed the tokens or cues in place"):
         Centred(keep).select(x)
 
 
@@ -112,3 +112,37 @@ def test_an_own_pick_of_a_subclass_gets_finite_tokens_only():
     x[4, 1] = float("nan")
     with pytest.raises(TokenError, match="1 of 9 tokens hold NaN"):
         Largest(3).select(x)
+
+
+def test_weights_changed_in_place_are_refused():
+    class Zeroed(Selector):
+        uses = frozenset({"weights"})
+
+        def pick(self, tokens, k, cues):
+            cues.weights.zero_()
+            return torch.arange(k).expand(len(tokens), k)
+
+    with pytest.raises(SelectorError, match="changed the tokens or cues in place"):
+        Zeroed(3).reduce(random_tokens(9, 4), weights=torch.ones(9))
+
+
+def test_what_a_parent_says_of_its_pick_does_not_hold_for_another():
+    class First(OTPrune):
+        def pick(self, tokens, k, cues):
+            return torch.arange(k).expand(len(tokens), k)
+
+    class Declared(First):
+        nested = True
+        uses = frozenset({"weights"})
+
+        def pick(self, tokens, k, cues):
+            return super().pick(tokens, k, cues)
+
+    class Renamed(OTPrune):
+        name = "renamed"
+
+    assert (First.nested, First.uses, First.checks_finite) == (False, frozenset(), False)
+    assert (Declared.nested, Declared.uses) == (True, frozenset({"weights"}))
+    assert (Renamed.nested, Renamed.uses) == (OTPrune.nested, OTPrune.uses)
+    with pytest.raises(WeightError, match="First has no meaning for weights"):
+        First(3).select(random_tokens(9, 4), weights=torch.ones(9))

@@ -38,10 +38,12 @@ app = typer.Typer(
 
 def _add_commands() -> None:
     """Add the commands of other installed packages: `otprune bench` is in the one of bench/."""
-    found = entry_points(group="otprune.commands")
-    for entry in found:
-        app.add_typer(entry.load(), name=entry.name)
-    if "bench" not in found.names:
+    added = set()
+    for entry in entry_points(group="otprune.commands"):
+        with suppress(ModuleNotFoundError):  # registered, and moved or removed since
+            app.add_typer(entry.load(), name=entry.name)
+            added.add(entry.name)
+    if "bench" not in added:
         app.command("bench", hidden=True, context_settings=_ANY)(_no_bench)
 
 

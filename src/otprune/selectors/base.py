@@ -78,6 +78,11 @@ class Selector(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "pick" in vars(cls):
+            # What a parent class says of its own pick is not true of another one.
+            for attribute in ("uses", "needs", "nested", "positional", "checks_finite"):
+                if attribute not in vars(cls):
+                    setattr(cls, attribute, getattr(Selector, attribute))
         for attribute in ("uses", "needs"):
             unknown = set(getattr(cls, attribute)) - set(CUES)
             if isinstance(getattr(cls, attribute), str) or unknown:
@@ -85,8 +90,6 @@ class Selector(ABC):
                     f"{cls.__name__}.{attribute} is {getattr(cls, attribute)!r}: expected a set of "
                     f"names out of {', '.join(CUES)}"
                 )
-        if "pick" in vars(cls) and "checks_finite" not in vars(cls):
-            cls.checks_finite = False  # was said of the pick that is replaced
         cls.needs = frozenset(cls.needs)
         cls.uses = frozenset(cls.uses) | cls.needs
 

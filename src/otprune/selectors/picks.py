@@ -26,13 +26,14 @@ def picked(selector: Selector, batch: Batch, k: int) -> Tensor:
     tokens = batch.tokens
     # Under a caller's autocast, matrix products would silently run in half precision.
     given = tokens.float()
-    before = _version(given)
+    handed = [given, *(x for x in batch.cues.given if x is not None)]
+    before = [_version(x) for x in handed]
     with torch.autocast(tokens.device.type, enabled=False):
         order = selector.pick(given, k, batch.cues)
-    if _version(given) != before:
+    if [_version(x) for x in handed] != before:
         raise SelectorError(
-            f"{type(selector).__name__} changed the tokens in place, which may be the caller's: "
-            "clone them first"
+            f"{type(selector).__name__} changed the tokens or cues in place, which may be the "
+            "caller's: clone them first"
         )
     return check_picks(type(selector), order, len(tokens), tokens.shape[1], k)
 
