@@ -146,3 +146,22 @@ def test_what_a_parent_says_of_its_pick_does_not_hold_for_another():
     assert (Renamed.nested, Renamed.uses) == (OTPrune.nested, OTPrune.uses)
     with pytest.raises(WeightError, match="First has no meaning for weights"):
         First(3).select(random_tokens(9, 4), weights=torch.ones(9))
+
+
+@pytest.mark.parametrize("twice", range(6))
+def test_any_token_picked_twice_is_noticed(twice):
+    order = torch.tensor([[5, 3, 0, 4, 1, 2], [0, 1, 2, 3, 4, 5]])
+    assert picks.check_picks(Own, order, 2, 9, 6) is order
+    order[1, twice] = order[1, twice - 1]
+    with pytest.raises(SelectorError, match="picked a token twice"):
+        picks.check_picks(Own, order, 2, 9, 6)
+
+
+@pytest.mark.parametrize("wrong", [[0, 2, 2], [2, 1, 0], [-1, 0, 1], [0, 1, 9]], ids=str)
+def test_kept_indices_ascend_within_a_set(wrong):
+    right = torch.tensor([0, 4, 8])
+    picks.check_kept(Own, right, 9)
+    picks.check_kept(Own, right.repeat(2, 1), 9)
+    for indices in (torch.tensor(wrong), torch.stack([right, torch.tensor(wrong)])):
+        with pytest.raises(SelectorError, match="strictly ascending"):
+            picks.check_kept(Own, indices, 9)
