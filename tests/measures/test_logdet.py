@@ -42,7 +42,7 @@ def test_the_thin_kernel_is_the_written_one(tokens, gamma, weighted):
     w = w if w is None else w / w.mean()
     thin = logdet.kernel(tokens[None], gamma, None if w is None else w[None])
     wanted = naive_kernel(tokens, gamma, w) - torch.eye(len(tokens))
-    rows = torch.cat([thin.row(torch.tensor([[j]])) for j in range(len(tokens))])
+    rows = thin.left[0] @ thin.right[0].mT
     torch.testing.assert_close(rows, wanted)
     torch.testing.assert_close(thin.diagonal()[0], wanted.diagonal())
 
@@ -158,3 +158,17 @@ def test_a_batch_is_its_sets_one_by_one(d, rank, weighted):
         )
         torch.testing.assert_close(K.left[b] @ K.right[b].mT, k.left[0] @ k.right[0].mT)
         torch.testing.assert_close(norms[one], norm)
+
+
+@pytest.mark.parametrize("gamma", ["scaled", 1e6, 1e12, 1e18])
+def test_more_tokens_than_rank_at_any_gamma(gamma):
+    """Rounding is then larger than the shift, and no matrix is positive definite any more."""
+    for tokens in (
+        random_tokens(60, 3) @ random_tokens(3, 20, seed=1),
+        random_tokens(10, 20).repeat(6, 1),
+        random_tokens(60, 20),
+    ):
+        said = OTPrune(40, gamma=gamma).explain(tokens)
+        assert math.isfinite(said.value)
+        assert said.value <= said.bound
+        assert 1 - 1 / math.e - 1e-6 <= said.certificate <= 1

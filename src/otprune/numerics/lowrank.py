@@ -25,8 +25,3 @@ class LowRank:
         else:
             squares = torch.linalg.vecdot(self.left, self.right)
         return squares
-
-    def row(self, j: Tensor) -> Tensor:
-        """The row at place `j`, `(B, 1)`: `(B, m)`."""
-        left = self.left.gather(1, j.unsqueeze(-1).expand(-1, -1, self.left.shape[-1]))
-        return torch.bmm(left, self.right.mT).squeeze(1)
