@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from otprune.engines.common.stage import EncoderStage
     from otprune.engines.transformers.encoded import VisualTokens, visual_tokens
     from otprune.engines.transformers.inputs import prune_inputs
     from otprune.engines.transformers.prune import disable, enable, prune
@@ -56,6 +57,7 @@ __all__ = [
     "Cues",
     "DPPPrune",
     "DivPrune",
+    "EncoderStage",
     "GridPrune",
     "HerdingPrune",
     "KeepError",
@@ -101,6 +103,7 @@ _HOMES = {
     "exact_w2": "measures.distances",
     "free_mass_w2": "measures.distances",
     "gaussian_w2": "measures.distances",
+    "EncoderStage": "engines.common.stage",
     "StreamSelector": "streaming",
     "select_video": "streaming",
     "kv_cache_bytes": "flops",

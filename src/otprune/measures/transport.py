@@ -57,14 +57,14 @@ def assign(points: Tensor, indices: Tensor) -> Tensor:
     k = indices.shape[-1]
     kept = points.gather(1, indices.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
     place = torch.arange(k, device=points.device)
-    nearest = []
+    found = []
     for some in points.split(max(_BLOCK, _AT_ONCE // k), dim=1):
         distance = squared_distances(some, kept)
         # Relative to the token itself, so that one huge token does not blur all other choices.
         slack = TOLERANCE * some.square().sum(-1, keepdim=True)
         tied = distance <= distance.amin(dim=-1, keepdim=True) + slack
-        nearest.append(torch.where(tied, place, k).amin(dim=-1))
-    return torch.cat(nearest, dim=-1).scatter(1, indices, place.expand_as(indices))
+        found.append(torch.where(tied, place, k).amin(dim=-1))
+    return torch.cat(found, dim=-1).scatter(1, indices, place.expand_as(indices))
 
 
 def plan(assignment: Tensor, mass: Tensor, k: int) -> Tensor:
@@ -89,8 +89,12 @@ def free_plan(
     """
     batch, m, _ = tokens.shape
     mass = tokens.new_ones(batch, m) if weights is None else weights
-    nearest = assign(embed(scale_down(tokens)[0], metric), indices)
-    return plan(nearest, mass / m, indices.shape[-1])
+    return plan(nearest(tokens, indices, metric), mass / m, indices.shape[-1])
+
+
+def nearest(tokens: Tensor, indices: Tensor, metric: Metric) -> Tensor:
+    """`assign` for tokens `(B, m, d)` as they are given, `(B, m)` int64."""
+    return assign(embed(scale_down(tokens)[0], metric), indices)
 
 
 def prefix_costs(points: Tensor, order: Tensor, mass: Tensor) -> Tensor:
@@ -105,9 +109,9 @@ def prefix_costs(points: Tensor, order: Tensor, mass: Tensor) -> Tensor:
     paid = points.new_full((*mass.shape, 1), torch.inf)
     for part in order.split(_BLOCK, dim=-1):
         kept = points.gather(1, part.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
-        nearest = squared_distances(points, kept).cummin(dim=-1).values.minimum(paid)
-        costs.append((mass.unsqueeze(1) @ nearest).squeeze(1))
-        paid = nearest[..., -1:]
+        least = squared_distances(points, kept).cummin(dim=-1).values.minimum(paid)
+        costs.append((mass.unsqueeze(1) @ least).squeeze(1))
+        paid = least[..., -1:]
     return torch.cat(costs, dim=-1)
 
 

@@ -19,6 +19,7 @@ from otprune import keep as budget
 from otprune.checks import check_finite
 from otprune.errors import KeepError, SelectorError, TokenError
 from otprune.keep import Auto, Keep
+from otprune.measures.cells import Cells
 from otprune.measures.certificate import Certificate
 from otprune.measures.transport import Metric
 from otprune.numerics.arrays import host_readable
@@ -209,6 +210,23 @@ class Selector(ABC):
             merging.reduction(batch, indices, metric, merge).unbind()[0]
             for batch, indices in zip(admitted, kept, strict=True)
         ]
+
+    def cells_each(self, sets: Iterable[Any], weights: Any = None) -> list[Cells]:
+        """The kept tokens of several sets, and the kept token that each token belongs to.
+
+        Kept are the tokens that `select_each` keeps. Every token belongs to its nearest kept one in
+        `assignment_metric`, as in `reduce`; a kept token to itself. Arguments and errors as for
+        `select_each`.
+        """
+        admitted = gate.admit_sets(self, sets, weights)
+        metric, made = self.assignment_metric, []
+        for batch, order in zip(admitted, self._orders(admitted), strict=True):
+            m = batch.tokens.shape[1]
+            if len(order) == m:
+                made.append(Cells.whole(m, order.device))
+            else:
+                made += merging.cells(batch, order.sort().values.unsqueeze(0), metric)
+        return made
 
     def explain(self, tokens: Any, weights: Any = None) -> Selection:
         """What is kept of one set of tokens, `(m, d)`, and how good that is.

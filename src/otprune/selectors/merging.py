@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from otprune.measures import transport
+from otprune.measures.cells import Cells
 from otprune.measures.transport import Metric
 from otprune.selectors.batches import Batch, alone
 from otprune.selectors.results import Reduction
@@ -31,6 +32,17 @@ def reduction(batch: Batch, indices: Tensor, metric: Metric, merge: bool) -> Red
 def masses(batch: Batch, indices: Tensor, metric: Metric) -> Tensor:
     """Share of its set that each kept token stands for, `(B, k)` float32; each row sums to 1."""
     return _plan(batch, indices, metric).sum(dim=-1)
+
+
+@torch.no_grad()
+def cells(batch: Batch, indices: Tensor, metric: Metric) -> list[Cells]:
+    """The cells of the kept tokens `indices`, `(B, k)` ascending, of each set of a batch."""
+
+    def cell(part: Batch, kept: Tensor) -> Tensor:
+        with torch.autocast(part.tokens.device.type, enabled=False):
+            return transport.nearest(part.tokens.float(), kept, metric)
+
+    return [Cells(*pair) for pair in zip(indices, alone(cell, batch, indices), strict=True)]
 
 
 @torch.no_grad()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from otprune.selectors import Reduction, Selector
 from otprune.selectors.picks import check_kept
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,18 @@ def reduce_each_checked(
 
 def timed(task: Callable[[], list[Reduction]], device: torch.device) -> list[Choice]:
     """What a task makes of several sets; the time that it takes is shared out evenly."""
+    made, seconds = timed_call(task, device)
+    share = seconds / max(len(made), 1)
+    return [Choice(one, share) for one in made]
+
+
+def timed_call(task: Callable[[], A], device: torch.device) -> tuple[A, float]:
+    """The result of a task, and the seconds that it took."""
     _wait(device)
     start = time.perf_counter()
     made = task()
     _wait(device)
-    share = (time.perf_counter() - start) / max(len(made), 1)
-    return [Choice(one, share) for one in made]
+    return made, time.perf_counter() - start
 
 
 def _given(weights: Any) -> dict[str, Any]:

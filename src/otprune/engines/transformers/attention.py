@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,22 @@ class Decoder:
         self.configs = {id(config) for config in configs if config is not None}
 
 
+class LayerBias(Protocol):
+    """A bias on the keys of attention layers, applied through `apply_key_bias`."""
+
+    decoder: Decoder
+    used_layers: set[int]
+
+    def bias(self, query: Tensor, key: Tensor) -> Tensor:
+        """`(B, keys)` float32, on the device of the layer."""
+
+    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+        """The layer's mask plus the bias."""
+
+    def check_not_rerun(self) -> None:
+        """In a layer: raise UnsupportedError if it will be recomputed after the call has ended."""
+
+
 @dataclass(eq=False)
 class KeyBias:
     """The log masses of one prompt, as a bias on its keys in the layers of one language model.
@@ -58,7 +74,7 @@ class KeyBias:
     decoder: the language model.
     log_mass: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
     total: tokens so far, including those of the current call; 0 if no layer has a sliding window.
-    checkpointing: the state of `_checkpointing` when the current call began.
+    checkpointing: the state of `checkpointing` when the current call began.
     used_layers: ids of the attention layers that have applied the bias in the current call.
     """
 
@@ -71,7 +87,7 @@ class KeyBias:
 
     def for_call(self, total: int) -> KeyBias:
         """The same log masses for the next call of the model; see `total`."""
-        return KeyBias(self.decoder, self.log_mass, total, _checkpointing())
+        return KeyBias(self.decoder, self.log_mass, total, checkpointing())
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor:
         """`(B, keys)` float32, on the device of the layer."""
@@ -90,7 +106,7 @@ class KeyBias:
     def check_not_rerun(self) -> None:
         """In a layer: raise UnsupportedError if it will be recomputed after the call has ended."""
         recorded, outer_hook = self.checkpointing
-        records, hook = _checkpointing()
+        records, hook = checkpointing()
         if (recorded and not records) or (hook is not None and hook is not outer_hook):
             raise UnsupportedError(
                 "mass with activation checkpointing: layers run again after the call, without "
@@ -109,7 +125,7 @@ class KeyBias:
             )
 
 
-def _checkpointing() -> tuple[bool, Any]:
+def checkpointing() -> tuple[bool, Any]:
     """Whether gradients are recorded, and the hook of the innermost torch.utils.checkpoint, if any.
 
     Reentrant checkpointing records no gradients in its first run.
@@ -120,10 +136,10 @@ def _checkpointing() -> tuple[bool, Any]:
     return torch.is_grad_enabled(), pack if ours else None
 
 
-_KEY_BIAS: ContextVar[KeyBias | None] = ContextVar("otprune_key_bias", default=None)
+_KEY_BIAS: ContextVar[LayerBias | None] = ContextVar("otprune_key_bias", default=None)
 # The key bias that masks must leave room for. It is set for longer than `_KEY_BIAS`: generate()
 # creates the masks of a static cache before it calls the model.
-_MASK_BIAS: ContextVar[KeyBias | None] = ContextVar("otprune_mask_bias", default=None)
+_MASK_BIAS: ContextVar[LayerBias | None] = ContextVar("otprune_mask_bias", default=None)
 
 
 def key_bias_of(model: Any, log_mass: Tensor | None) -> KeyBias | None:
@@ -139,7 +155,7 @@ def key_bias_of(model: Any, log_mass: Tensor | None) -> KeyBias | None:
 
 
 @contextmanager
-def apply_key_bias(key_bias: KeyBias | None, layers: bool = True) -> Iterator[None]:
+def apply_key_bias(key_bias: LayerBias | None, layers: bool = True) -> Iterator[None]:
     """Inside, in this thread and context only, attention layers apply a key bias; None for none.
 
     layers: False if only masks are created so that a bias can be added to them. Layers that are
@@ -295,7 +311,7 @@ def _biased_attention(
 
 def _add_to_mask(
     function: Callable[..., Any],
-    key_bias: KeyBias,
+    key_bias: LayerBias,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -311,7 +327,7 @@ def _add_to_mask(
 
 def _add_as_score(
     function: Callable[..., Any],
-    key_bias: KeyBias,
+    key_bias: LayerBias,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -332,7 +348,7 @@ def _add_as_score(
 
 def _add_as_features(
     function: Callable[..., Any],
-    key_bias: KeyBias,
+    key_bias: LayerBias,
     module: Any,
     query: Tensor,
     key: Tensor,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, check, placeholder
 from otprune.engines.transformers.features import PIXELS, Images, encode, find_images
 from otprune.engines.transformers.memory import cache_of, length_of
+from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
 
@@ -60,6 +62,7 @@ class Encoded:
     outputs: encoder outputs by modality.
     at: `(B, S)` bool by modality, True at placeholders.
     images: images by modality.
+    calls: what each call of the vision encoder kept; none without a selection inside it.
     """
 
     given: dict[str, Any]
@@ -69,6 +72,7 @@ class Encoded:
     outputs: dict[str, Any]
     at: dict[str, Tensor]
     images: dict[str, Images]
+    calls: list[Staged]
 
     @property
     def visual(self) -> list[VisualTokens]:
@@ -130,8 +134,13 @@ def has_images(inputs: Mapping[str, Any]) -> bool:
     )
 
 
-def encode_call(model: Any, inputs: Mapping[str, Any]) -> Encoded:
+def encode_call(
+    model: Any, inputs: Mapping[str, Any], stage: EncoderStage | None = None
+) -> Encoded:
     """Encode the images of a call and match them with their placeholders.
+
+    Args:
+        stage: selection inside the vision encoder, or None.
 
     Raises:
         UnsupportedError: an argument or a prompt that cannot be pruned; says which and why.
@@ -139,7 +148,7 @@ def encode_call(model: Any, inputs: Mapping[str, Any]) -> Encoded:
     """
     given = {key: value for key, value in inputs.items() if value is not None}
     ids, mask = _prompt(given)
-    outputs, rest = encode(model, given)
+    outputs, rest, calls = encode(model, given, stage)
     at = {modality: ids == placeholder(model.config, modality) for modality in outputs}
     for modality, places in at.items():
         if bool((places & ~mask.bool()).any()):
@@ -148,7 +157,7 @@ def encode_call(model: Any, inputs: Mapping[str, Any]) -> Encoded:
         modality: find_images(model, outputs[modality], ids, places, modality, given)
         for modality, places in at.items()
     }
-    return Encoded(given, ids, mask, rest, outputs, at, images)
+    return Encoded(given, ids, mask, rest, outputs, at, images, calls)
 
 
 def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:

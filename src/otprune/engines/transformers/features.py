@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from otprune.engines.common.selection import Choice
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, family, placeholder, rows_of
 from otprune.engines.transformers.grouping import image_lengths
+from otprune.engines.transformers.tower import Staged, staged
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.measures.cells import Cells
 
 # Argument names of pixels, of all models.
 PIXELS = (
@@ -45,8 +48,16 @@ class Images:
     unit: Unit
 
 
-def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def encode(
+    model: Any, given: dict[str, Any], stage: EncoderStage | None = None
+) -> tuple[dict[str, Any], dict[str, Any], list[Staged]]:
     """Encoder outputs by modality, and the arguments without pixels and what belongs to them.
+
+    Args:
+        stage: selection inside the vision encoder, or None.
+
+    Returns:
+        Outputs, arguments, and what each call of the vision encoder kept (nothing without a stage).
 
     Raises:
         UnsupportedError: no encoder of the model takes the given pixels, or images and videos come
@@ -58,8 +69,15 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         for modality, output in (given.get("mm_encoder_outputs") or {}).items()
         if output is not None
     }
+    if stage is not None and before:
+        raise UnsupportedError(
+            f"mm_encoder_outputs holds encoded {' and '.join(before)}s, which the selection inside "
+            "the encoder cannot reach: pass pixels, or prune without encoder="
+        )
     given = _with_known_pixels(model, given)
-    with _offloaded_weights(model.base_model):
+    with ExitStack() as stack:
+        calls = [] if stage is None else stack.enter_context(staged(model, stage))
+        stack.enter_context(_offloaded_weights(model.base_model))
         rest = model._prepare_multimodal_encoder_kwargs_for_generation(
             given | {"mm_encoder_outputs": before}
         )
@@ -82,7 +100,12 @@ def encode(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     mask = rest.pop("video_compression_mask", None)
     if mask is not None and "video" in made:
         made["video"] = _compressed(made["video"], mask)
-    return made, rest
+    if stage is not None and not calls:
+        raise UnsupportedError(
+            f"{type(model).__name__} did not call its vision encoder as expected, so nothing was "
+            "selected inside it: prune without encoder="
+        )
+    return made, rest, calls
 
 
 @contextmanager
@@ -189,6 +212,41 @@ def find_images(
     unit = kind.video if modality == "video" else "image"
     rows = rows_of(lengths, at, modality)
     return Images(list(torch.split(flat, lengths)), starts, rows, unit)
+
+
+def cells_of_images(calls: list[Staged], images: Iterable[Images]) -> list[Cells | None]:
+    """The plan of the encoder's selection for the tokens of each image, None where it is not known.
+
+    It is known where each token of the encoder's output, in order, became one token of the prompt.
+    Tokens of one cell then have the same features, which is checked: a model may add rows, mix
+    tokens or put them in another order.
+
+    Args:
+        images: by modality, in the order in which they were encoded.
+    """
+    sets = [one for call in calls for one in call.cells]
+    every = [tokens for some in images for tokens in some.tokens]
+    if sum(len(one.cell) for one in sets) != sum(map(len, every)):
+        return [None] * len(every)
+    found: list[Cells | None] = []
+    for tokens in every:
+        parts: list[Cells] = []
+        while sets and sum(len(one.cell) for one in parts) < len(tokens):
+            parts.append(sets.pop(0))
+        if sum(len(one.cell) for one in parts) != len(tokens):
+            return [None] * len(every)
+        found.append(Cells.joined(parts))
+    matches = all(_are_copies(x.detach(), cells) for x, cells in zip(every, found, strict=True))
+    return found if matches else [None] * len(every)
+
+
+def _are_copies(tokens: Tensor, cells: Cells | None) -> bool:
+    """Whether the tokens of a cell are equal, up to the rounding of a matrix product's edges."""
+    if cells is None:
+        return False
+    tokens = tokens.float()
+    moved = torch.linalg.vector_norm(tokens[cells.representative] - tokens, dim=-1)
+    return bool((moved <= 0.01 * torch.linalg.vector_norm(tokens, dim=-1)).all())
 
 
 def with_kept_features(model: Any, output: Any, images: Images, choices: list[Choice]) -> Any:

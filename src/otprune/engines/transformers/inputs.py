@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from otprune.engines.common.selection import Choice
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import (
     PER_TOKEN,
     Encoded,
@@ -24,7 +25,12 @@ from otprune.engines.transformers.encoded import (
     has_images,
 )
 from otprune.engines.transformers.families import Unit, check
-from otprune.engines.transformers.features import ENCODED, Images, with_kept_features
+from otprune.engines.transformers.features import (
+    ENCODED,
+    Images,
+    cells_of_images,
+    with_kept_features,
+)
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import (
@@ -41,6 +47,7 @@ from otprune.engines.transformers.positions import (
 )
 from otprune.engines.transformers.selection import choose, log_masses, weights_of
 from otprune.engines.transformers.settings import Settings, Weigh
+from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.selectors.results import LazyTensor
@@ -88,12 +95,14 @@ class Shrunk:
     items: what was kept of each image and video, in prompt order.
     memory: how the prompt was pruned; None if every token was kept.
     columns: `(B, n)`, see `Layout.columns`.
+    encoder: what each call of the vision encoder kept; none without a selection inside it.
     """
 
     inputs: dict[str, Any]
     items: list[Pruned]
     memory: Memory | None
     columns: Tensor
+    encoder: list[Staged]
 
 
 def prune_inputs(
@@ -105,6 +114,7 @@ def prune_inputs(
     padding_side: str = "left",
     untested_transformers: Untested = "refuse",
     weights: Weigh | None = None,
+    encoder: EncoderStage | None = None,
 ) -> dict[str, Any]:
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
@@ -121,7 +131,7 @@ def prune_inputs(
         positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.
         merge: each kept token becomes the mean of the tokens that it stands for.
         padding_side: side on which shorter sequences are padded, "left" (for generate) or "right".
-        untested_transformers, weights: see `Settings`.
+        untested_transformers, weights, encoder: see `Settings`.
 
     Returns:
         New arguments for one call: `mm_encoder_outputs` instead of pixels, shorter `input_ids`,
@@ -141,6 +151,7 @@ def prune_inputs(
         merge,
         untested_transformers=untested_transformers,
         weights=weights,
+        encoder=encoder,
     )
     check(model)
     if padding_side not in ("left", "right"):
@@ -169,7 +180,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         padding_side: "left", "right", or "aligned", which keeps columns counted from the end, see
             `Layout.aligned`.
     """
-    call = encode_call(model, inputs)
+    call = encode_call(model, inputs, settings.encoder)
     given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
     mass = settings.mass if settings.has_mass else "none"
     chosen = iter(_choose(settings, call))
@@ -195,7 +206,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     if bool(keep.all()):
         whole = {key: value for key, value in inputs.items() if key not in ENCODED}
         every = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None, every)
+        return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None, every, call.calls)
 
     attended = mask.bool()
     if padding_side == "aligned":
@@ -233,7 +244,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         key_bias=None if mass == "none" else layout.take(log_mass, 0),
         compact=settings.positions == "compact",
     )
-    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns)
+    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns, call.calls)
 
 
 def _choose(settings: Settings, call: Encoded) -> list[Choice]:
@@ -253,6 +264,7 @@ def _choose(settings: Settings, call: Encoded) -> list[Choice]:
         [image.row for image in visual],
         settings.merge,
         weights,
+        cells_of_images(call.calls, call.images.values()) if call.calls else None,
     )
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers import entry
 from otprune.engines.transformers.attention import check_attention
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Logits, Settings, Weigh
+from otprune.engines.transformers.tower import check_stage
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError
 from otprune.measures.mass import Mass
@@ -42,7 +44,8 @@ class prune:  # noqa: N801 - used as a function is
     Args:
         model: a supported model, see `otprune.engines.transformers.support`.
         selector: any selector of `otprune.selectors`; or `Settings`, without further arguments.
-        positions, merge, mass, alpha, logits, untested_transformers, weights: see `Settings`.
+        positions, merge, mass, alpha, logits, untested_transformers, weights, encoder: see
+            `Settings`.
 
     Raises:
         UnsupportedError: the model or a call cannot be pruned correctly; says why.
@@ -62,9 +65,18 @@ class prune:  # noqa: N801 - used as a function is
         logits: Logits = "short",
         untested_transformers: Untested = "refuse",
         weights: Weigh | None = None,
+        encoder: EncoderStage | None = None,
     ) -> None:
         made = _settings(
-            selector, positions, merge, mass, alpha, logits, untested_transformers, weights
+            selector,
+            positions,
+            merge,
+            mass,
+            alpha,
+            logits,
+            untested_transformers,
+            weights,
+            encoder,
         )
         _check(model, made)
         self._block = entry.Block(model, entry.Active(made, Run(made)))
@@ -104,6 +116,7 @@ def enable(
     logits: Logits = "short",
     untested_transformers: Untested = "refuse",
     weights: Weigh | None = None,
+    encoder: EncoderStage | None = None,
 ) -> Run:
     """Prune a model's calls in all threads, until `disable(model)`.
 
@@ -128,7 +141,15 @@ def enable(
     made = None
     if selector is not None:
         made = _settings(
-            selector, positions, merge, mass, alpha, logits, untested_transformers, weights
+            selector,
+            positions,
+            merge,
+            mass,
+            alpha,
+            logits,
+            untested_transformers,
+            weights,
+            encoder,
         )
     _check(model, made)
     run = Run(made)
@@ -147,7 +168,7 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("preserved", False, "none", 1.0, "short", "refuse", None):
+    if rest != ("preserved", False, "none", 1.0, "short", "refuse", None, None):
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"
@@ -159,3 +180,5 @@ def _check(model: Any, settings: Settings | None) -> None:
     check(model)
     if settings is not None and settings.has_mass:
         check_attention(model)
+    if settings is not None and settings.encoder is not None:
+        check_stage(model, settings.encoder)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from otprune.engines.transformers.inputs import Pruned, Shrunk
 from otprune.engines.transformers.settings import Settings
+from otprune.engines.transformers.tower import Staged
 
 
 class Run:
@@ -21,6 +22,7 @@ class Run:
         without images; None before the first call.
     columns: `(B, n)` int64, for each column of the shortened prompt the column of the caller's
         prompt that it comes from; -1 for added padding. None after a call without images.
+    encoder: what each call of the vision encoder kept inside it; empty without an `EncoderStage`.
     input_ids, labels: `(B, n)`, those of the shortened prompt; they match the logits that
         `model(...)` returned. None after a call without images; labels also if the call had none.
         The label of the caller's first column is -100, since no column before it predicts it.
@@ -32,6 +34,7 @@ class Run:
         self._clear()
 
     def _clear(self) -> None:
+        self.encoder: list[Staged] = []
         self.columns: Tensor | None = None
         self.input_ids: Tensor | None = None
         self.labels: Tensor | None = None
@@ -44,6 +47,7 @@ class Run:
     def record(self, shrunk: Shrunk) -> None:
         """Report a call with images."""
         self.last = shrunk.items
+        self.encoder = shrunk.encoder
         self.columns = shrunk.columns
         self.input_ids = shrunk.inputs["input_ids"]
         self.labels = shrunk.inputs.get("labels")

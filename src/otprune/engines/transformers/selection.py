@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,13 +18,14 @@ from otprune.engines.common.selection import (
 )
 from otprune.errors import WeightError
 from otprune.keep import Auto, Budget
+from otprune.measures.cells import Cells
 from otprune.measures.mass import Mass, log_mass
-from otprune.selectors.batches import in_groups
+from otprune.selectors import Cues, Reduction, Selector, merging
+from otprune.selectors.batches import Batch, in_groups
 
 if TYPE_CHECKING:
     from otprune.engines.transformers.encoded import VisualTokens
     from otprune.engines.transformers.settings import Weigh
-    from otprune.selectors import Reduction, Selector
 
 
 def choose(
@@ -32,6 +34,7 @@ def choose(
     rows: Sequence[int],
     merge: bool,
     weights: Sequence[Tensor | None] | None = None,
+    cells: Sequence[Cells | None] | None = None,
 ) -> list[Choice]:
     """Reduce the tokens `(m, d)` of each image; images of one size are one batch.
 
@@ -41,19 +44,27 @@ def choose(
     Args:
         rows: index of each image's sequence in the batch.
         weights: `(m,)` for each image, or None for one whose tokens all count the same.
+        cells: for each image the plan of a selection inside the encoder, or None. Tokens of one
+            cell are copies. Of m tokens `count(m)` are kept, chosen among those that the encoder
+            kept, and at most those; a rule decides on those. If `count(m)` is m, all m are kept.
 
     Raises:
         SelectorError: the selector's indices are not strictly ascending, or not valid for an image.
     """
     ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
     weighed = [None] * len(images) if weights is None else list(weights)
+    plans = [None] * len(images) if cells is None else list(cells)
 
-    def key(tokens: Tensor, row: int, weight: Tensor | None) -> object:
-        return row if ruled else (tokens.shape, tokens.dtype, weight is None)
+    def key(tokens: Tensor, row: int, weight: Tensor | None, plan: Cells | None) -> object:
+        staged = plan is not None and isinstance(selector, Selector)
+        return staged, row if ruled else (tokens.shape, tokens.dtype, weight is None)
 
     def together(places: list[int]) -> list[Choice]:
         sets = [images[i] for i in places]
         ours = [weighed[i] for i in places]
+        known = [plan for plan in (plans[i] for i in places) if plan is not None]
+        if known and isinstance(selector, Selector):
+            return timed(lambda: reduce_among(selector, sets, known, merge, ours), sets[0].device)
         given = [w for w in ours if w is not None]
 
         def task() -> list[Reduction]:
@@ -66,7 +77,52 @@ def choose(
 
         return timed(task, sets[0].device)
 
-    return in_groups(map(key, images, rows, weighed), together)
+    return in_groups(map(key, images, rows, weighed, plans), together)
+
+
+def reduce_among(
+    selector: Selector,
+    sets: Sequence[Tensor],
+    cells: Sequence[Cells],
+    merge: bool,
+    weights: Sequence[Tensor | None],
+) -> list[Reduction]:
+    """Reduce tokens `(m, d)` of which only the kept ones of `cells` differ; see `choose`.
+
+    A kept token counts as the tokens of its cell do together, in the masses and for selectors that
+    use weights.
+    """
+    made: list[Reduction | None] = [None] * len(sets)
+    groups: dict[int | None, list[int]] = {}
+    for i, (tokens, plan) in enumerate(zip(sets, cells, strict=True)):
+        m = len(tokens)
+        if isinstance(selector.keep, (float, int)):
+            k = selector.count(m)
+            if k == m:
+                made[i] = Reduction(plan.cell.new_tensor(range(m)), _even(m), tokens)
+                continue
+            groups.setdefault(min(k, len(plan.kept)), []).append(i)
+        else:
+            groups.setdefault(None, []).append(i)
+    for number, places in groups.items():
+        method = selector if number is None else replace(selector, keep=number)
+        few = [sets[i][cells[i].kept] for i in places]
+        counts = [cells[i].counts(weights[i]) for i in places]
+        weighed = counts if "weights" in selector.uses else None
+        found = method.select_each(few, weights=weighed)
+        for i, tokens, count, indices in zip(places, few, counts, found, strict=True):
+            one = merging.reduction(
+                Batch(tokens[None], Cues(weights=(count / count.mean())[None])),
+                indices[None],
+                selector.assignment_metric,
+                merge,
+            ).unbind()[0]
+            made[i] = Reduction(cells[i].kept[indices], one.lazy_masses, one.features)
+    return [one for one in made if one is not None]
+
+
+def _even(m: int) -> Tensor:
+    return torch.full((m,), 1 / m)
 
 
 def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.versions import Untested, check_tested
@@ -50,6 +51,10 @@ class Settings:
             only their ratios matter), or None if its tokens all count the same. It is called once
             for every call with images, without gradient. The kept tokens are those of
             `selector.reduce(tokens, weights=...)`. None: all tokens count the same.
+        encoder: selection inside the vision encoder, which saves time there; None for none. The
+            selector then chooses among the tokens that the encoder kept, where each of these became
+            one token of the prompt; elsewhere among all, with the features of kept tokens in the
+            places of dropped ones. Masses count all m tokens either way.
 
     Raises:
         UnsupportedError: transformers is newer than tested and that is refused, or the selector
@@ -66,6 +71,7 @@ class Settings:
     logits: Logits = "short"
     untested_transformers: Untested = "refuse"
     weights: Weigh | None = None
+    encoder: EncoderStage | None = None
 
     def __post_init__(self) -> None:
         # Any object with the method `reduce` of a selector is accepted.
@@ -85,6 +91,10 @@ class Settings:
             raise OTPruneError(f"merge={self.merge!r}: expected True or False")
         if self.logits not in get_args(Logits):
             raise OTPruneError(f"logits={self.logits!r}: expected 'short' or 'full'")
+        if not (self.encoder is None or isinstance(self.encoder, EncoderStage)):
+            raise OTPruneError(
+                f"encoder={self.encoder!r}: expected otprune.EncoderStage(keep=0.35), or None"
+            )
         check_tested(self.untested_transformers)
 
     @property

@@ -1,0 +1,114 @@
+"""Pruning inside a vision encoder: where, how much, by which method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from otprune.engines.common.selection import timed_call
+from otprune.errors import KeepError, OTPruneError
+from otprune.keep import Keep
+from otprune.measures.cells import Cells
+from otprune.selectors import Selector, TransportPrune, check_selector
+from otprune.selectors.gate import check_cues
+
+
+@dataclass(frozen=True)
+class EncoderStage:
+    """Selection inside the vision encoder: later layers work on the kept tokens alone.
+
+    After some layers the tokens of each image are reduced to the kept ones, and only these go
+    through the attention and MLP of the remaining layers. Each kept key has the logarithm of its
+    mass added to its attention logits, its mass being the number of tokens in its cell
+    (proportional attention, Bolya et al., "Token merging: your ViT but faster", ICLR 2023; here
+    tokens are selected, not merged). Special tokens of the encoder (class token, registers) always
+    stay, with mass 1. Between layers every dropped token takes the feature of the kept token that
+    it belongs to, so whatever reads the encoder finds its grid whole.
+
+    A budget is that of one attention set of the encoder: an image, a tile of a tiled image, or a
+    frame of a video. Where the model combines blocks of s x s tokens behind the encoder, blocks are
+    kept or dropped as a whole.
+
+        stage = otprune.EncoderStage(keep=0.35, after=0.5)
+        with otprune.prune(model, otprune.TransportPrune(0.1), encoder=stage):
+            model.generate(**inputs)
+
+    Attributes:
+        keep: ratio in (0, 1] as a float or number of tokens as an int, for `TransportPrune`. None
+            if `selector` is given.
+        after: number of layers before the selection, as an int, or their share of the encoder's
+            layers in [0, 1), as a float.
+        selector: another method, with its own keep. It sees the hidden states that enter the layer
+            after the selection (the mean of a block). Its keep must not be a rule.
+        mass: whether kept keys carry their mass in the remaining layers.
+
+    Raises:
+        KeepError: `keep` is no ratio or number, or is a rule.
+        OTPruneError: `keep` and `selector` are both given or both missing, or another argument is
+            wrong.
+        WeightError, UnsupportedError: the selector needs weights or another cue.
+    """
+
+    keep: Keep | None = None
+    after: float | int = 0.5
+    selector: Selector | None = None
+    mass: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.selector is None):
+            raise OTPruneError(
+                "an encoder stage needs keep= (for TransportPrune) or selector=, one of the two"
+            )
+        if self.selector is not None:
+            check_selector(self.selector)
+            check_cues(self.selector, [], "inside an encoder")
+        if not isinstance(self.method.keep, (float, int)):
+            raise KeepError(
+                f"keep={self.method.keep!r} in an encoder stage: expected a ratio or a number of "
+                "tokens, since the images of a batch go through a layer with equally many tokens"
+            )
+        _check_after(self.after)
+        if not isinstance(self.mass, bool):
+            raise OTPruneError(f"mass={self.mass!r} in an encoder stage: expected True or False")
+
+    @property
+    def method(self) -> Selector:
+        """The selector that is used."""
+        return TransportPrune(self.keep) if self.selector is None else self.selector  # type: ignore[arg-type]
+
+    def layer(self, layers: int) -> int:
+        """Index of the first layer behind the selection, of an encoder with so many layers.
+
+        Raises:
+            OTPruneError: the encoder has no layer behind the selection.
+        """
+        first = round(self.after * layers) if isinstance(self.after, float) else int(self.after)
+        if isinstance(self.after, float):
+            first = min(first, layers - 1)
+        if not first < layers:
+            raise OTPruneError(
+                f"after={self.after} layers, and the encoder has {layers}: give a smaller number, "
+                "or a share in [0, 1) as a float"
+            )
+        return first
+
+    @torch.no_grad()
+    def cells(self, sets: Sequence[Tensor]) -> tuple[list[Cells], float]:
+        """The plan of each set of tokens `(m_i, d)`, and the seconds that it took."""
+        return timed_call(lambda: self.method.cells_each(sets), sets[0].device)
+
+
+def _check_after(after: object) -> None:
+    fits = not isinstance(after, bool) and (
+        (isinstance(after, Integral) and int(after) >= 0)
+        or (isinstance(after, Real) and not isinstance(after, Integral) and 0 <= float(after) < 1)
+    )
+    if not fits:
+        raise OTPruneError(
+            f"after={after!r}: expected a number of layers >= 0 as an int, or a share of them in "
+            "[0, 1) as a float"
+        )

@@ -1,0 +1,410 @@
+"""A selection inside a vision encoder, for the calls of one context.
+
+The encoder and its layers are called as ever. During a call with an `EncoderStage` their `forward`
+are replaced by functions that look up the stage of the context, so other threads, and calls without
+a stage, are unaffected; afterwards nothing is left. At the first layer behind the cut the tokens
+are selected. From there on each layer gets the rows of the kept tokens, with masks, positions and
+packed borders to match, and gives back a whole grid: a dropped token takes the feature of the kept
+one that it belongs to. Hidden states, features of inner layers, deepstack levels, mergers and
+projectors therefore need no changes.
+
+A mass of n equals n literal copies of the token at its place that see each other. A layer in which
+the mass would be lost raises an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from otprune.engines.common.stage import EncoderStage
+from otprune.engines.transformers.attention import Decoder, apply_key_bias, checkpointing
+from otprune.engines.transformers.bias import as_mask
+from otprune.engines.transformers.towers import Tower, layers_of, side_of, tower_of
+from otprune.errors import UnsupportedError
+from otprune.measures.cells import Cells
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What one call of an encoder kept of its attention sets (images, tiles or frames).
+
+    cells: of each set, in the order of the encoder's output; of blocks, if the model combines
+        tokens behind the encoder.
+    layer, layers: index of the first layer behind the selection, and number of all layers.
+    seconds: time of the selection.
+    """
+
+    cells: list[Cells]
+    layer: int
+    layers: int
+    seconds: float
+
+
+@contextmanager
+def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
+    """Inside, in this thread and context only, a model's vision encoder applies a stage.
+
+    Args:
+        model: a model with one vision encoder of a known class, or such an encoder.
+
+    Returns:
+        A list to which every call of the encoder adds what it kept.
+
+    Raises:
+        UnsupportedError: the encoder or a call of it cannot be pruned correctly; says why.
+        OTPruneError: `stage.after` does not fit the encoder.
+    """
+    tower, row = tower_of(model)
+    layers = layers_of(tower, row)
+    first = stage.layer(len(layers))
+    side = side_of(getattr(model, "config", None))
+    places = {id(layer): i for i, layer in enumerate(layers)}
+    plan = _Plan(stage, tower, row, side, first, len(layers), places)
+    token = _PLAN.set(plan)
+    _acquire(tower, [tower, *layers[first:]])
+    try:
+        yield plan.calls
+    finally:
+        _release(tower)
+        _PLAN.reset(token)
+
+
+def check_stage(model: Any, stage: EncoderStage) -> None:
+    """Raise what `staged` would raise before any call."""
+    tower, row = tower_of(model)
+    stage.layer(len(layers_of(tower, row)))
+
+
+@dataclass(eq=False)
+class _Plan:
+    """A stage for the calls of one encoder in one context, and the state of the running call."""
+
+    stage: EncoderStage
+    tower: Any
+    row: Tower
+    side: int
+    first: int
+    layers: int
+    places: dict[int, int]
+    calls: list[Staged] = field(default_factory=list)
+    arguments: Mapping[str, Any] | None = None
+    short: _Short | None = None
+
+
+_PLAN: ContextVar[_Plan | None] = ContextVar("otprune_encoder_stage", default=None)
+
+
+# -- replacing forward ---------------------------------------------------------------------------
+
+_lock = threading.RLock()
+_users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def _acquire(tower: Any, modules: list[Any]) -> None:
+    with _lock:
+        _users[tower] = _users.get(tower, 0) + 1
+        for module in modules:
+            if not isinstance(vars(module).get("forward"), _Forward):
+                module.forward = _Forward(module, vars(module).get("forward"))
+
+
+def _release(tower: Any) -> None:
+    with _lock:
+        _users[tower] -= 1
+        if _users[tower]:
+            return
+        del _users[tower]
+        for module in tower.modules():
+            ours = vars(module).get("forward")
+            if isinstance(ours, _Forward):  # other code may have replaced it: left alone
+                del module.forward
+                if ours.own is not None:
+                    module.forward = ours.own
+
+
+class _Forward:
+    """The `forward` of an encoder or one of its layers while a stage is in use in any thread.
+
+    own: the instance attribute that it replaced, such as accelerate's; None if there was none.
+    """
+
+    def __init__(self, module: Any, own: Callable[..., Any] | None) -> None:
+        self.module = module
+        self.own = own
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        if self.own is not None:
+            return self.own
+        method: Callable[..., Any] = types.MethodType(type(self.module).forward, self.module)
+        return method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        plan = _PLAN.get()
+        if plan is None:
+            return self.__wrapped__(*args, **kwargs)
+        if self.module is plan.tower:
+            return _call_tower(plan, self.__wrapped__, args, kwargs)
+        place = plan.places.get(id(self.module))
+        if place is None or place < plan.first:
+            return self.__wrapped__(*args, **kwargs)
+        return _call_layer(plan, self.module, place, self.__wrapped__, args, kwargs)
+
+
+def _call_tower(
+    plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    plan.arguments, plan.short = _named(plan.tower, args, kwargs), None
+    try:
+        return function(*args, **kwargs)
+    finally:
+        plan.arguments, plan.short = None, None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _call_layer(
+    plan: _Plan,
+    layer: Any,
+    place: int,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    name = type(plan.tower).__name__
+    if layer.training and getattr(layer, "gradient_checkpointing", False):
+        raise UnsupportedError(
+            f"{name} with gradient checkpointing: its layers run again after the call, without "
+            "the stage: call gradient_checkpointing_disable() on the encoder, or prune without "
+            "encoder="
+        )
+    given = _named(layer, args, kwargs)
+    if place == plan.first:
+        plan.short = _select(plan, given["hidden_states"])
+    short = plan.short
+    if short is None:
+        return function(*args, **kwargs)
+    given = {key: _shortened(key, value, short, name) for key, value in given.items()}
+    if not plan.stage.mass:
+        return _whole(function(**given), short)
+    bias = TowerBias(plan.tower, short.log_mass)
+    with apply_key_bias(bias):
+        out = function(**given)
+    bias.check_used()
+    return _whole(out, short)
+
+
+def _named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's forward by name."""
+    signature = inspect.signature(types.MethodType(type(module).forward, module))
+    named: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        named |= value if more else {name: value}
+    return named
+
+
+# -- short sequences -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Short:
+    """The kept tokens of R sequences of n tokens, n' in each.
+
+    columns: `(R, n')` int64, ascending.
+    index: `(R * n',)`, the same among the tokens of all sequences.
+    back: `(R * n,)`, for each token the position in `index` of the token whose feature it takes.
+    log_mass: `(R, n')` float32.
+    """
+
+    columns: Tensor
+    index: Tensor
+    back: Tensor
+    log_mass: Tensor
+
+    @property
+    def n(self) -> int:
+        return len(self.back) // len(self.columns)
+
+    def take(self, hidden: Tensor) -> Tensor:
+        """`(R, n, d)`, or `(n, d)` of one sequence, to `(R, n', d)` or `(n', d)`."""
+        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.index)
+        return flat if hidden.ndim == 2 else flat.view(*self.columns.shape, -1)
+
+    def give_back(self, hidden: Tensor) -> Tensor:
+        """`(R, n', d)` or `(n', d)` to `(R, n, d)` or `(n, d)`."""
+        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.back)
+        return flat if hidden.ndim == 2 else flat.view(len(self.columns), self.n, -1)
+
+    def borders(self, old: Tensor) -> Tensor:
+        """Packed borders `(parts + 1,)` of the short sequence, without its empty parts."""
+        kept = torch.zeros(self.n + 1, dtype=torch.int64, device=old.device)
+        kept[self.columns[0].to(old.device) + 1] = 1
+        found: Tensor = torch.unique_consecutive(kept.cumsum(0)[old.long()])
+        return found.to(old.dtype)
+
+
+def _select(plan: _Plan, hidden: Tensor) -> _Short | None:
+    """Select tokens of the sequences that enter a layer; None if all of them are kept."""
+    if plan.arguments is None:
+        raise UnsupportedError(
+            f"a layer of {type(plan.tower).__name__} was called by itself, so what its tokens show "
+            "is not known: call the encoder, or prune without encoder="
+        )
+    rows, n = hidden.shape[:-1] if hidden.ndim == 3 else (1, len(hidden))
+    layout = plan.row.layout(plan.tower, plan.arguments, (rows, n), plan.side)
+    flat = hidden.detach().reshape(rows * n, -1)
+    units = [some.to(flat.device) for some in layout.units]
+    sets = [flat[some].mean(dim=1) if some.shape[1] > 1 else flat[some[:, 0]] for some in units]
+    full = [i for i, some in enumerate(units) if len(some)]
+    made, seconds = plan.stage.cells([sets[i] for i in full])
+    by_set = dict(zip(full, made, strict=True))
+    cells = [by_set.get(i) or Cells.whole(0, flat.device) for i in range(len(units))]
+    plan.calls.append(Staged(cells, plan.first, plan.layers, seconds))
+    if all(one.is_whole for one in cells):
+        return None
+    return _short(layout.special.to(flat.device), units, cells, rows, n)
+
+
+def _short(special: Tensor, units: list[Tensor], cells: list[Cells], rows: int, n: int) -> _Short:
+    device = special.device
+    keep = torch.zeros(rows * n, dtype=torch.bool, device=device)
+    padding = torch.ones_like(keep)
+    log_mass = torch.zeros(rows * n, device=device)
+    whose = torch.arange(rows * n, device=device)
+    keep[special], padding[special] = True, False
+    for some, plan in zip(units, cells, strict=True):
+        kept = some[plan.kept]
+        padding[some], keep[kept] = False, True
+        log_mass[kept] = plan.counts().log().unsqueeze(1)
+        whose[some] = kept[plan.cell]
+    keep, padding = keep.view(rows, n), padding.view(rows, n)
+    number = keep.sum(dim=1, keepdim=True)
+    width = int(number.max())
+    # Shorter sequences are filled up with padding of theirs, which the layer's mask hides.
+    filler = padding & (padding.cumsum(dim=1) <= width - number)
+    keep = keep | filler
+    if bool((keep.sum(dim=1) != width).any()):
+        raise UnsupportedError(
+            "the sequences of an encoder's batch keep different numbers of tokens: give an encoder "
+            "stage whose selector keeps the same share of each image"
+        )
+    columns = keep.nonzero()[:, 1].view(rows, width)
+    first = torch.arange(rows, device=device).unsqueeze(1)
+    index = (columns + first * n).reshape(-1)
+    place = (keep.cumsum(dim=1) - 1 + first * width).reshape(-1)
+    # Dropped padding takes the feature of the first token; nothing reads it.
+    lost = (padding & ~keep).reshape(-1)
+    whose = torch.where(lost, index.view(rows, width)[:, :1].expand(rows, n).reshape(-1), whose)
+    return _Short(columns, index, place[whose], log_mass[index].view(rows, width))
+
+
+def _shortened(name: str, value: Any, short: _Short, tower: str) -> Any:
+    """An argument of a layer, for the kept tokens."""
+    if name == "hidden_states":
+        return short.take(value)
+    if name in ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k") and value is not None:
+        return short.borders(value)
+    if name in ("max_seqlen", "max_length_q", "max_length_k"):
+        return value  # an upper bound, which still is one
+    if name == "position_embeddings" and value is not None:
+        return tuple(_along_tokens(name, x, short, tower) for x in value)
+    if name == "attention_mask" and isinstance(value, Tensor):
+        return _mask(value, short, tower)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UnsupportedError(
+        f"{tower} hands {name} to its layers, and how to shorten it is not known: prune without "
+        "encoder="
+    )
+
+
+def _along_tokens(name: str, value: Tensor, short: _Short, tower: str) -> Tensor:
+    if len(short.columns) > 1 or value.shape[-2] != short.n:
+        raise UnsupportedError(
+            f"{tower} hands {name} of shape {tuple(value.shape)} to its layers, and how to shorten "
+            "it is not known: prune without encoder="
+        )
+    return value.index_select(-2, short.columns[0].to(value.device))
+
+
+def _mask(mask: Tensor, short: _Short, tower: str) -> Tensor:
+    """The rows and columns of a mask `(B or 1, h, q, keys)` or `(B, keys)` for the kept tokens."""
+    n, columns = short.n, short.columns.to(mask.device)
+    if mask.ndim not in (2, 4) or mask.shape[-1] != n or len(mask) not in (1, len(columns)):
+        raise UnsupportedError(
+            f"{tower} hands a mask of shape {tuple(mask.shape)} to its layers, and how to shorten "
+            "it is not known: prune without encoder="
+        )
+    mask = mask.expand(len(columns), *mask.shape[1:])
+    if mask.ndim == 2:
+        return mask.gather(1, columns)
+    if mask.shape[2] == n:
+        mask = mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, n))
+    return mask.gather(3, columns[:, None, None].expand(-1, *mask.shape[1:3], -1))
+
+
+def _whole(out: Any, short: _Short) -> Any:
+    if isinstance(out, tuple):
+        return short.give_back(out[0]), *out[1:]
+    return short.give_back(out)
+
+
+class TowerBias:
+    """The log masses of one encoder's sequences, as a bias on the keys of one of its layers.
+
+    Attention may be computed in parts (images, frames, windows), in the order of the tokens: each
+    part takes the next keys. It stands where a `KeyBias` of a language model does.
+    """
+
+    def __init__(self, tower: Any, log_mass: Tensor) -> None:
+        self.decoder = Decoder(tower)
+        self.used_layers: set[int] = set()
+        self._log_mass = log_mass
+        self._next = 0
+        self._checkpointing = checkpointing()
+
+    def bias(self, query: Tensor, key: Tensor) -> Tensor:
+        """`(B, keys)` float32, of the next keys."""
+        first, self._next = self._next, self._next + key.shape[-2]
+        part = self._log_mass[:, first : self._next]
+        if len(part) != len(query) or part.shape[1] != key.shape[-2]:
+            raise UnsupportedError(
+                f"{self._name} attends to {tuple(key.shape)} keys where {tuple(part.shape)} masses "
+                "are left: use EncoderStage(mass=False), or prune without encoder="
+            )
+        return part.to(query.device)
+
+    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+        """The layer's mask plus the bias; encoders attend in both directions."""
+        return as_mask(mask, self.bias(query, key), query, causal=False)
+
+    def check_not_rerun(self) -> None:
+        """Raise UnsupportedError if the layer will be recomputed after the call has ended."""
+        if checkpointing() != self._checkpointing:
+            raise UnsupportedError(
+                f"{self._name} with activation checkpointing: its layers run again after the call, "
+                "without the stage: prune without encoder="
+            )
+
+    def check_used(self) -> None:
+        """Raise UnsupportedError unless attention has taken the masses of all keys."""
+        if self._next != self._log_mass.shape[1]:
+            raise UnsupportedError(
+                f"{self._name} does not attend through transformers' attention interface alone, "
+                "so masses would be lost: use EncoderStage(mass=False), or prune without encoder="
+            )
+
+    @property
+    def _name(self) -> str:
+        return f"the encoder ({self.decoder.config.model_type})"

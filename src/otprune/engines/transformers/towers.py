@@ -1,0 +1,253 @@
+"""Which vision encoders a selection inside is known to be right for, as a table.
+
+A row says where an encoder's layers are and which of its tokens show what: the special tokens in
+front, and the grid of each image, tile or frame. Everything else is read from the layers' calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprune.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens of an encoder's sequences show what.
+
+    units: for each attention set (image, tile or frame) `(U, g)` int64: the indices of the tokens
+        of each block that the model combines behind the encoder, in the order of its output. g is 1
+        where it combines none. Indices count through all sequences, `row * n + column`.
+    special: `(S,)` int64, likewise: special tokens, which always stay. All others are padding.
+    """
+
+    units: list[Tensor]
+    special: Tensor
+
+
+# From an encoder, the arguments of its call, the shape `(rows, n)` of its sequences, and the side
+# of the blocks that the model combines.
+Find = Callable[[Any, Mapping[str, Any], tuple[int, int], int], Layout]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """How one class of vision encoders lays out its tokens.
+
+    layers: path of the list of its layers.
+    layout: finds the layout of a call.
+    """
+
+    layers: str
+    layout: Find
+
+
+@lru_cache(maxsize=64)
+def _blocks(height: int, width: int, side: int) -> Tensor:
+    """`(U, side ** 2)`: a grid's tokens in raster order, by block; single tokens if none fit."""
+    if height % side or width % side:
+        side = 1
+    grid = torch.arange(height * width).view(height // side, side, width // side, side)
+    return grid.transpose(1, 2).reshape(-1, side * side)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _square(special: Callable[[Any], int]) -> Find:
+    """Images of one size, pixels `(rows, channels, height, width)`, after special tokens."""
+
+    def find(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
+        rows, n = shape
+        patch, size = _pair(tower.config.patch_size), given["pixel_values"].shape[-2:]
+        height, width = (int(a) // b for a, b in zip(size, patch, strict=True))
+        first = special(tower.config)
+        _check_size(tower, n, first + height * width)
+        units = _blocks(height, width, side) + first
+        ahead = torch.arange(first)
+        return Layout(
+            [units + row * n for row in range(rows)],
+            torch.cat([ahead + row * n for row in range(rows)]),
+        )
+
+    return find
+
+
+def _masked(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
+    """Images of one grid, `patch_attention_mask` `(rows, height, width)` telling padding."""
+    rows, n = shape
+    patch, size = _pair(tower.config.patch_size), given["pixel_values"].shape[-2:]
+    height, width = (int(a) // b for a, b in zip(size, patch, strict=True))
+    _check_size(tower, n, height * width)
+    units, mask = _blocks(height, width, side), given.get("patch_attention_mask")
+    if mask is None:
+        return Layout([units + row * n for row in range(rows)], torch.arange(0))
+    real = mask.reshape(rows, -1).bool().cpu()
+    return Layout(
+        [units[real[row][units].any(dim=1)] + row * n for row in range(rows)], torch.arange(0)
+    )
+
+
+def _native(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
+    """Images of any grid, `spatial_shapes` `(rows, 2)`, each padded to n tokens."""
+    _, n = shape
+    grids = given["spatial_shapes"].tolist()
+    return Layout(
+        [_blocks(int(h), int(w), side) + row * n for row, (h, w) in enumerate(grids)],
+        torch.arange(0),
+    )
+
+
+def _packed(grids: list[tuple[int, int]], side: int) -> list[Tensor]:
+    units, start = [], 0
+    for height, width in grids:
+        units.append(_blocks(height, width, side) + start)
+        start += height * width
+    return units
+
+
+def _pixtral(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
+    """Images of any size, packed into one sequence, each in raster order."""
+    sizes = given.get("image_sizes")
+    if sizes is None:
+        pixels = given["pixel_values"]
+        sizes = [pixels.shape[-2:]] * len(pixels)
+    patch = int(tower.patch_size)
+    grids = [(int(h) // patch, int(w) // patch) for h, w in sizes]
+    _check_size(tower, shape[1], sum(math.prod(grid) for grid in grids))
+    return Layout(_packed(grids, side), torch.arange(0))
+
+
+def _qwen(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
+    """Frames of any size, packed, the tokens of each merged block next to each other."""
+    times = int(tower.spatial_merge_size) ** 2
+    lengths = [int(h * w) for t, h, w in given["grid_thw"].tolist() for _ in range(int(t))]
+    _check_size(tower, shape[1], sum(lengths))
+    place = torch.arange(sum(lengths) // times)
+    if getattr(tower, "window_size", None):
+        from transformers.vision_utils import get_vision_window_index
+
+        # The encoder's sequence is ordered by windows, its output is not.
+        order, _ = get_vision_window_index(
+            given["grid_thw"].cpu(),
+            spatial_merge_size=tower.spatial_merge_size,
+            window_size=tower.window_size,
+            patch_size=tower.patch_size,
+        )
+        place = order.argsort()
+    units = place.unsqueeze(1) * times + torch.arange(times)
+    return Layout(list(units.split([length // times for length in lengths])), torch.arange(0))
+
+
+def _check_size(tower: Any, found: int, expected: int) -> None:
+    if found != expected:
+        raise UnsupportedError(
+            f"{type(tower).__name__} works on {found} tokens where {expected} were expected, so "
+            "which of them show the image is not known: prune without encoder="
+        )
+
+
+def _none(config: Any) -> int:
+    return 0
+
+
+def _class(config: Any) -> int:
+    return 1
+
+
+def _registers(config: Any) -> int:
+    return 1 + int(config.num_register_tokens)
+
+
+TOWERS: dict[str, Tower] = {
+    "CLIPVisionModel": Tower("encoder.layers", _square(_class)),
+    "SiglipVisionModel": Tower("encoder.layers", _square(_none)),
+    "Siglip2VisionModel": Tower("encoder.layers", _native),
+    "Dinov2Model": Tower("encoder.layer", _square(_class)),
+    "Dinov2WithRegistersModel": Tower("encoder.layer", _square(_registers)),
+    "InternVLVisionModel": Tower("encoder.layer", _square(_class)),
+    "Idefics2VisionTransformer": Tower("encoder.layers", _masked),
+    "Idefics3VisionTransformer": Tower("encoder.layers", _masked),
+    "SmolVLMVisionTransformer": Tower("encoder.layers", _masked),
+    "PixtralVisionModel": Tower("transformer.layers", _pixtral),
+    "Qwen2VisionTransformerPretrainedModel": Tower("blocks", _qwen),
+    "Qwen2_5_VisionTransformerPretrainedModel": Tower("blocks", _qwen),
+    "Qwen3VLVisionModel": Tower("blocks", _qwen),
+    "Qwen3VLMoeVisionModel": Tower("blocks", _qwen),
+}
+
+# How many tokens of a side are combined into one behind the encoder, where that is not the
+# encoder's own doing. Models that are not listed combine none, or mix all tokens (resamplers).
+_SIDES: dict[str, Callable[[Any], float]] = {
+    "gemma3": lambda config: (
+        config.vision_config.image_size
+        / config.vision_config.patch_size
+        / math.sqrt(config.mm_tokens_per_image)
+    ),
+    "idefics3": lambda config: config.scale_factor,
+    "internvl": lambda config: 1 / config.downsample_ratio,
+    "lfm2_vl": lambda config: config.downsample_factor,
+    "mistral3": lambda config: config.spatial_merge_size,
+    "smolvlm": lambda config: config.scale_factor,
+}
+
+
+def side_of(config: Any) -> int:
+    """Side of the blocks of tokens that a model combines into one behind its encoder."""
+    side = _SIDES.get(getattr(config, "model_type", ""))
+    return 1 if side is None else max(1, round(side(config)))
+
+
+def tower_of(model: Any) -> tuple[Any, Tower]:
+    """A model's vision encoder, or the encoder itself, and its row of the table.
+
+    Raises:
+        UnsupportedError: there is none in the table, or more than one; says which classes.
+    """
+    found = [x for x in _outermost(model) if type(x).__name__ in TOWERS]
+    if len(found) == 1:
+        return found[0], TOWERS[type(found[0]).__name__]
+    name = type(model).__name__
+    if found:
+        names = " and ".join(sorted(type(x).__name__ for x in found))
+        raise UnsupportedError(
+            f"{name} has several vision encoders ({names}), and which shows what is not known: "
+            "prune without encoder="
+        )
+    raise UnsupportedError(
+        f"{name}: a selection inside its vision encoder ({_encoder_name(model)}) is not known to "
+        f"be right; it is for {', '.join(TOWERS)}: prune without encoder="
+    )
+
+
+def layers_of(tower: Any, row: Tower) -> list[Any]:
+    """The layers of an encoder, in order."""
+    layers = tower
+    for name in row.layers.split("."):
+        layers = getattr(layers, name)
+    return list(layers)
+
+
+def _outermost(module: Any) -> Iterator[Any]:
+    """Modules of known classes, not looking inside them."""
+    if type(module).__name__ in TOWERS:
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child)
+
+
+def _encoder_name(model: Any) -> str:
+    for name in ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower"):
+        for module in (model, getattr(model, "base_model", model)):
+            if isinstance(getattr(module, name, None), torch.nn.Module):
+                return type(getattr(module, name)).__name__
+    return "none was found"

@@ -1,0 +1,77 @@
+"""The cells of kept tokens: a free-mass transport plan as an assignment, with its way back.
+
+Every token belongs to the cell of one kept token. A plan does three things. The number of tokens in
+a cell is the mass of its kept token. The way back gives every token the feature of its kept token,
+so that a layout of m tokens is whole again. Plans compose: of the kept tokens of one plan another
+one keeps fewer, and the masses still add up to m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A partition of m tokens into the cells of k kept ones.
+
+    Attributes:
+        kept: `(k,)` int64, strictly ascending: the kept tokens.
+        cell: `(m,)` int64: for each token the position in `kept` of the token that it belongs to. A
+            kept token belongs to itself.
+    """
+
+    kept: Tensor
+    cell: Tensor
+
+    @classmethod
+    def whole(cls, m: int, device: torch.device | None = None) -> Cells:
+        """Every token kept, each its own cell."""
+        every = torch.arange(m, device=device)
+        return cls(every, every)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Cells]) -> Cells:
+        """Several sets as one, in order."""
+        kept, cell, m, k = [], [], 0, 0
+        for part in parts:
+            kept.append(part.kept + m)
+            cell.append(part.cell + k)
+            m, k = m + len(part.cell), k + len(part.kept)
+        return cls(torch.cat(kept), torch.cat(cell))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every token is kept."""
+        return len(self.kept) == len(self.cell)
+
+    @property
+    def representative(self) -> Tensor:
+        """`(m,)` int64: for each token the index of the kept token that it belongs to."""
+        return self.kept[self.cell]
+
+    def counts(self, weights: Tensor | None = None) -> Tensor:
+        """Number of tokens in each cell, `(k,)` float32; sums to m.
+
+        Args:
+            weights: `(m,)`, how much each token counts, instead of 1 each.
+        """
+        each = torch.ones_like(self.cell) if weights is None else weights.to(self.cell.device)
+        empty = torch.zeros(len(self.kept), device=self.cell.device)
+        return empty.index_add_(0, self.cell, each.float())
+
+    def back(self, features: Tensor) -> Tensor:
+        """Features of the kept tokens, `(k, ...)`, given to all of their cells, `(m, ...)`."""
+        return features.index_select(0, self.cell.to(features.device))
+
+    def then(self, fewer: Cells) -> Cells:
+        """The plan that keeps, of the tokens kept here, those that `fewer` keeps.
+
+        Args:
+            fewer: cells of the k tokens kept here.
+        """
+        return Cells(self.kept[fewer.kept], fewer.cell[self.cell])
