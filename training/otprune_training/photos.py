@@ -33,8 +33,8 @@ DEBIAN_SHA256 = "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421ea
 DEBIAN = [
     "Bridge_by_Sander_Klootwijk.jpg",
     "Dragonfly_by_Bolly.jpg",
-    "Image_0B_by_freespace.jpg",
-    "Image_1A_by_freespace.jpg",
+    "Picture_0B_by_freespace.jpg",
+    "Picture_1A_by_freespace.jpg",
     "Wine_by_Jakkub_Mede.jpg",
     "aitzgorri_by_Aitzol_Berasategi.jpg",
     "analogpattern_by_Peter_Nerlich.jpg",
