@@ -30,7 +30,7 @@ SCIKIT_IMAGE = (
 SCIKIT_LEARN = ["china.jpg", "flower.jpg"]
 DEBIAN_PACKAGE = "lomiri-wallpapers-16.04"
 DEBIAN_SHA256 = "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab"
-DEBIAN = [
+DEBIAN = [  # as the files are named there
     "Bridge_by_Sander_Klootwijk.jpg",
     "Dragonfly_by_Bolly.jpg",
     "Picture_0B_by_freespace.jpg",
