@@ -15,7 +15,7 @@ from .conftest import QUESTION, QUICK, scene, widest
 @pytest.mark.usefixtures("embedded")
 def test_keeps_what_ask_keeps_and_runs_no_language_model(run, photo, tiny, monkeypatch):
     asked = json.loads(run("ask", photo, QUESTION, *QUICK, "--json").out)["images"][0]
-    monkeypatch.setattr(tiny[0].model, "language_model", None)
+    monkeypatch.setitem(tiny[0].model._modules, "language_model", None)
     result = run("select", photo, "--repeats", "1", "--json")
     assert (result.status, result.err) == (0, "")
     report = json.loads(result.out)

@@ -155,6 +155,8 @@ def ask(
     mass: options.MassOption = None,
     alpha: options.Alpha = None,
     positions: options.Positions = options.PositionScheme.preserved,
+    encoder_keep: options.EncoderKeep = None,
+    encoder_after: options.EncoderAfter = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
@@ -186,6 +188,7 @@ def ask(
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
     how = pruning(method, wanted, merge, mass, alpha, **own)
     selector = how["selector"]
+    stage = options.encoder_stage(encoder_keep, encoder_after)
     options.check_model(model, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
@@ -196,9 +199,10 @@ def ask(
         _check_overlay(overlay, each)
         steps.doing("loading the model")
         from otprune.cli import ask as asking
-        from otprune.cli import drawing, models, report
+        from otprune.cli import drawing, models, report, stages
 
         loaded = models.load(model, device, dtype.value, trust_remote_code)
+        stages.check_stage(loaded.model, stage)
         with_grid = overlay is not None
         each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
         used = report.Weighing(how["merge"], how["mass"], how["alpha"])
@@ -213,6 +217,7 @@ def ask(
                 note,
                 asked,
                 how,
+                stage=stage,
                 positions=positions.value,
                 repeats=repeats,
                 max_new_tokens=max_new_tokens,
@@ -231,13 +236,15 @@ def ask(
         head = report.head_json(loaded.name, selector, drawn)
         head |= {"question": asked, "positions": positions.value}
         head |= {"merge": how["merge"], "mass": how["mass"], "alpha": how["alpha"]}
+        head |= report.stage_json(stage)
         _print_json(head | {"images": each.entries(done, report.asked_json)})
     elif done:
         extra = used.words() + [positions.value] * (positions.value != "preserved")
+        extra += report.stage_words(stage)
         show(
             report.headline(loaded.name, selector, *extra),
             *(report.asked_table(one, asked, selector) for one in done.values()),
-            report.notes(timed=True, merge=how["merge"]),
+            report.notes(timed=True, merge=how["merge"], staged=stage is not None),
             *_written(drawn),
         )
     _finish(each)
@@ -258,6 +265,8 @@ def select(
     metric: options.MetricOption = None,
     seed: options.Seed = None,
     rank: options.Rank = None,
+    encoder_keep: options.EncoderKeep = None,
+    encoder_after: options.EncoderAfter = None,
     model: options.Model = None,
     encoder: options.EncoderOption = None,
     size: options.Size = None,
@@ -277,6 +286,7 @@ def select(
     wanted = parse_keep(keep, target, measure, max_keep)
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
     selector = pruning(method, wanted, **own)["selector"]
+    stage = options.encoder_stage(encoder_keep, encoder_after)
     options.check_encoder(encoder, model, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
         from otprune.cli import images
@@ -290,9 +300,9 @@ def select(
         from otprune.selectors.named import RECOMMENDED
 
         if encoder is not None:
-            tool = selecting.by_vit_s(size or 224)
+            tool = selecting.by_vit_s(size or 224, stage)
         else:
-            tool = selecting.by_model(model, device, dtype.value, trust_remote_code)
+            tool = selecting.by_model(model, device, dtype.value, trust_remote_code, stage)
         with_grid = overlay is not None
         each.check(lambda photo: tool.check(photo.open().image, with_grid))
         rows: list[drawing.Row] = []
@@ -317,13 +327,13 @@ def select(
         done = each.work(choose)
         drawn = _draw(rows, overlay, each, steps)
     if as_json:
-        head = report.head_json(tool.name, selector, drawn)
+        head = report.head_json(tool.name, selector, drawn) | report.stage_json(stage)
         _print_json(head | {"images": each.entries(done, report.selected_json)})
     elif done:
         show(
-            report.headline(tool.name, selector),
+            report.headline(tool.name, selector, *report.stage_words(stage)),
             *(report.selected_table(one, selector) for one in done.values()),
-            report.notes(timed=False, merge=False, preset=method == RECOMMENDED),
+            report.notes(False, False, preset=method == RECOMMENDED, staged=stage is not None),
             *_written(drawn),
         )
     _finish(each)

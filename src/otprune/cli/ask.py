@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,9 @@ from otprune.cli.grid import grid_of
 from otprune.cli.images import Photo
 from otprune.cli.models import Loaded, answer_of, prompt
 from otprune.cli.progress import Steps
-from otprune.engines.transformers import prune
+from otprune.cli.stages import InEncoder, in_encoder, staged_selection
+from otprune.engines.common.stage import EncoderStage
+from otprune.engines.transformers import prune, visual_tokens
 from otprune.engines.transformers.memory import cache_bytes, cache_of
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import UnsupportedError
@@ -55,7 +57,9 @@ class Asked:
 
     Attributes:
         note: which of several images in the file it is; empty for one image.
-        selector_seconds: median time of the selection, a part of `pruned.first_token_seconds`.
+        selector_seconds: median time of the selection in front of the language model, a part of
+            `pruned.first_token_seconds`.
+        encoder: the selection inside the encoder, its time a median too; None without one.
         grid: the grid of the tokens; None if not requested.
     """
 
@@ -66,6 +70,7 @@ class Asked:
     selector_seconds: float
     selection: Selection
     grid: Grid | None
+    encoder: InEncoder | None = None
 
 
 def check(loaded: Loaded, image: Image, question: str, with_grid: bool) -> None:
@@ -88,6 +93,7 @@ def ask(
     question: str,
     how: Pruning,
     *,
+    stage: EncoderStage | None,
     positions: Positions,
     repeats: int,
     max_new_tokens: int,
@@ -109,20 +115,21 @@ def ask(
     steps.doing(f"{photo.short}: answering with every token")
     words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
     steps.doing(f"{photo.short}: answering with the kept tokens")
-    with prune(model, positions=positions, **how) as run:
+    with prune(model, positions=positions, encoder=stage, **how) as run:
         out = _generate(model, inputs, max_new_tokens)
-        item = only(loaded, run.last)
+        item, inside = only(loaded, run.last), in_encoder(run.encoder)
     pruned_words = answer_of(loaded, out.sequences, length)
 
     steps.doing(f"{photo.short}: timing")
-    whole, cut, selecting = [], [], []
+    whole, cut, selecting, within = [], [], [], []
     for _ in range(repeats):
         seconds, whole_cache = _first_token(model, inputs)
         whole.append(seconds)
-        with prune(model, positions=positions, **how) as run:
+        with prune(model, positions=positions, encoder=stage, **how) as run:
             seconds, cut_cache = _first_token(model, inputs)
         cut.append(seconds)
         selecting.append(only(loaded, run.last).seconds)
+        within.append(sum(call.seconds for call in run.encoder))
 
     steps.doing(f"{photo.short}: measuring distances")
     dropped = item.before - item.after
@@ -133,14 +140,22 @@ def ask(
             (pruned_words, item.after, length - dropped, cut, cut_cache),
         )
     ]
+    if inside is None:
+        selection = how["selector"].explain(item.features)
+    else:
+        inside = replace(inside, seconds=statistics.median(within))
+        assert item.features is not None
+        unpruned = only(loaded, visual_tokens(model, inputs))
+        selection = staged_selection(unpruned.features, item.features, item.indices, item.masses)
     return Asked(
         photo=photo,
         note=note,
         full=sides[0],
         pruned=sides[1],
         selector_seconds=statistics.median(selecting),
-        selection=how["selector"].explain(item.features),
+        selection=selection,
         grid=grid,
+        encoder=inside,
     )
 
 

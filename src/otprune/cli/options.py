@@ -13,6 +13,7 @@ from otprune.errors import KeepError, OTPruneError
 from otprune.keep import Auto
 
 if TYPE_CHECKING:
+    from otprune.engines.common.stage import EncoderStage
     from otprune.selectors.preset import Pruning
 
 _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
@@ -172,6 +173,26 @@ Alpha = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+EncoderKeep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATIO|NUMBER",
+        help="How many tokens of each image or tile stay inside the vision encoder: its later "
+        "layers work on these alone.",
+        show_default="all",
+        rich_help_panel=_WHAT,
+    ),
+]
+EncoderAfter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE|NUMBER",
+        help="--encoder-keep: so many of the encoder's layers see all tokens; with a point a share "
+        "(0.5), without a number (12).",
+        show_default="0.5",
+        rich_help_panel=_WHAT,
+    ),
+]
 Positions = Annotated[
     PositionScheme,
     typer.Option(
@@ -285,6 +306,25 @@ def _parse_number(option: str, text: str, last: str) -> float | int:
             f"{option} {text}: expected a ratio with a point, like 0.1, or a whole number, like "
             f"{last}"
         ) from None
+
+
+def encoder_stage(keep: str | None, after: str | None) -> EncoderStage | None:
+    """The stage that `--encoder-keep` and `--encoder-after` ask for; None without the first.
+
+    Raises:
+        KeepError, OTPruneError: an option is wrong, or the second is given alone.
+    """
+    if keep is None:
+        if after is not None:
+            raise OTPruneError(
+                "--encoder-after belongs to --encoder-keep: give both, or leave it out"
+            )
+        return None
+    ratio = _parse_number("--encoder-keep", keep, "200")
+    share = None if after is None else _parse_number("--encoder-after", after, "12")
+    from otprune.engines.common.stage import stage_of  # torch takes a second
+
+    return stage_of(ratio, share)
 
 
 def pruning(

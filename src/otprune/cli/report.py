@@ -17,6 +17,8 @@ from otprune.cli.console import Cell, Figures, Words
 from otprune.cli.drawing import Grid, Row
 from otprune.cli.images import Photo
 from otprune.cli.select import Selected
+from otprune.cli.stages import InEncoder
+from otprune.engines.common.stage import EncoderStage
 from otprune.keep import Auto
 from otprune.selectors import Selection, Selector
 
@@ -104,6 +106,8 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
         ),
         ("  of it the selector", "-", _seconds(asked.selector_seconds), ""),
     ]
+    if asked.encoder is not None:
+        rows.append(("  and inside the encoder", "-", _seconds(asked.encoder.seconds), ""))
     table = Figures(
         ("", "all tokens", selector.name, "left"),
         rows,
@@ -113,7 +117,7 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
     )
     title = _title(asked.photo, asked.note)
     title.append(f'  "{question}"')
-    return Group(Words(title), table, _selection(asked.selection, selector))
+    return Group(Words(title), table, _selection(asked.selection, selector, asked.encoder))
 
 
 def selected_table(selected: Selected, selector: Selector) -> RenderableType:
@@ -131,7 +135,8 @@ def selected_table(selected: Selected, selector: Selector) -> RenderableType:
         ),
     ]
     title = _title(selected.photo, selected.note)
-    return Group(Words(title), Text(), _facts(rows), _selection(selected.selection, selector))
+    found = _selection(selected.selection, selector, selected.encoder)
+    return Group(Words(title), Text(), _facts(rows), found)
 
 
 def _title(photo: Photo, note: str) -> Text:
@@ -188,12 +193,17 @@ def _stands(selection: Selection, before: int) -> list[float]:
     return [float(mass) * before for mass in selection.masses]
 
 
-def notes(timed: bool, merge: bool, preset: bool = False) -> Words:
+def notes(timed: bool, merge: bool, preset: bool = False, staged: bool = False) -> Words:
     """Explanations of the figures in the tables."""
     lines = [
         "W2^2: squared 2-Wasserstein distance between all tokens and the kept ones, divided by "
         "the mean squared token norm" + (", before merging." if merge else ".")
     ]
+    if staged:
+        lines.append(
+            "All tokens are those of the encoder without a selection inside it. A method's "
+            "certificate would not cover what the encoder dropped."
+        )
     if preset:
         lines.append(
             "recommended also merges and weighs the kept tokens in a language model, which does "
@@ -207,15 +217,25 @@ def notes(timed: bool, merge: bool, preset: bool = False) -> Words:
     return Words(Text("\n".join(lines), "dim"))
 
 
-def _selection(selection: Selection, selector: Selector) -> RenderableType:
+def _selection(
+    selection: Selection, selector: Selector, encoder: InEncoder | None
+) -> RenderableType:
     rows: list[Sequence[Cell]] = []
+    if encoder is not None:
+        rows.append(("encoder", str(encoder)))
     if isinstance(selector.keep, Auto):
-        rows.append(("auto", f"{selection.reached:.4f}, target {_goal(selector.keep)}"))
+        goal = f"target {_goal(selector.keep)}"
+        if selection.reached is None:
+            rows.append(("auto", f"{goal}, among the tokens that the encoder kept"))
+        else:
+            rows.append(("auto", f"{selection.reached:.4f}, {goal}"))
     for name, label in DISTANCES.items():
         value = getattr(selection, f"{name}_relative")
         shown = "needs POT: pip install 'otprune[exact]'" if value is None else f"{value:.4f}"
         rows.append((label, shown))
-    if selection.certificate is None:
+    if encoder is not None:
+        rows.append(("certificate", Text("none with a selection inside the encoder", "dim")))
+    elif selection.certificate is None:
         rows.append(("certificate", Text("none for this method", "dim")))
     else:
         proved = f"{selection.certificate:.3f} of the best possible objective, at least"
@@ -235,6 +255,19 @@ def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str,
     }
 
 
+def stage_json(stage: EncoderStage | None) -> dict[str, Any]:
+    """The options of the selection inside the encoder, null without one."""
+    return {
+        "encoder_keep": None if stage is None else stage.keep,
+        "encoder_after": None if stage is None else stage.after,
+    }
+
+
+def stage_words(stage: EncoderStage | None) -> list[str]:
+    """The same as words for the headline."""
+    return [] if stage is None else [f"encoder keep={stage.keep}, after={stage.after}"]
+
+
 def asked_json(asked: Asked) -> dict[str, Any]:
     """One entry of `images` in `otprune ask --json`."""
     return {
@@ -242,6 +275,7 @@ def asked_json(asked: Asked) -> dict[str, Any]:
         "note": asked.note,
         "unpruned": _side_json(asked.full),
         "pruned": {**_side_json(asked.pruned), "selector_seconds": asked.selector_seconds},
+        "encoder": _encoder_json(asked.encoder),
         **_selection_json(asked.selection),
     }
 
@@ -255,7 +289,20 @@ def selected_json(selected: Selected) -> dict[str, Any]:
         "tokens_after": selected.selection.indices.numel(),
         "encoder_seconds": selected.encoder_seconds,
         "selector_seconds": selected.selector_seconds,
+        "encoder": _encoder_json(selected.encoder),
         **_selection_json(selected.selection),
+    }
+
+
+def _encoder_json(encoder: InEncoder | None) -> dict[str, Any] | None:
+    if encoder is None:
+        return None
+    return {
+        "tokens_before": encoder.before,
+        "tokens_after": encoder.after,
+        "layer": encoder.layer,
+        "layers": encoder.layers,
+        "selector_seconds": encoder.seconds,
     }
 
 

@@ -110,6 +110,7 @@ def measured(
     masses: Tensor,
     proof: Certificate | None,
     reached: float | None,
+    features: Tensor | None = None,
 ) -> Selection:
     """The `Selection` of one set, with its distances computed here.
 
@@ -118,8 +119,9 @@ def measured(
         weights: `(m,)` float64 of mean 1 on the CPU, or None.
         indices, masses, reached: as in `Selection`, on any device.
         proof: the method's certificate, or None.
+        features: `(k, d)` float64 on the CPU: those of the kept tokens, if not rows of `tokens`.
     """
-    kept = tokens[indices.cpu()]
+    kept = tokens[indices.cpu()] if features is None else features
     gaussian = distances.gaussian_w2(tokens, kept, full_mass=weights)
     free = distances.free_mass_w2(tokens, kept, full_mass=weights)
     try:

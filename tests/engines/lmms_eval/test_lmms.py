@@ -120,6 +120,26 @@ def test_pruned_answers_are_those_of_prune_with_the_same_settings(task, tmp_path
     assert speed["avg_selector_seconds"] > 0
 
 
+def test_the_encoder_s_stage_is_that_of_prune(task, tmp_path):
+    import otprune
+    from otprune import demo
+
+    settings = "keep=0.25,encoder_keep=0.35,encoder_after=3"
+    _, _, answers = evaluate(task, tmp_path / "out", settings)
+    model, processor = demo.load()
+    stage = otprune.EncoderStage(0.35, after=3)
+    with otprune.prune(model, otprune.OTPrune(0.25), encoder=stage):
+        assert answers == [ask(model, processor, doc) for doc in docs(task)]
+
+
+def test_a_stage_without_a_keep_is_refused():
+    from otprune.engines.lmms_eval.model import OTPruneHF
+    from otprune.errors import OTPruneError
+
+    with pytest.raises(OTPruneError, match="encoder_keep is missing"):
+        OTPruneHF(encoder_after=0.5)
+
+
 def test_a_wrong_argument_is_named(task, tmp_path):
     done = lmms_eval(
         *("--model_args", "keep=0.1,method=grid,gamma=0.01"),

@@ -67,6 +67,13 @@ WRONG = [
     ({"keep": 0.1, "mass": "log"}, otprune.UnsupportedError, "mass='log'"),
     ({"keep": 0.1, "alpha": 0.5}, otprune.UnsupportedError, r"alpha=0\.5"),
     (
+        {"keep": 0.1, "encoder_keep": 0.35},
+        otprune.UnsupportedError,
+        r"encoder_keep=0\.35: otprune does not reach the layers of vLLM's vision encoders",
+    ),
+    ({"keep": 0.1, "encoder_after": 0.5}, otprune.UnsupportedError, "does not reach the layers"),
+    ({"keep": 0.1, "encoder": {"keep": 0.35}}, otprune.UnsupportedError, "leave it out"),
+    (
         {"keep": 0.1, "method": "recommended", "mass": "token"},
         otprune.UnsupportedError,
         "mass='token'",

@@ -102,6 +102,34 @@ class EncoderStage:
         return timed_call(lambda: self.method.cells_each(sets), sets[0].device)
 
 
+def stage_of(keep: Keep | None = None, after: float | int | None = None) -> EncoderStage | None:
+    """The stage that the plain settings `encoder_keep` and `encoder_after` ask for.
+
+    The command line and lmms-eval read theirs with it.
+
+    Args:
+        keep, after: as for `EncoderStage`; `after` of None is its default.
+
+    Returns:
+        None without `keep`.
+
+    Raises:
+        KeepError: `keep` is no ratio or number.
+        OTPruneError: `after` is wrong, or given without `keep`.
+    """
+    if keep is None and after is not None:
+        raise OTPruneError(
+            f"encoder_after={after!r} says where the encoder drops tokens, and encoder_keep is "
+            "missing: give both, or leave encoder_after out"
+        )
+    if keep is None:
+        return None
+    try:
+        return EncoderStage(keep) if after is None else EncoderStage(keep, after)
+    except OTPruneError as error:
+        raise type(error)(f"inside the encoder: {error}") from None
+
+
 def _check_after(after: object) -> None:
     fits = not isinstance(after, bool) and (
         (isinstance(after, Integral) and int(after) >= 0)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otprune.demo import MODEL_DIR
+from otprune.engines.common.stage import stage_of
 from otprune.engines.lmms_eval.settings import cut, decoding
 from otprune.engines.transformers import prune
 from otprune.engines.transformers.positions import Positions
@@ -43,6 +44,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         merge: kept tokens become the mean of the tokens that they stand for.
         mass, alpha: what kept tokens weigh in attention, as in `otprune.prune`.
         positions: "preserved" or "compact".
+        encoder_keep, encoder_after: a selection inside the vision encoder, `otprune.EncoderStage`:
+            a ratio or number of tokens, and a share (0.5) or number (12) of layers before it.
         device: None takes a GPU if there is one.
         dtype: a dtype of torch by name; "auto" is as stored, on a CPU float32.
         batch_size: questions at a time.
@@ -67,6 +70,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         mass: Mass | None = None,
         alpha: float | None = None,
         positions: Positions = "preserved",
+        encoder_keep: float | int | None = None,
+        encoder_after: float | int | None = None,
         device: str | None = None,
         dtype: str = "auto",
         batch_size: int | str = 1,
@@ -82,7 +87,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
             raise OTPruneError(f"batch_size is {batch_size!r}: expected a whole number from 1 on")
         self.batch_size = int(batch_size)
         made = by_name(method, keep, merge=merge, mass=mass, alpha=alpha, **settings)
-        self._pruning: dict[str, Any] = {**made, "positions": positions}
+        stage = stage_of(encoder_keep, encoder_after)
+        self._pruning: dict[str, Any] = {**made, "positions": positions, "encoder": stage}
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype == "auto" and self.device.type == "cpu":

@@ -58,7 +58,8 @@ def engine_settings(given: object) -> Settings:
     Raises:
         KeepError: `keep` is missing, or is neither a ratio nor a number.
         UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a mass,
-            a selector that needs a GPU where the settings are checked.
+            a selection inside the encoder, a selector that needs a GPU where the settings are
+            checked.
         OTPruneError: an unknown name or a wrong value.
     """
     read = _read(given, (*PER_REQUEST, *PER_ENGINE), "--hf-overrides")
@@ -104,6 +105,12 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
         if read.pop(name, None) not in (None, "none"):
             raise UnsupportedError(
                 f"{name}={given[name]!r}: vLLM's attention takes no weight per token, leave it out"
+            )
+    for name in ("encoder", "encoder_keep", "encoder_after"):
+        if read.pop(name, None) is not None:
+            raise UnsupportedError(
+                f"{name}={given[name]!r}: otprune does not reach the layers of vLLM's vision "
+                "encoders, leave it out; in transformers it does (otprune.EncoderStage)"
             )
     known = (*names, *every_setting())
     unknown = [repr(name) for name in read if name not in known]
