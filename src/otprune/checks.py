@@ -92,7 +92,11 @@ def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
         WeightError: wrong shape, negative, not finite, or all zero.
     """
     try:
+        if isinstance(weights, np.ndarray):
+            weights = np.ascontiguousarray(weights)  # torch takes no negative strides
         w = torch.as_tensor(weights, device="cpu")
+        if w.layout != torch.strided:
+            w = w.to_dense()
     except (TypeError, ValueError, RuntimeError) as cause:
         raise WeightError(f"weights are not numbers ({cause}): expected one a token") from cause
     if tuple(w.shape) != shape:

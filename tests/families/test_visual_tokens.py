@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
-from otprune import OTPruneError, UnsupportedError, VisualTokens, prune, visual_tokens
-from otprune.selectors import GridPrune
+from otprune import (
+    OTPruneError,
+    UnsupportedError,
+    VisualTokens,
+    prune,
+    prune_inputs,
+    visual_tokens,
+)
+from otprune.selectors import DPPPrune, GridPrune
 
 from .base import images_in
 from .reference import entering
@@ -46,6 +56,14 @@ def test_images_and_videos_in_the_order_of_the_prompt(name: str) -> None:
 
 def test_text_alone_has_none() -> None:
     assert visual_tokens(tiny("llava"), FAMILIES["llava"].inputs((0, 0))) == []
+
+
+@pytest.mark.parametrize("of", [visual_tokens, lambda *x: prune_inputs(*x, DPPPrune(0.5))])
+def test_placeholders_without_pixels_are_refused(of: Callable[..., Any]) -> None:
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs((1,))
+    del inputs["pixel_values"]
+    with pytest.raises(OTPruneError, match="16 image placeholders, and no image comes with them"):
+        of(model, inputs)
 
 
 def test_the_same_calls_are_refused_as_by_prune(monkeypatch: pytest.MonkeyPatch) -> None:

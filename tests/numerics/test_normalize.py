@@ -125,6 +125,13 @@ def test_equal_weights_are_exactly_one(value):
     assert check_weights(np.full(577, value), (577,)).eq(1).all()
 
 
+def test_weights_in_any_layout():
+    w = np.array([1.0, 2.0, 3.0])
+    right = check_weights(w[::-1].copy(), (3,))
+    assert torch.equal(check_weights(w[::-1], (3,)), right)
+    assert torch.equal(check_weights(torch.tensor(w[::-1].copy()).to_sparse(), (3,)), right)
+
+
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-6, 1.0, 1e6, 1e30])
 def test_normalisation_at_every_scale(scale):
     x = (X * scale)[None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from otprune import (
     OTPruneError,
     Settings,
     TransportPrune,
+    UnsupportedError,
     WeightError,
     prune,
     prune_inputs,
@@ -162,6 +165,24 @@ def test_weights_change_nothing_if_all_tokens_are_kept(build, name):
         assert torch.equal(model(**inputs).logits, plain)
     assert torch.equal(model(**inputs).logits, plain)
     assert len(weigh.asked) == 1
+
+
+def test_a_function_that_makes_a_pruned_call_is_refused_and_an_unpruned_one_is_not(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs((1,))
+
+    def weigh(images, **more):
+        model(**inputs, **more)
+        return [None]
+
+    with otprune.prune(model, TransportPrune(4), weights=weigh):
+        with pytest.raises(UnsupportedError, match="otprune=None"):
+            model(**inputs)
+        with pytest.raises(UnsupportedError, match="otprune=None"):  # nothing is left of the first
+            model(**inputs)
+    unpruned = partial(weigh, otprune=None)
+    with otprune.prune(model, TransportPrune(4), weights=unpruned) as run:
+        model(**inputs)
+    assert run.last[0].after == 4
 
 
 def test_the_function_is_not_called_without_images(build):

@@ -114,11 +114,13 @@ def visual_tokens(
         Empty for text alone.
 
     Raises:
-        UnsupportedError, OTPruneError: as `prune_inputs`, of what comes before the selection.
+        UnsupportedError, OTPruneError: as `prune_inputs`, of what comes before the selection. Also
+            for placeholders without pixels.
     """
     check_tested(untested_transformers)
     check(model)
     if not has_images(inputs):
+        check_no_placeholders(model, inputs)
         return []
     with torch.no_grad():
         call = encode_call(model, inputs)
@@ -132,6 +134,24 @@ def has_images(inputs: Mapping[str, Any]) -> bool:
     return any(inputs.get(key) is not None for key in PIXELS) or any(
         encoded.get(modality) is not None for modality in ("image", "video")
     )
+
+
+def check_no_placeholders(model: Any, inputs: Mapping[str, Any]) -> None:
+    """Raise OTPruneError if the prompt of a call without images and cache has placeholders."""
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or length_of(cache_of(inputs)):
+        return
+    for modality in {"image", "video"} & set(model.input_modalities):
+        try:
+            token = placeholder(model.config, modality)
+        except UnsupportedError:  # the model names none
+            continue
+        found = int((ids == token).sum())
+        if found:
+            raise OTPruneError(
+                f"input_ids has {found} {modality} placeholders, and no {modality} comes with "
+                "them: pass on everything that the processor returned"
+            )
 
 
 def encode_call(

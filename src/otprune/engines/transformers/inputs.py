@@ -21,6 +21,7 @@ from otprune.engines.transformers.encoded import (
     PER_TOKEN,
     Encoded,
     PrunedOutputs,
+    check_no_placeholders,
     encode_call,
     has_images,
 )
@@ -142,7 +143,8 @@ def prune_inputs(
 
     Raises:
         UnsupportedError: the model or an argument cannot be pruned; says which and why.
-        OTPruneError: the numbers of placeholders and features differ, or an argument is wrong.
+        OTPruneError: the numbers of placeholders and features differ (placeholders without pixels
+            among them), or an argument is wrong.
         WeightError: as for `prune`.
     """
     settings = Settings(
@@ -157,6 +159,7 @@ def prune_inputs(
     if padding_side not in ("left", "right"):
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
     if not has_images(inputs):
+        check_no_placeholders(model, inputs)
         return dict(inputs)
     shrunk = shrink(model, inputs, padding_side, settings)
     memory = shrunk.memory

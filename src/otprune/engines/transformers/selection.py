@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from otprune.engines.common.selection import (
     reduce_each_checked,
     timed,
 )
-from otprune.errors import WeightError
+from otprune.errors import UnsupportedError, WeightError
 from otprune.keep import Auto, Budget
 from otprune.measures.cells import Cells
 from otprune.measures.mass import Mass, log_mass
@@ -26,6 +27,8 @@ from otprune.selectors.batches import Batch, in_groups
 if TYPE_CHECKING:
     from otprune.engines.transformers.encoded import VisualTokens
     from otprune.engines.transformers.settings import Weigh
+
+_WEIGHING: ContextVar[bool] = ContextVar("otprune_weighing", default=False)
 
 
 def choose(
@@ -135,9 +138,19 @@ def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:
         `(m,)` float64 of mean 1 for each image, or None.
 
     Raises:
+        UnsupportedError: the function makes a pruned call that asks for weights itself.
         WeightError: the function does not return one entry an image, or one does not fit its image.
     """
-    made: Any = weigh(list(images))  # of its own, should the function sort or shorten it
+    if _WEIGHING.get():
+        raise UnsupportedError(
+            "weights= called a model that is pruned with these weights, which would call it again "
+            "without end: pass otprune=None in that call"
+        )
+    token = _WEIGHING.set(True)
+    try:
+        made: Any = weigh(list(images))  # of its own, should the function sort or shorten it
+    finally:
+        _WEIGHING.reset(token)
     try:
         each = list(made)
     except TypeError:
