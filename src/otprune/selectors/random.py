@@ -33,7 +33,7 @@ class RandomPrune(Selector):
         super().__post_init__()
         seed: object = self.seed
         if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
-            raise OTPruneError(f"seed={seed!r}: expected a whole number from 0 to 2**63 - 1")
+            raise OTPruneError(f"seed={seed!r}: expected a non-negative whole number below 2**63")
         object.__setattr__(self, "seed", int(seed))
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
