@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from otprune import EncoderStage
 from otprune.flops import kv_cache_bytes, prefill_flops
 from otprune.selectors import OTPrune
 from otprune_bench.efficiency import cases as efficiency
@@ -107,6 +108,50 @@ def test_peak_memory_of_a_pruned_call_is_lower_where_the_prompt_is_long():
     assert 0 < pruned < whole
 
 
+def test_a_call_with_a_selection_inside_the_encoder(tiny):
+    model, _ = tiny
+    stage = EncoderStage(0.5, after=1)
+    timed = measure.generate(model, TINY.inputs(0), OTPrune(0.25), 3, stage=stage)
+    usual = measure.generate(model, TINY.inputs(0), OTPrune(0.25), 3)
+    assert timed.prompt == usual.prompt == 16 + 12
+    assert 0 < timed.inside < timed.tokens[0]
+    assert usual.inside == 0
+
+
+def test_the_encoder_is_timed_without_gradients(tiny):
+    """As generate() runs it: kept activations would cost time and memory."""
+    model, _ = tiny
+    seen = []
+    hook = model.model.vision_tower.register_forward_hook(
+        lambda *_: seen.append(torch.is_grad_enabled())
+    )
+    try:
+        seconds, inside = measure.encode_staged(model, TINY.inputs(0), EncoderStage(0.5, after=1))
+        _, nothing = measure.encode_staged(model, TINY.inputs(0), None)
+        measure.encode(model, TINY.inputs(0))
+    finally:
+        hook.remove()
+    assert seen == [False] * 3
+    assert 0 < inside < seconds
+    assert nothing == 0
+
+
+def test_a_stage_of_ones_own(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("otprune_bench.efficiency.run.run", lambda _, plan: asked.append(plan))
+    words = ("bench", "efficiency", "--quick", "--out", tmp_path, "--encoder-keep", "0.5")
+    assert run(*words).status == 0
+    assert run(*words, "--encoder-after", "1").status == 0
+    assert [plan.stages for plan in asked] == [(EncoderStage(0.5),), (EncoderStage(0.5, after=1),)]
+    assert "keep 0.5 after 1" in asked[1].settings()["encoder"]
+
+
+def test_wrong_stages_are_refused(refused, tmp_path):
+    words = ("bench", "efficiency", "--quick", "--out", tmp_path)
+    assert "--encoder-after belongs to --encoder-keep" in refused(*words, "--encoder-after", "1")
+    assert "keep=0 would leave no token" in refused(*words, "--encoder-keep", "0")
+
+
 def test_busy_is_beside_processes_that_spin(monkeypatch):
     """None while the model is built, two during the call."""
     there = []
@@ -140,7 +185,15 @@ def test_a_method_that_crashes_is_reported(tmp_path, monkeypatch):
     for setting in ("unpruned", "otprune@0.098"):
         both = figures[f"tiny LLaVA/busy/{setting}"]
         assert [len(both[x]["first_token_seconds"]["runs"]) for x in ("quiet", "busy")] == [2, 2]
+    staged = [figures[f"tiny LLaVA/staged {label}"] for label in QUICK.encoders]
+    assert [one["prompt_tokens"] for one in staged] == [18, 18, 18]
+    assert [one["inside_seconds"]["median"] > 0 for one in staged] == [False, True, True]
+    assert staged[0]["first_token_share"]["runs"] == [1, 1]
+    assert len(staged[1]["inside_share"]["runs"]) == 2
+    peaks = [figures[f"tiny LLaVA/memory/encoder {label}"] for label in QUICK.encoders]
+    assert all(peak["peak_bytes"] > 0 for peak in peaks)
     report = (tmp_path / "report.md").read_text()
+    assert "| keep 0.35 after 0.25 | " in report
     assert "| otprune@0.098 | busy | " in report
     assert "| divprune | 0.5 | failed |" in report
     assert "RuntimeError: no such luck" in report

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.flops import kv_cache_bytes, prefill_flops
 from otprune.selectors import OTPrune, Selector
-from otprune_bench.efficiency.plan import CHECKED, KEEPS, PRUNED, SETTINGS, Plan
+from otprune_bench.efficiency.plan import CHECKED, KEEPS, PRUNED, SETTINGS, STAGED, Plan
 from otprune_bench.runs.cases import Case
 from otprune_bench.timing import measure
 from otprune_bench.timing.busy import busy_processes
@@ -31,7 +32,8 @@ def cases(plan: Plan) -> Iterable[Case]:
         for setting, selector in SETTINGS.items():
             if selector is None or isinstance(selector, OTPrune):
                 yield f"{name}/memory/{setting}", partial(_memory, model, selector)
-        yield f"{name}/memory/encoder", partial(_encoder_memory, model)
+        for label, stage in plan.encoders.items():
+            yield f"{name}/memory/encoder {label}", partial(_encoder_memory, model, stage)
         for number in range(1, plan.repeats + 1):
             yield from _round(plan, name, model, number)
             for setting in CHECKED:
@@ -45,7 +47,11 @@ def cases(plan: Plan) -> Iterable[Case]:
 
 def _round(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> list[Case]:
     """One run of every setting, in a random order, so that drift affects all alike."""
-    made: list[Case] = [(f"{name}/encoder#{number}", lambda: model().encode())]
+    made: list[Case] = []
+    for label, stage in plan.encoders.items():
+        made.append((f"{name}/encoder {label}#{number}", partial(_encode, model, stage)))
+        call = partial(_generate, model, SETTINGS[STAGED], 1, pixels=True, stage=stage)
+        made.append((f"{name}/staged {label}#{number}", call))
     for setting, selector in SETTINGS.items():
         call = partial(_generate, model, selector, plan.new, pixels=False)
         made.append((f"{name}/{setting}#{number}", call))
@@ -68,11 +74,6 @@ class _Model:
         measure.generate(self.model, self.encoded, OTPrune(0.25), 2)
         self.seconds = time.perf_counter() - start
 
-    def encode(self) -> dict[str, Any]:
-        start = time.perf_counter()
-        measure.encode(self.model, self.inputs)
-        return {"seconds": time.perf_counter() - start}
-
 
 class _OneModel:
     """Holds one model at a time: built for its first case, freed before the next is built."""
@@ -89,16 +90,27 @@ class _OneModel:
         return self._model
 
 
+def _encode(model: Callable[[], _Model], stage: EncoderStage | None) -> dict[str, Any]:
+    ready = model()
+    seconds, inside = measure.encode_staged(ready.model, ready.inputs, stage)
+    return {"seconds": seconds, "inside_seconds": inside}
+
+
 def _generate(
-    model: Callable[[], _Model], selector: Selector | None, new: int, pixels: bool
+    model: Callable[[], _Model],
+    selector: Selector | None,
+    new: int,
+    pixels: bool,
+    stage: EncoderStage | None = None,
 ) -> dict[str, Any]:
     ready = model()
     inputs = ready.inputs if pixels else ready.encoded
-    timed = measure.generate(ready.model, inputs, selector, new)
+    timed = measure.generate(ready.model, inputs, selector, new, stage=stage)
     return {
         "first_token_seconds": timed.tokens[0],
         "decoding_seconds": [b - a for a, b in zip(timed.tokens, timed.tokens[1:], strict=False)],
         "selector_seconds": timed.selector,
+        "inside_seconds": timed.inside,
         "cache_bytes": timed.cache_bytes,
         "prompt_tokens": timed.prompt,
         "process": os.getpid(),
@@ -118,9 +130,10 @@ def _memory(model: Callable[[], _Model], selector: Selector | None) -> dict[str,
     return {"peak_bytes": peak}
 
 
-def _encoder_memory(model: Callable[[], _Model]) -> dict[str, Any]:
+def _encoder_memory(model: Callable[[], _Model], stage: EncoderStage | None) -> dict[str, Any]:
     ready = model()
-    return {"peak_bytes": peak_bytes(lambda: measure.encode(ready.model, ready.inputs))}
+    peak = peak_bytes(lambda: measure.encode_staged(ready.model, ready.inputs, stage))
+    return {"peak_bytes": peak}
 
 
 def _process(model: Callable[[], _Model]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.selectors import METHODS, Selector
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape
@@ -16,6 +17,8 @@ PRUNED: dict[str, Selector] = {
 }
 SETTINGS: dict[str, Selector | None] = {UNPRUNED: None, **PRUNED}
 CHECKED = (UNPRUNED, "otprune@0.098")  # also run from pixels, and beside busy processes
+STAGED = "otprune@0.098"  # in front of the language model where the encoder selects too
+WHOLE = "whole"  # the encoder without a selection inside it
 # Mean prompt lengths, without the image, of the eleven benchmarks in OTPrune's tables.
 PUBLISHED_TEXT = (15, 15, 23, 83, 25, 113, 15, 39, 21, 91, 57)
 PUBLISHED_TFLOP = {576: 3.228, 56: 0.512}
@@ -30,18 +33,25 @@ class Plan:
         tokens: shapes (m, d) of the tokens on which selectors are timed alone.
         new: tokens generated in each call.
         repeats: rounds of all settings.
+        stages: selections inside the encoder, side by side with none.
     """
 
     shapes: tuple[Shape, ...] = (LLAVA, ONEVISION)
     tokens: tuple[tuple[int, int], ...] = ((576, 4096), (1485, 896))
     new: int = 5
     repeats: int = 3
+    stages: tuple[EncoderStage, ...] = (EncoderStage(0.35, 0.25), EncoderStage(0.35, 0.5))
     quick: bool = False
     seed: int = 0
 
+    @property
+    def encoders(self) -> dict[str, EncoderStage | None]:
+        """What is compared inside the encoder, by name: none, and the stages."""
+        return {WHOLE: None} | {f"keep {x.keep} after {x.after}": x for x in self.stages}
+
     def settings(self) -> dict[str, Any]:
         """As a report shows them."""
-        return {"seed": self.seed, "quick": self.quick}
+        return {"seed": self.seed, "quick": self.quick, "encoder": ", ".join(self.encoders)}
 
 
 FULL = Plan()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from otprune.selectors import METHODS
-from otprune_bench.efficiency.plan import CHECKED, KEEPS, SETTINGS, Plan
+from otprune_bench.efficiency.plan import CHECKED, KEEPS, SETTINGS, STAGED, WHOLE, Plan
 from otprune_bench.figures.formats import mebibytes, spread_text
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Results, failures
@@ -35,6 +35,15 @@ against the unpruned run of the same round. *Selector / saved* is the selection'
 prefill time that pruning saved: above 100% pruning costs more than it gives. Answer: tokens per
 second of the whole call, encoder and selection included, for an answer of {new} tokens."""
 
+INSIDE = """The same models with a selection inside the encoder too (`otprune.EncoderStage`,
+`TransportPrune`). *keep 0.35 after 0.25*: after a quarter of the encoder's layers 35% of the tokens
+of each image or tile stay, and the other layers work on these alone. *whole*: no selection there.
+In front of the language model all keep the same number of tokens, by {setting}. *First token*: one
+call from pixels to the first token, everything included. *Encoder*: encoder and projector timed by
+themselves, the selection inside included. *Of whole*: against *whole* in the same round. *Selection
+inside*: its time, as a share of the encoder's time with it, and of the *whole* encoder's. The peak
+is counted as under Memory; the layers in front of the selection have theirs as without it."""
+
 BUSY = """The same calls beside two processes that do nothing but spin (*busy*) and without them
 (*quiet*: with whatever else the machine does), with torch's and OpenMP's own settings: {settings}.
 Time to first token without the encoder's: selection and prefill, in seconds."""
@@ -60,6 +69,8 @@ def write(plan: Plan, figures: Figures, found: Results) -> str:
         parts += [BUSY.format(settings=openmp() or "none set"), _busy(shape.name, figures)]
         if shape.layers < shape.all_layers:
             parts.append(_extrapolated(shape, figures))
+    parts += ["## Inside the encoder", INSIDE.format(setting=STAGED)]
+    parts += [_inside(shape, plan, figures) for shape in plan.shapes]
     parts += ["## Memory", MEMORY]
     parts += [_memory(shape, figures) for shape in plan.shapes]
     parts += ["## Selectors alone", ALONE, "![Selector times](selectors.png)"]
@@ -144,6 +155,41 @@ def _about(shape: Shape, figures: Figures) -> str:
     if max(one.get("processes", 1) for _, _, one in _settings(shape.name, figures)) > 1:
         text += " **The bench was resumed: these rounds are from more than one process.**"
     return text
+
+
+def _inside(shape: Shape, plan: Plan, figures: Figures) -> str:
+    head = ["encoder", "first token, s", "of whole", "encoder, s", "of whole"]
+    head += ["selection inside, ms", "of the encoder", "of the whole encoder", "selector, ms"]
+    head += ["peak of the encoder, MiB"]
+    rows: list[list[object]] = []
+    for label in plan.encoders:
+        one = figures[f"{shape.name}/staged {label}"]
+        peak = _mebibytes(figures[f"{shape.name}/memory/encoder {label}"], "peak_bytes")
+        if "failed" in one:
+            rows.append([label, "failed", *[""] * 7, peak])
+            continue
+        inside = ["", "", ""]
+        if label != WHOLE:
+            inside = [
+                spread_text(one["inside_seconds"], 1e3),
+                spread_text(one["inside_share"], 100) + "%",
+                spread_text(one["inside_share_of_whole"], 100) + "%",
+            ]
+        rows.append(
+            [
+                label,
+                spread_text(one["first_token_seconds"]),
+                spread_text(one["first_token_share"]),
+                spread_text(one["encoder_seconds"]),
+                spread_text(one["encoder_share"]),
+                *inside,
+                spread_text(one["selector_seconds"], 1e3),
+                peak,
+            ]
+        )
+    layers = _layers(shape)
+    text = f"{shape.name}, {layers} of the language model, {STAGED} in front of it:"
+    return f"{text}\n\n" + table(head, rows, numbers=1)
 
 
 def _layers(shape: Shape) -> str:
@@ -245,11 +291,11 @@ def _memory(shape: Shape, figures: Figures) -> str:
             continue
         cells = [_mebibytes(one, "cache_bytes"), _mebibytes(peak, "peak_bytes")]
         rows.append([method, keep, *cells])
-    encoder = _mebibytes(figures[f"{name}/memory/encoder"], "peak_bytes")
+    encoder = _mebibytes(figures[f"{name}/memory/encoder {WHOLE}"], "peak_bytes")
     process = _mebibytes(figures[f"{name}/process"], "largest_resident_bytes")
     text = (
-        f"{name}, {shape.layers} layers. The encoder's own peak, pruned or not: {encoder} "
-        "MiB. "
+        f"{name}, {shape.layers} layers. The encoder's own peak, pruned behind it or not: "
+        f"{encoder} MiB. "
         f"Largest resident size of the process so far, weights and all: {process} MiB."
     )
     return f"{text}\n\n" + table(["method", "keep", "KV cache, MiB", "peak, MiB"], rows)

@@ -11,6 +11,7 @@ from otprune_bench.efficiency.plan import (
     PUBLISHED_TEXT,
     PUBLISHED_TFLOP,
     SETTINGS,
+    WHOLE,
     Plan,
 )
 from otprune_bench.figures.statistics import spread
@@ -39,11 +40,18 @@ def summarise(plan: Plan, found: Results) -> dict[str, Any]:
         name = shape.name
         figures[f"{name}/operations"] = found[f"{name}/operations"]
         figures[f"{name}/process"] = found[f"{name}/process"]
-        figures[f"{name}/memory/encoder"] = found[f"{name}/memory/encoder"]
         rounds = range(1, plan.repeats + 1)
-        encoder = [found[f"{name}/encoder#{r}"] for r in rounds]
+        encoder = [found[f"{name}/encoder {WHOLE}#{r}"] for r in rounds]
         whole = [found[f"{name}/{UNPRUNED}#{r}"] for r in rounds]
         figures[f"{name}/encoder"] = _times(encoder)
+        calls = {
+            label: [found[f"{name}/staged {label}#{r}"] for r in rounds] for label in plan.encoders
+        }
+        for label, runs in calls.items():
+            alone = [found[f"{name}/encoder {label}#{r}"] for r in rounds]
+            figures[f"{name}/staged {label}"] = _staged(runs, calls[WHOLE], alone, encoder)
+            key = f"{name}/memory/encoder {label}"
+            figures[key] = found[key]
         for setting in SETTINGS:
             runs = [found[f"{name}/{setting}#{r}"] for r in rounds]
             figures[f"{name}/{setting}"] = _setting(runs, encoder, whole)
@@ -88,6 +96,36 @@ def _setting(runs: list[Any], encoder: list[Any], whole: list[Any]) -> dict[str,
         "answer_tokens_per_second": spread(answer),
         "cache_bytes": runs[0]["cache_bytes"],
         "processes": len({run["process"] for run in runs}),
+    }
+
+
+def _staged(
+    runs: list[Any], usual: list[Any], alone: list[Any], whole: list[Any]
+) -> dict[str, Any]:
+    """Calls from pixels with a selection inside the encoder, and the encoder alone.
+
+    Args:
+        runs, usual: the calls with it and without.
+        alone, whole: the encoder with it and without.
+    """
+    failed = _failed([*runs, *usual, *alone, *whole])
+    if failed:
+        return failed
+
+    def ratio(a: list[Any], b: list[Any], of: str, to: str) -> dict[str, Any]:
+        """Of the same round each."""
+        return spread([x[of] / y[to] for x, y in zip(a, b, strict=True)])
+
+    return {
+        "first_token_seconds": spread([run["first_token_seconds"] for run in runs]),
+        "first_token_share": ratio(runs, usual, "first_token_seconds", "first_token_seconds"),
+        "encoder_seconds": spread([run["seconds"] for run in alone]),
+        "encoder_share": ratio(alone, whole, "seconds", "seconds"),
+        "inside_seconds": spread([run["inside_seconds"] for run in alone]),
+        "inside_share": ratio(alone, alone, "inside_seconds", "seconds"),
+        "inside_share_of_whole": ratio(alone, whole, "inside_seconds", "seconds"),
+        "selector_seconds": spread([run["selector_seconds"] for run in runs]),
+        "prompt_tokens": runs[0]["prompt_tokens"],
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, StoppingCriteria
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers import prune
 from otprune.engines.transformers.encoded import encode_call
 from otprune.engines.transformers.memory import cache_bytes, cache_of
@@ -29,12 +30,14 @@ class Timed:
     Attributes:
         tokens: seconds from the call to each new token.
         selector: seconds of the selection, within the first of them; 0.0 unpruned.
+        inside: seconds of the selection inside the encoder, likewise; 0.0 without one.
         cache_bytes: keys and values of the prompt and of all new tokens but the last.
         prompt: tokens that the language model saw before the first new one.
     """
 
     tokens: list[float]
     selector: float
+    inside: float
     cache_bytes: int
     prompt: int
 
@@ -51,11 +54,21 @@ class _Clock(StoppingCriteria):
 
 
 def generate(
-    model: Any, inputs: dict[str, Any], selector: Selector | None, new: int, mass: Mass = "none"
+    model: Any,
+    inputs: dict[str, Any],
+    selector: Selector | None,
+    new: int,
+    mass: Mass = "none",
+    stage: EncoderStage | None = None,
 ) -> Timed:
-    """Greedy decoding of `new` tokens, unpruned if there is no selector."""
+    """Greedy decoding of `new` tokens, unpruned if there is no selector.
+
+    Args:
+        stage: a selection inside the encoder besides, of inputs that are pixels.
+    """
     clock = _Clock()
-    with prune(model, selector, mass=mass) if selector is not None else nullcontext() as run:
+    block = nullcontext() if selector is None else prune(model, selector, mass=mass, encoder=stage)
+    with block as run:
         start = time.perf_counter()
         out = model.generate(
             **inputs,
@@ -70,16 +83,28 @@ def generate(
     return Timed(
         tokens=[moment - start for moment in clock.times],
         selector=sum(item.seconds for item in items),
+        inside=0.0 if run is None else sum(call.seconds for call in run.encoder),
         cache_bytes=cache_bytes(cache_of(out)),
         prompt=inputs["input_ids"].shape[1] - dropped,
     )
 
 
+@torch.no_grad()
 def encode(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The same inputs with the encoder's output instead of the pixels."""
     outputs = encode_call(model, inputs).outputs
     kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     return kept | {"mm_encoder_outputs": outputs}
+
+
+@torch.no_grad()
+def encode_staged(
+    model: Any, inputs: dict[str, Any], stage: EncoderStage | None
+) -> tuple[float, float]:
+    """Seconds to encode the pixels, and of these the seconds of the selection inside."""
+    start = time.perf_counter()
+    calls = encode_call(model, inputs, stage).calls
+    return time.perf_counter() - start, sum(call.seconds for call in calls)
 
 
 @torch.no_grad()
