@@ -50,3 +50,15 @@ def test_several_sets_as_one(tokens):
     assert Cells.whole(3).is_whole
     assert torch.equal(Cells.whole(3).counts(), torch.ones(3))
     assert TransportPrune(1.0).cells_each([tokens])[0].is_whole
+
+
+def test_another_layout(tokens):
+    cells = Cells(torch.tensor([1, 4]), torch.tensor([0, 0, 1, 0, 1]))
+    shown = cells.shown(torch.tensor([0, -1, 1, 2, -1, 3, 2]))
+    # 0, 1 and 3 are of cell 1, which is shown third; of cell 4 only token 2 is shown, twice.
+    assert shown.kept.tolist() == [1, 2, 3, 4]
+    assert shown.representative.tolist() == [2, 1, 2, 3, 4, 2, 3]
+    (some,) = TransportPrune(7).cells_each([tokens])
+    same = some.shown(torch.arange(40))
+    assert torch.equal(same.kept, some.kept)
+    assert torch.equal(same.cell, some.cell)

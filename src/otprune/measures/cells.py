@@ -75,3 +75,20 @@ class Cells:
             fewer: cells of the k tokens kept here.
         """
         return Cells(self.kept[fewer.kept], fewer.cell[self.cell])
+
+    def shown(self, origin: Tensor) -> Cells:
+        """The plan for another layout, which shows some of the m tokens, and others besides.
+
+        Of the tokens shown for one cell, its kept token is kept; if that is not shown, the first.
+
+        Args:
+            origin: `(n,)` int64, for each token of the layout the token that it shows; -1 for
+                others, which are all kept.
+        """
+        place = torch.arange(len(origin), device=origin.device)
+        there = self.representative[origin.clamp(min=0)]
+        group = torch.where(origin < 0, len(self.cell) + place, there)
+        whose = group.unique(return_inverse=True)[1]
+        last = len(origin) * ((origin >= 0) & (origin != there)) + place
+        head = torch.full_like(place, 2 * len(origin)).scatter_reduce_(0, whose, last, "amin")
+        return Cells(*(head % len(origin))[whose].unique(return_inverse=True))

@@ -66,10 +66,33 @@ def test_the_prompt_keeps_some_of_what_the_encoder_kept(name, build):
         copies = image.features[cells.representative]
         assert torch.allclose(copies, image.features, atol=1e-5)
         # The masses are those of all tokens, copies included.
-        near = TransportPrune(len(image.indices)).cells_each([image.features[cells.kept]])
-        assert torch.equal(cells.kept[near[0].kept], image.indices) or len(cells.kept) > 2
+        near = TransportPrune(len(image.indices)).reduce(image.features)
+        assert torch.allclose(image.masses.sort().values, near.masses.sort().values)
         assert image.masses.min() >= 1 / image.before - 1e-6
     assert not sets
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_tiles_that_are_packed_with_rows_between(name, monkeypatch):
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs((2,))
+    monkeypatch.setattr(model.config, "vision_feature_layer", -1)
+    every, run = features(model, inputs, encoder=STAGE)
+    (call,) = run.encoder
+    with otprune.prune(model, DPPPrune(0.9), encoder=STAGE) as run, torch.no_grad():
+        model(**inputs)
+    first = 0  # tile, of which each image begins with the overview
+    for image, tokens, origin in zip(run.last, every, call.origins, strict=True):
+        overview, m = call.cells[first], len(call.cells[first].cell)
+        assert torch.equal(origin[:m], first * m + torch.arange(m))
+        kept = image.indices
+        assert torch.equal(kept[kept < m], overview.kept)
+        # 90% is more than the encoder kept, so every token stands for its exact copies alone.
+        assert len(torch.unique(tokens, dim=0)) <= len(kept) < 0.9 * len(tokens)
+        added = (origin < 0).nonzero()[:, 0]
+        assert len(added) > 0
+        assert set(added.tolist()) <= set(kept.tolist())
+        first += 1 + (int(origin.max()) - first * m) // m
+    assert not [x for x in model.modules() if "pack_image_features" in vars(x)]
 
 
 def test_a_budget_in_the_encoder_is_one_tiles(build):

@@ -217,33 +217,48 @@ def find_images(
 def cells_of_images(calls: list[Staged], images: Iterable[Images]) -> list[Cells | None]:
     """The plan of the encoder's selection for the tokens of each image, None where it is not known.
 
-    It is known where each token of the encoder's output, in order, became one token of the prompt.
-    Tokens of one cell then have the same features, which is checked: a model may add rows, mix
-    tokens or put them in another order.
+    It is known where each token of the encoder's output, in order, became one token of the prompt,
+    or where the model's packing of tiles says which did. Tokens of one cell then have the same
+    features, which is checked: a model may mix tokens or put them in another order.
 
     Args:
         images: by modality, in the order in which they were encoded.
     """
-    sets = [one for call in calls for one in call.cells]
     every = [tokens for some in images for tokens in some.tokens]
-    if sum(len(one.cell) for one in sets) != sum(map(len, every)):
-        return [None] * len(every)
-    found: list[Cells | None] = []
-    for tokens in every:
-        parts: list[Cells] = []
-        while sets and sum(len(one.cell) for one in parts) < len(tokens):
-            parts.append(sets.pop(0))
-        if sum(len(one.cell) for one in parts) != len(tokens):
-            return [None] * len(every)
-        found.append(Cells.joined(parts))
-    matches = all(_are_copies(x.detach(), cells) for x, cells in zip(every, found, strict=True))
-    return found if matches else [None] * len(every)
+    found: list[Cells] = []
+    for call in calls:
+        left = every[len(found) :]
+        if call.origins is None:
+            more = _in_order(call.cells, left)
+        else:
+            whole = Cells.joined(call.cells)
+            more = [whole.shown(origin) for origin in call.origins]
+        if [len(one.cell) for one in more] != [len(x) for x in left[: len(more)]] or not more:
+            break  # which images this call encoded is not known
+        found += more
+    known = [
+        cells if _are_copies(tokens.detach(), cells) else None
+        for tokens, cells in zip(every, found, strict=False)
+    ]
+    return known + [None] * (len(every) - len(known))
 
 
-def _are_copies(tokens: Tensor, cells: Cells | None) -> bool:
+def _in_order(sets: list[Cells], images: list[Tensor]) -> list[Cells]:
+    """The plans of images whose tokens are those of one or more sets; none if they do not fit."""
+    made: list[Cells] = []
+    parts: list[Cells] = []
+    for one in sets:
+        parts.append(one)
+        if len(made) == len(images):
+            return []
+        if sum(len(part.cell) for part in parts) == len(images[len(made)]):
+            made.append(Cells.joined(parts))
+            parts = []
+    return [] if parts else made
+
+
+def _are_copies(tokens: Tensor, cells: Cells) -> bool:
     """Whether the tokens of a cell are equal, up to the rounding of a matrix product's edges."""
-    if cells is None:
-        return False
     tokens = tokens.float()
     moved = torch.linalg.vector_norm(tokens[cells.representative] - tokens, dim=-1)
     return bool((moved <= 0.01 * torch.linalg.vector_norm(tokens, dim=-1)).all())

@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -43,12 +43,16 @@ class Staged:
         tokens behind the encoder.
     layer, layers: index of the first layer behind the selection, and number of all layers.
     seconds: time of the selection.
+    origins: for each image the token of the encoder's output, counted through all sets, that each
+        token of the prompt shows, -1 for rows that the model adds; where the model packs tiles into
+        images in a method of its own. None elsewhere.
     """
 
     cells: list[Cells]
     layer: int
     layers: int
     seconds: float
+    origins: list[Tensor] | None = None
 
 
 @contextmanager
@@ -72,7 +76,11 @@ def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
     places = {id(layer): i for i, layer in enumerate(layers)}
     plan = _Plan(stage, tower, row, side, first, len(layers), places)
     token = _PLAN.set(plan)
-    _acquire(tower, [tower, *layers[first:]])
+    methods = [(x, "forward") for x in (tower, *layers[first:])]
+    base = getattr(model, "base_model", model)
+    if hasattr(type(base), _PACK):
+        methods.append((base, _PACK))
+    _acquire(tower, methods)
     try:
         yield plan.calls
     finally:
@@ -105,18 +113,21 @@ class _Plan:
 _PLAN: ContextVar[_Plan | None] = ContextVar("otprune_encoder_stage", default=None)
 
 
-# -- replacing forward ---------------------------------------------------------------------------
+# -- replacing methods ---------------------------------------------------------------------------
 
+_PACK = "pack_image_features"
 _lock = threading.RLock()
 _users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_replaced: WeakKeyDictionary[Any, list[tuple[Any, str]]] = WeakKeyDictionary()
 
 
-def _acquire(tower: Any, modules: list[Any]) -> None:
+def _acquire(tower: Any, methods: list[tuple[Any, str]]) -> None:
     with _lock:
         _users[tower] = _users.get(tower, 0) + 1
-        for module in modules:
-            if not isinstance(vars(module).get("forward"), _Forward):
-                module.forward = _Forward(module, vars(module).get("forward"))
+        for module, name in methods:
+            if not isinstance(vars(module).get(name), _Method):
+                setattr(module, name, _Method(module, name, vars(module).get(name)))
+                _replaced.setdefault(tower, []).append((module, name))
 
 
 def _release(tower: Any) -> None:
@@ -125,41 +136,77 @@ def _release(tower: Any) -> None:
         if _users[tower]:
             return
         del _users[tower]
-        for module in tower.modules():
-            ours = vars(module).get("forward")
-            if isinstance(ours, _Forward):  # other code may have replaced it: left alone
-                del module.forward
+        for module, name in _replaced.pop(tower, []):
+            ours = vars(module).get(name)
+            if isinstance(ours, _Method):  # other code may have replaced it: left alone
+                delattr(module, name)
                 if ours.own is not None:
-                    module.forward = ours.own
+                    setattr(module, name, ours.own)
 
 
-class _Forward:
-    """The `forward` of an encoder or one of its layers while a stage is in use in any thread.
+class _Method:
+    """A method of an encoder, a layer or a model, while a stage is in use in any thread.
 
     own: the instance attribute that it replaced, such as accelerate's; None if there was none.
     """
 
-    def __init__(self, module: Any, own: Callable[..., Any] | None) -> None:
+    def __init__(self, module: Any, name: str, own: Callable[..., Any] | None) -> None:
         self.module = module
+        self.name = name
         self.own = own
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
         if self.own is not None:
             return self.own
-        method: Callable[..., Any] = types.MethodType(type(self.module).forward, self.module)
+        method: Callable[..., Any] = types.MethodType(
+            getattr(type(self.module), self.name), self.module
+        )
         return method
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         plan = _PLAN.get()
         if plan is None:
             return self.__wrapped__(*args, **kwargs)
+        if self.name == _PACK:
+            return _call_pack(plan, self.module, self.__wrapped__, args, kwargs)
         if self.module is plan.tower:
             return _call_tower(plan, self.__wrapped__, args, kwargs)
         place = plan.places.get(id(self.module))
         if place is None or place < plan.first:
             return self.__wrapped__(*args, **kwargs)
         return _call_layer(plan, self.module, place, self.__wrapped__, args, kwargs)
+
+
+def _call_pack(
+    plan: _Plan,
+    model: Any,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Pack an encoder's output into images, and see which of its tokens went where.
+
+    The same method packs the tokens' numbers, with -1 for the row that it adds.
+    """
+    given = _named(model, args, kwargs, _PACK)
+    tiles = given["image_features"]
+    if plan.calls and sum(len(one.cell) for one in plan.calls[-1].cells) == sum(
+        x.shape[:-1].numel() for x in tiles
+    ):
+        number = torch.arange(sum(x.shape[:-1].numel() for x in tiles), dtype=torch.float64)
+        parts = number.split([x.shape[:-1].numel() for x in tiles])
+        given["image_features"] = [
+            part.view(*x.shape[:-1], 1) for part, x in zip(parts, tiles, strict=True)
+        ]
+        if given.get("image_newline") is not None:
+            given["image_newline"] = number.new_tensor([-1.0])
+        packed = [x[:, 0] for x in function(**given)[0]]
+        # Numbers between two tokens are mixtures (of an image that was made smaller).
+        if all(torch.equal(x, x.round()) for x in packed):
+            origins = [x.long().to(tiles[0].device) for x in packed]
+            plan.calls[-1] = replace(plan.calls[-1], origins=origins)
+    return function(*args, **kwargs)
 
 
 def _call_tower(
@@ -194,6 +241,12 @@ def _call_layer(
     short = plan.short
     if short is None:
         return function(*args, **kwargs)
+    if "position_ids" in given and "flash" in str(plan.tower.config._attn_implementation):
+        raise UnsupportedError(
+            f"{name} with flash attention: this release of transformers finds the borders of its "
+            "packed images by their positions, and dropped tokens would look like borders: use "
+            "set_attn_implementation('sdpa') on the encoder, or prune without encoder="
+        )
     given = {key: _shortened(key, value, short, name) for key, value in given.items()}
     if not plan.stage.mass:
         return _whole(function(**given), short)
@@ -204,9 +257,11 @@ def _call_layer(
     return _whole(out, short)
 
 
-def _named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a module's forward by name."""
-    signature = inspect.signature(types.MethodType(type(module).forward, module))
+def _named(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "forward"
+) -> dict[str, Any]:
+    """The arguments of a module's method by name."""
+    signature = inspect.signature(types.MethodType(getattr(type(module), method), module))
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
@@ -321,6 +376,8 @@ def _shortened(name: str, value: Any, short: _Short, tower: str) -> Any:
         return tuple(_along_tokens(name, x, short, tower) for x in value)
     if name == "attention_mask" and isinstance(value, Tensor):
         return _mask(value, short, tower)
+    if name == "position_ids" and isinstance(value, Tensor) and len(value) == short.n:
+        return value.index_select(0, short.columns[0].to(value.device))
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UnsupportedError(
