@@ -18,12 +18,18 @@ from otprune_training.scenes import GRID, PATCH, SIZE
 
 WORD_ID = {word: i for i, word in enumerate(VOCABULARY)}
 PAD, BOS, EOS, IMAGE, UNK = range(5)
+# A large rotary base leaves most of a head's pairs unturned over 150 positions, so that a question
+# can look an image token up by content from wherever it stands.
+THETA = 1e6
 IMAGE_MEAN = (0.45, 0.42, 0.40)
 IMAGE_STD = (0.27, 0.26, 0.27)
 
 
-def config() -> LlavaConfig:
-    """CLIP tower (128 wide, 5 layers, 144 tokens), LLaVA projector, Llama (128 wide, 4 layers)."""
+def config(theta: float = THETA) -> LlavaConfig:
+    """CLIP tower (128 wide, 5 layers, 144 tokens), LLaVA projector, Llama (128 wide, 4 layers).
+
+    theta: base of the rotary embedding.
+    """
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,
@@ -33,8 +39,6 @@ def config() -> LlavaConfig:
         patch_size=PATCH,
         projection_dim=128,
     )
-    # A large rotary base leaves most of a head's pairs unturned over 150 positions, so that a
-    # question can look an image token up by content from wherever it stands.
     text = LlamaConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -43,7 +47,7 @@ def config() -> LlavaConfig:
         num_key_value_heads=4,
         vocab_size=len(VOCABULARY),
         max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=BOS,
@@ -60,10 +64,10 @@ def config() -> LlavaConfig:
     )
 
 
-def build(seed: int) -> Any:
+def build(seed: int, theta: float = THETA) -> Any:
     """A fresh model; its position embeddings start as sines and cosines of row and column."""
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config())
+    model = LlavaForConditionalGeneration(config(theta))
     embedding = model.model.vision_tower.embeddings.position_embedding
     with torch.no_grad():
         embedding.weight[0].zero_()

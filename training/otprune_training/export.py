@@ -10,18 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from otprune.demo import MODEL_DIR
-from otprune_training.architecture import BOS, EOS, IMAGE, PAD, UNK, build
+from otprune_training.architecture import BOS, EOS, IMAGE, PAD, THETA, UNK, build
 from otprune_training.processor import build_processor
 from otprune_training.train import STAGES
 
 
-def export(weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
+def export(weights: dict[str, torch.Tensor] | None, folder: Path, theta: float = THETA) -> None:
     """Write `folder` in fp16 safetensors, loadable by stock `from_pretrained` and by vLLM.
 
     Args:
         weights: state dict of the model; None writes it untrained.
+        theta: base of its rotary embedding.
     """
-    model: Any = build(seed=0)
+    model: Any = build(seed=0, theta=theta)
     if weights is not None:
         model.load_state_dict(weights)
     settings = model.generation_config
@@ -58,10 +59,12 @@ def name_as_published(file: Path) -> None:
 
 
 def main(run: Path, folder: Path, stage: str) -> None:
-    state = torch.load(run / f"{stage}.pt", weights_only=True)["learner"]
+    state = torch.load(run / f"{stage}.pt", weights_only=True)
     prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    export(weights, folder)
+    weights = {
+        k.removeprefix(prefix): v for k, v in state["learner"].items() if k.startswith(prefix)
+    }
+    export(weights, folder, state.get("theta", THETA))
 
 
 if __name__ == "__main__":

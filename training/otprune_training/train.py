@@ -1,7 +1,8 @@
 """Train the embedded model from nothing: `python -m otprune_training.train RUN_DIR`.
 
 `--seed` and the numbers of steps make other models of its kind, `--tower OTHER_RUN` one on the
-vision tower of another run: `otprune bench mass` compares them.
+vision tower of another run: `otprune bench mass` compares them. `--weights FOLDER --language 0`
+fine-tunes a finished model in the last stage, with `--theta` on another rotary base.
 
 1. Stage "vision" trains the vision tower by dense labels of its patches. Every other batch shows
    stickers in colours without a name, so that form is learned apart from colour.
@@ -30,7 +31,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from transformers.masking_utils import sdpa_mask
 
 from otprune.demo.words import COLOR_NAMES, NOUNS, PLACES
 from otprune_training import photos as photographs
-from otprune_training.architecture import WORD_ID, build
+from otprune_training.architecture import THETA, WORD_ID, build
 from otprune_training.batches import (
     KINDS,
     NOUN_OF_KIND,
@@ -71,12 +72,22 @@ SAVE_EVERY, EVALUATE_EVERY = 200, 200
 
 @dataclass(frozen=True)
 class Recipe:
-    """What may differ from one run to another: seed, and each stage's number of steps."""
+    """What may differ from one run to another.
+
+    seed: of the model and its batches.
+    vision, language, talks: steps of each stage.
+    theta: base of the rotary embedding.
+    batch: images a step.
+    float32: compute in float32; on a CPU without bfloat16 instructions that is seven times as fast.
+    """
 
     seed: int = SEED
     vision: int = 2000
     language: int = 1200
     talks: int = 600
+    theta: float = THETA
+    batch: int = BATCH
+    float32: bool = False
 
 
 class Heads(nn.Module):
@@ -95,9 +106,9 @@ class Heads(nn.Module):
 class Learner(nn.Module):
     """The model, its training heads, and every loss."""
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(self, seed: int = SEED, theta: float = THETA) -> None:
         super().__init__()
-        self.model: Any = build(seed)
+        self.model: Any = build(seed, theta)
         self.heads = Heads()
         self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -301,18 +312,19 @@ def run_stage(learner: Learner, stage: str, folder: Path, recipe: Recipe) -> Non
     held_out = photographs.load(folder / "photos", held_out=True)
     seed = recipe.seed + STAGES.index(stage)
     loader = DataLoader(
-        Batches(stage, seen, seed, start, steps, BATCH),
+        Batches(stage, seen, seed, start, steps, recipe.batch),
         batch_size=None,
         num_workers=1,
         prefetch_factor=4,
     )
     bases, began = (MUON_RATE, ADAM_RATE), time.time()
+    dtype = torch.float32 if recipe.float32 else torch.bfloat16
     mean: dict[str, float] = {}
     for step, batch in enumerate(loader, start):
         for optimiser, base in zip(optimisers, bases, strict=True):
             optimiser.param_groups[0]["lr"] = base * _rate(step, steps, stage)
-        # The arithmetic runs in bfloat16, weights and their updates stay in float32.
-        cast = {name: p.to(torch.bfloat16) for name, p in learner.named_parameters()}
+        # Weights and their updates are in float32.
+        cast = {name: p.to(dtype) for name, p in learner.named_parameters()}
         losses = functional_call(learner, cast, (batch,))
         hits = losses.pop("hits", None)
         torch.stack(list(losses.values())).sum().backward()
@@ -338,24 +350,38 @@ def run_stage(learner: Learner, stage: str, folder: Path, recipe: Recipe) -> Non
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         if done % SAVE_EVERY == 0 or done == steps:
-            state = {"learner": learner.state_dict(), "step": done}
+            state = {"learner": learner.state_dict(), "step": done, "theta": recipe.theta}
             state["optimisers"] = [o.state_dict() for o in optimisers]
             torch.save(state, folder / "partial")
             (folder / "partial").rename(checkpoint)
 
 
-def main(folder: Path, recipe: Recipe = Recipe(), tower: Path | None = None) -> None:
-    torch.set_num_threads(THREADS)
-    learner = Learner(recipe.seed)
-    if tower is None:
+def main(
+    folder: Path,
+    recipe: Recipe = Recipe(),
+    tower: Path | None = None,
+    weights: Path | None = None,
+    threads: int = THREADS,
+) -> None:
+    torch.set_num_threads(threads)
+    learner = Learner(recipe.seed, recipe.theta)
+    if weights is not None:
+        load_model(learner.model, weights)
+    elif tower is None:
         run_stage(learner, "vision", folder, recipe)
     else:
         state = torch.load(tower / "vision.pt", weights_only=True)["learner"]
         prefix = "model.model.vision_tower."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        learner.model.model.vision_tower.load_state_dict(weights)
+        of_tower = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        learner.model.model.vision_tower.load_state_dict(of_tower)
     for stage in STAGES[1:]:
         run_stage(learner, stage, folder, recipe)
+
+
+def load_model(model: Any, folder: Path) -> None:
+    """Copy the weights of a model that `export` wrote into one of this kind."""
+    of_folder = type(model).from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(of_folder.state_dict())
 
 
 if __name__ == "__main__":
@@ -365,6 +391,13 @@ if __name__ == "__main__":
     for stage in STAGES:
         steps = getattr(Recipe, stage)
         parser.add_argument(f"--{stage}", type=int, default=steps, help=f"steps, {steps}")
-    parser.add_argument("--tower", type=Path, help="a run whose vision tower is taken")
+    parser.add_argument("--theta", type=float, default=THETA, help="base of the rotary embedding")
+    parser.add_argument("--batch", type=int, default=BATCH, help=f"images a step, {BATCH}")
+    parser.add_argument("--float32", action="store_true", help="compute in float32, not bfloat16")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--tower", type=Path, help="a run whose vision tower is taken")
+    start.add_argument("--weights", type=Path, help="a finished model, to be fine-tuned")
+    parser.add_argument("--threads", type=int, default=THREADS)
     given = parser.parse_args()
-    main(given.folder, Recipe(given.seed, given.vision, given.language, given.talks), given.tower)
+    chosen = Recipe(**{f.name: getattr(given, f.name) for f in fields(Recipe)})
+    main(given.folder, chosen, given.tower, given.weights, given.threads)
