@@ -143,9 +143,9 @@ def test_how_the_engine_is_to_prune_reaches_it(run, photo, monkeypatch):
         return prune(model, selector, **settings)
 
     monkeypatch.setattr(ask, "prune", spy)
-    flags = ("--merge", "--positions", "compact", "--mass", "token", "--alpha", "0.5")
+    flags = ("--merge", "--positions", "compact", "--mass", "token", "--alpha", "0.5", "--distance")
     report = asked(run, photo, *flags)
-    how = {"positions": "compact", "merge": True, "mass": "token", "alpha": 0.5}
+    how = {"positions": "compact", "merge": True, "mass": "token", "alpha": 0.5, "distance": True}
     assert seen == [how | {"encoder": None}] * 2
     assert {key: report[key] for key in how} == how
 
@@ -161,7 +161,7 @@ def test_mass_weighs_in_the_answer(run, photo):
 def test_a_strength_of_nothing_is_refused(run, photo):
     result = run("ask", photo, QUESTION, "--alpha", "0.5")
     assert result.status == 2
-    assert "add mass total or mass token, or leave alpha out" in result.err
+    assert "add mass total or mass token, or distance, or leave alpha out" in result.err
 
 
 def test_several_photos_each_on_their_own(run, photo, tmp_path):
@@ -210,8 +210,8 @@ def test_recommended_is_method_merging_and_mass(run, photo):
     report = asked(run, photo, "--method", "recommended")
     preset = recommended()
     assert report["method"] == preset["selector"].name
-    assert {name: report[name] for name in ("merge", "mass", "alpha")} == {
-        name: preset[name] for name in ("merge", "mass", "alpha")
+    assert {name: report[name] for name in ("merge", "mass", "alpha", "distance")} == {
+        name: preset[name] for name in ("merge", "mass", "alpha", "distance")
     }
 
 

@@ -55,7 +55,7 @@ from .conftest import QUESTION
         (("--method", "dpp", "--rank", "auto"), "it belongs to otprune"),
         (("--gamma", "big"), "gamma is 'big': expected \"scaled\" or a positive number"),
         (("--gamma", "-1"), "gamma=-1.0 is outside"),
-        (("--positions", "odd"), "'odd' is not one of 'preserved', 'compact'"),
+        (("--positions", "odd"), "'odd' is not one of 'auto', 'preserved', 'compact'"),
         (("--repeats", "0"), "--repeats"),
         (("--kep", "1"), "--keep"),
         (("--overlay", "no/folder/x.png"), "there is no folder no/folder"),

@@ -46,6 +46,7 @@ def reference_logits(
     positions: str,
     answer: Tensor,
     added: Tensor | None = None,
+    factor: Tensor | None = None,
 ) -> list[Tensor]:
     """Logits of each sequence, for its kept prompt tokens and its answer, `(n_b + t, V)`.
 
@@ -56,6 +57,7 @@ def reference_logits(
         positions: "preserved" or "compact".
         answer: `(B, t)` ids after the prompt, t may be 0.
         added: `(B, S)`, what the mask adds to the logits of each prompt token.
+        factor: `(B, S)`, by which the distance term of each prompt token is multiplied.
     """
     seen = entering(model, inputs)
     steps = model.get_input_embeddings()(answer)
@@ -72,6 +74,12 @@ def reference_logits(
         if added is not None:
             more = torch.cat([added[b][kept], torch.zeros(answer.shape[1])])
             mask = {k: m + more for k, m in mask.items()} if isinstance(mask, dict) else mask + more
+        if factor is not None:
+            more = torch.cat([factor[b][kept], torch.zeros(answer.shape[1])])
+            if isinstance(mask, dict):
+                mask = {k: m + more * distance_term(model, place, k) for k, m in mask.items()}
+            else:
+                mask = mask + more * distance_term(model, place)
         out = language_model(model)(
             inputs_embeds=embeds,
             position_ids=place,
@@ -83,6 +91,40 @@ def reference_logits(
         first = torch.cat([ranks.new_ones(1), ranks.diff()]) > 0
         rows.append(model.lm_head(out.last_hidden_state)[0][first])
     return rows
+
+
+def distance_term(model: PreTrainedModel, place: Tensor, layer_type: str = "") -> Tensor:
+    """`(n, n)`: log(2 - D) from each of n tokens to each, the formula written out.
+
+    `D = 2/d sum_j cos((m - n) theta_j)`, `theta_j = theta ** (-2 (j - 1) / d)`; with M-RoPE, each
+    frequency takes the positions of its own axis.
+
+    Args:
+        model: the model.
+        place: `(1, n)` or `(3, 1, n)`, the positions of the tokens.
+        layer_type: of the layers meant, if their angles differ.
+    """
+    config = model.get_decoder().config
+    rope = config.rope_parameters.get(layer_type, config.rope_parameters)
+    d = config.head_dim
+    axes = _axis_of_each_frequency(model, d // 2)
+    total = torch.zeros(place.shape[-1], place.shape[-1], dtype=torch.float64)
+    for j in range(1, d // 2 + 1):
+        theta = rope["rope_theta"] ** (-2 * (j - 1) / d)
+        if rope["rope_type"] != "default":  # scaled
+            theta = float(model.get_decoder().rotary_emb.inv_freq[j - 1])
+        at = (place[axes[j - 1], 0] if place.ndim == 3 else place[0]).double()
+        for m in range(len(at)):
+            total[m] += torch.cos((at[m] - at) * theta)
+    return (2 - 2 / d * total).log().float()
+
+
+def _axis_of_each_frequency(model: PreTrainedModel, number: int) -> list[int]:
+    """Time, height or width for each frequency: in blocks, or taking turns (Qwen3-VL)."""
+    sections = model.get_decoder().config.rope_parameters.get("mrope_section", [number, 0, 0])
+    if model.config.model_type == "qwen3_vl":
+        return [j % 3 if j % 3 and j // 3 < sections[j % 3] else 0 for j in range(number)]
+    return [axis for axis, length in enumerate(sections) for _ in range(length)]
 
 
 def _ranks(kept: Tensor, number: int) -> Tensor:

@@ -26,12 +26,13 @@ def test_what_is_left_out_is_the_default_of_prune():
     defaults = inspect.signature(otprune.prune).parameters
     made = by_name("dpp", 0.1)
     assert made.pop("selector") == otprune.DPPPrune(0.1)
-    assert made == {name: defaults[name].default for name in ("merge", "mass", "alpha")}
+    assert made == {name: defaults[name].default for name in ("merge", "mass", "alpha", "distance")}
     assert by_name("dpp", 0.1, merge=True, mass="token", alpha=0.5) == {
         "selector": otprune.DPPPrune(0.1),
         "merge": True,
         "mass": "token",
         "alpha": 0.5,
+        "distance": False,
     }
 
 
@@ -76,7 +77,7 @@ def test_no_setting_has_the_name_of_something_else():
         ("recommended", {"gamma": 1.0}, "leave gamma out, or name a method"),
         ("recommended", {"merge": False, "alpha": 1.0}, "leave merge, alpha out, or name a method"),
         ("recommended", {"mass": "none"}, "leave mass out, or name a method"),
-        ("dpp", {"alpha": 1.0}, "add mass total or mass token, or leave alpha out"),
+        ("dpp", {"alpha": 1.0}, "add mass total or mass token, or distance, or leave alpha out"),
         ("dpp", {"alpha": 1.0, "mass": "none"}, "add mass total or mass token"),
         ("dpp", {"alpha": -1.0, "mass": "total"}, "alpha=-1.0"),
         ("dpp", {"mass": "all"}, "mass='all'"),

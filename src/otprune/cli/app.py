@@ -154,7 +154,8 @@ def ask(
     merge: options.Merge = False,
     mass: options.MassOption = None,
     alpha: options.Alpha = None,
-    positions: options.Positions = options.PositionScheme.preserved,
+    distance: options.Distance = False,
+    positions: options.Positions = options.PositionScheme.auto,
     encoder_keep: options.EncoderKeep = None,
     encoder_after: options.EncoderAfter = None,
     model: options.Model = None,
@@ -186,7 +187,7 @@ def ask(
     names, asked = split(photos or [], question)
     wanted = parse_keep(keep, target, measure, max_keep)
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
-    how = pruning(method, wanted, merge, mass, alpha, **own)
+    how = pruning(method, wanted, merge, mass, alpha, distance, **own)
     selector = how["selector"]
     stage = options.encoder_stage(encoder_keep, encoder_after)
     options.check_model(model, trust_remote_code)
@@ -205,7 +206,7 @@ def ask(
         stages.check_stage(loaded.model, stage)
         with_grid = overlay is not None
         each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
-        used = report.Weighing(how["merge"], how["mass"], how["alpha"])
+        used = report.Weighing(how["merge"], how["mass"], how["alpha"], how["distance"])
         rows: list[drawing.Row] = []
 
         def answer(photo: images.Photo) -> asking.Asked:
@@ -235,11 +236,11 @@ def ask(
     if as_json:
         head = report.head_json(loaded.name, selector, drawn)
         head |= {"question": asked, "positions": positions.value}
-        head |= {"merge": how["merge"], "mass": how["mass"], "alpha": how["alpha"]}
+        head |= {name: value for name, value in how.items() if name != "selector"}
         head |= report.stage_json(stage)
         _print_json(head | {"images": each.entries(done, report.asked_json)})
     elif done:
-        extra = used.words() + [positions.value] * (positions.value != "preserved")
+        extra = used.words() + [positions.value] * (positions.value != "auto")
         extra += report.stage_words(stage)
         show(
             report.headline(loaded.name, selector, *extra),

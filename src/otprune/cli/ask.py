@@ -59,6 +59,7 @@ class Asked:
         note: which of several images in the file it is; empty for one image.
         selector_seconds: median time of the selection in front of the language model, a part of
             `pruned.first_token_seconds`.
+        positions: "preserved" or "compact"; None if no token was dropped.
         encoder: the selection inside the encoder, its time a median too; None without one.
         grid: the grid of the tokens; None if not requested.
     """
@@ -69,6 +70,7 @@ class Asked:
     pruned: Side
     selector_seconds: float
     selection: Selection
+    positions: str | None
     grid: Grid | None
     encoder: InEncoder | None = None
 
@@ -154,6 +156,7 @@ def ask(
         pruned=sides[1],
         selector_seconds=statistics.median(selecting),
         selection=selection,
+        positions=run.positions,
         grid=grid,
         encoder=inside,
     )

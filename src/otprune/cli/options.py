@@ -22,6 +22,7 @@ _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
 class PositionScheme(str, Enum):
     """Positions of kept tokens."""
 
+    auto = "auto"
     preserved = "preserved"
     compact = "compact"
 
@@ -168,7 +169,7 @@ Alpha = Annotated[
     typer.Option(
         min=0.0,
         metavar="NUMBER",
-        help="--mass: its strength; 1 is the full weight.",
+        help="--mass, --distance: their strength; 1 is all of it.",
         show_default="1",
         rich_help_panel=_WHAT,
     ),
@@ -193,10 +194,19 @@ EncoderAfter = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+Distance = Annotated[
+    bool,
+    typer.Option(
+        "--distance",
+        help="Attention to kept tokens makes up for the distance that rotary embeddings see.",
+        rich_help_panel=_WHAT,
+    ),
+]
 Positions = Annotated[
     PositionScheme,
     typer.Option(
-        help="Kept tokens keep their positions in the prompt, or are counted anew.",
+        help="Kept tokens keep their positions in the prompt, or are counted anew; auto is what "
+        "suits the model and --mass.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -333,6 +343,7 @@ def pruning(
     merge: bool = False,
     mass: Mass | None = None,
     alpha: float | None = None,
+    distance: bool = False,
     **settings: Enum | str | int | None,
 ) -> Pruning:
     """The arguments of `otprune.prune` that the options ask for; None is an option not given.
@@ -348,6 +359,7 @@ def pruning(
         merge=merge or None,
         mass=None if mass is None else mass.value,
         alpha=alpha,
+        distance=distance or None,
         **{name: _plain(value) for name, value in settings.items()},
     )
 

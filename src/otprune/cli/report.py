@@ -38,12 +38,16 @@ class Weighing:
     merge: bool
     mass: str
     alpha: float
+    distance: bool
 
     def words(self) -> list[str]:
-        """Words for headings and captions; empty without merging and mass."""
+        """Words for headings and captions; empty without merging, mass and distance."""
         words = ["merged"] if self.merge else []
+        strength = f" x {self.alpha:g}" * (self.alpha != 1)
         if self.mass != "none":
-            words.append(f"mass {self.mass}" + f" x {self.alpha:g}" * (self.alpha != 1))
+            words.append(f"mass {self.mass}" + strength)
+        if self.distance:
+            words.append("distance" + strength)
         return words
 
     def meaning(self) -> str:
@@ -273,6 +277,7 @@ def asked_json(asked: Asked) -> dict[str, Any]:
     return {
         "image": asked.photo.name,
         "note": asked.note,
+        "positions": asked.positions,
         "unpruned": _side_json(asked.full),
         "pruned": {**_side_json(asked.pruned), "selector_seconds": asked.selector_seconds},
         "encoder": _encoder_json(asked.encoder),

@@ -83,6 +83,30 @@ def log_mass(masses: Tensor, m: int, mass: Mass, alpha: float = 1.0) -> Tensor:
     return torch.full_like(masses, alpha * math.log(m / k) if mass == "total" else 0.0)
 
 
+def log_distance(queries: Tensor, keys: Tensor, head: int) -> Tensor:
+    """The distance term `log(c - D(m - n))`, c = 2, of every query m and key n.
+
+    Rotary embeddings make distant tokens attend less to each other, and the few kept tokens of an
+    image are far from most text. D is the mean, over the pairs of features of a head, of the cosine
+    of the angle between a query and a key: `D(t) = 2/d sum_j cos(t theta_j)`, 1 at distance 0 and
+    about 0 far away. The term lets a far key count up to twice as much (three times where D is
+    negative). RESTORE, ICML 2026 (arXiv 2606.01711), which adds it between all pairs of tokens.
+
+    Since `cos(a - b) = cos a cos b + sin a sin b`, no tensor of all pairs and frequencies is made.
+
+    Args:
+        queries: `(..., q, 2 r)` float32: cosines, then sines, of the angles by which the r rotated
+            features of a head are turned; both features of a pair have the pair's angle.
+        keys: `(..., n, 2 r)`, the same.
+        head: d, the features of a head. Those that are not rotated have angle 0.
+
+    Returns:
+        `(..., q, n)` float32.
+    """
+    fixed = head - queries.shape[-1] // 2
+    return (2 - (queries @ keys.mT + fixed) / head).log()
+
+
 def attention_error(
     queries: Tensor,
     keys: Tensor,

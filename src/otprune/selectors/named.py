@@ -18,7 +18,9 @@ from otprune.measures.mass import Mass, check_alpha, check_mass
 from otprune.selectors.preset import Pruning, recommended
 from otprune.selectors.registry import METHODS
 
-RECOMMENDED = "recommended"  # stands for `recommended()`, which sets merge, mass and alpha too
+RECOMMENDED = (
+    "recommended"  # stands for `recommended()`, which also sets merge, mass, alpha and distance
+)
 
 
 def settings_of(method: str) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ def by_name(
     merge: bool | None = None,
     mass: Mass | None = None,
     alpha: float | None = None,
+    distance: bool | None = None,
     **settings: Any,
 ) -> Pruning:
     """The arguments of `otprune.prune`: `prune(model, **by_name("transport", 0.1, merge=True))`.
@@ -56,13 +59,13 @@ def by_name(
     Args:
         method: a key of `METHODS`, or "recommended" for what `recommended()` returns.
         keep: as for any selector.
-        merge, mass, alpha: as for `otprune.prune`; None is its default.
+        merge, mass, alpha, distance: as for `otprune.prune`; None is its default.
         settings: the method's own, by name (`settings_of`); None is the method's default.
 
     Raises:
         KeepError: `keep` is no ratio, number or rule.
         OTPruneError: there is no such method, the method has no such setting, a value is wrong,
-            "recommended" is given with a setting that it fixes, or alpha without a mass.
+            "recommended" is given with a setting that it fixes, or alpha without mass and distance.
     """
     own = settings_of(method)
     given = {name: value for name, value in settings.items() if value is not None}
@@ -75,25 +78,29 @@ def by_name(
                 f"{name} is not a setting of method {method}: it belongs to {', '.join(owners)}"
             )
     if method == RECOMMENDED:
-        settled = {"merge": merge, "mass": mass, "alpha": alpha, **given}
+        settled = {"merge": merge, "mass": mass, "alpha": alpha, "distance": distance, **given}
         if excess := [name for name, value in settled.items() if value is not None]:
             raise OTPruneError(
-                "method recommended settles merge, mass, alpha and the method's own settings: "
+                "method recommended settles merge, mass, alpha, distance and the method's own "
+                "settings: "
                 f"leave {', '.join(excess)} out, or name a method"
             )
         return recommended(keep)
-    if merge is not None and not isinstance(merge, bool):
-        raise OTPruneError(f"merge={merge!r}: expected True or False")
+    for name, flag in (("merge", merge), ("distance", distance)):
+        if flag is not None and not isinstance(flag, bool):
+            raise OTPruneError(f"{name}={flag!r}: expected True or False")
     mass = check_mass("none" if mass is None else mass)
-    if alpha is not None and mass == "none":
+    if alpha is not None and mass == "none" and not distance:
         raise OTPruneError(
-            "alpha is the strength of a mass: add mass total or mass token, or leave alpha out"
+            "alpha is the strength of mass and distance: add mass total or mass token, or "
+            "distance, or leave alpha out"
         )
     return Pruning(
         selector=METHODS[method](keep, **given),
         merge=bool(merge),
         mass=mass,
         alpha=check_alpha(1.0 if alpha is None else alpha),
+        distance=bool(distance),
     )
 
 

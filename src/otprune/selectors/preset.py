@@ -17,6 +17,7 @@ class Pruning(TypedDict):
     merge: bool
     mass: Mass
     alpha: float
+    distance: bool
 
 
 def recommended(keep: Keep = 0.1) -> Pruning:
@@ -34,4 +35,4 @@ def recommended(keep: Keep = 0.1) -> Pruning:
     Raises:
         KeepError: `keep` is no ratio, number or rule.
     """
-    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0)
+    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0, distance=False)

@@ -83,7 +83,7 @@ def test_run_columns_map_to_the_callers_columns(build, name, side):
         "both": lambda: two_rows(name),
     }[side]()
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
-    with prune(model, SELECTOR) as run:
+    with prune(model, SELECTOR, positions="preserved") as run:
         logits = model(**inputs, labels=labels).logits
     assert logits.shape[:2] == run.columns.shape == run.input_ids.shape == run.labels.shape
     wanted, seen = wanted_at(model, inputs, run.last), set()
@@ -113,7 +113,7 @@ def test_full_logits_are_at_the_callers_columns(build, name, last):
     width = inputs["input_ids"].shape[1]
     last = width - 2 if last == 1000 else last
     more = {} if last is None else {"logits_to_keep": last}
-    with prune(model, SELECTOR, logits="full") as run:
+    with prune(model, SELECTOR, positions="preserved", logits="full") as run:
         logits = model(**inputs, **more).logits
         as_tuple = model(**inputs, **more, return_dict=False)
         assert torch.equal(as_tuple[0], logits)
@@ -139,7 +139,7 @@ def test_a_loss_over_full_logits_equals_the_models_loss(build, name):
     model, inputs = build(name), two_rows(name)
     ids = inputs["input_ids"]
     labels = ids.masked_fill((ids >= IMAGE) | (ids == BOS) | (inputs["attention_mask"] == 0), -100)
-    with prune(model, SELECTOR, logits="full"):
+    with prune(model, SELECTOR, positions="preserved", logits="full"):
         out = model(**inputs, labels=labels)
     loss = torch.nn.functional.cross_entropy(
         out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
@@ -161,11 +161,14 @@ def test_keeping_all_tokens_keeps_all_columns(build):
 def test_logits_to_keep_of_dropped_columns_is_refused(build):
     model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1, 1))
     for asked in (15, torch.tensor([4, -1])):
-        with prune(model, SELECTOR), pytest.raises(UnsupportedError, match="logits='full'"):
+        with (
+            prune(model, SELECTOR, positions="preserved"),
+            pytest.raises(UnsupportedError, match="logits='full'"),
+        ):
             model(**inputs, logits_to_keep=asked)
         with pytest.raises(UnsupportedError, match="logits='full'"):
-            prune_inputs(model, inputs | {"logits_to_keep": asked}, SELECTOR)
-    with prune(model, SELECTOR, logits="full"):
+            prune_inputs(model, inputs | {"logits_to_keep": asked}, SELECTOR, positions="preserved")
+    with prune(model, SELECTOR, positions="preserved", logits="full"):
         whole = model(**inputs).logits
         assert torch.equal(
             model(**inputs, logits_to_keep=torch.tensor([4, -1])).logits[:, 1], whole[:, -1]
@@ -226,10 +229,13 @@ def test_packed_documents_do_not_attend_to_each_other(build, name):
 def test_packed_documents_without_recognisable_borders_are_refused(build):
     model = build("llava")
     inputs, _ = documents("llava", model)
-    with prune(model, SELECTOR), pytest.raises(UnsupportedError, match="positions='compact'"):
+    with (
+        prune(model, SELECTOR, positions="preserved"),
+        pytest.raises(UnsupportedError, match="positions='compact'"),
+    ):
         model(**inputs)
     with pytest.raises(UnsupportedError, match="positions='compact'"):
-        prune_inputs(model, inputs, SELECTOR)
+        prune_inputs(model, inputs, SELECTOR, positions="preserved")
     lengths = torch.tensor([0, 10, inputs["input_ids"].shape[1]], dtype=torch.int32)
     for name in ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"):
         with prune(model, SELECTOR), pytest.raises(UnsupportedError, match=name):

@@ -98,7 +98,7 @@ def test_decoding_by_hand_after_right_padding(build):
     model, inputs = build("llava"), right_padded(FAMILIES["llava"].inputs())
     step = torch.full((3, 1), 40)
     mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1).long()], dim=1)
-    with prune(model, SELECTOR) as run:
+    with prune(model, SELECTOR, positions="preserved") as run:
         out = model(**inputs)
         keep = kept_columns(inputs, run.last)
         last = model(input_ids=step, past_key_values=out.past_key_values, attention_mask=mask)
@@ -112,7 +112,7 @@ def test_the_loss_is_that_of_the_text(build, name):
     model, inputs = build(name), FAMILIES[name].inputs()
     ids = inputs["input_ids"]
     labels = ids.masked_fill((ids >= IMAGE) | (ids == PAD) | (ids == BOS), -100)
-    with prune(model, SELECTOR) as run:
+    with prune(model, SELECTOR, positions="preserved") as run:
         loss = model(**inputs, labels=labels).loss
     keep = kept_columns(inputs, run.last)
     logits = reference_logits(model, inputs, keep, "preserved", NOTHING)

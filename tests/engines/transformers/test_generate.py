@@ -39,7 +39,7 @@ def no_grad():
         yield
 
 
-def generate(model, inputs, positions="preserved", **arguments):
+def generate(model, inputs, positions="auto", **arguments):
     with prune(model, SELECTOR, positions=positions):
         return model.generate(**inputs, **{**GREEDY, **arguments})
 

@@ -33,7 +33,7 @@ from tests.engines.transformers.test_forward import right_padded
 from tests.families.base import IMAGE, PAD, images_in
 from tests.families.tiny import FAMILIES
 
-PLAIN = Settings(RandomPrune(0.4))
+PLAIN = Settings(RandomPrune(0.4), positions="preserved")
 COMPACT = Settings(RandomPrune(0.4), positions="compact")
 MASSED = Settings(TransportPrune(0.3), mass="token")
 WEIGHED = Settings(RandomPrune(0.4), mass="total")
@@ -271,7 +271,7 @@ def test_inputs_that_end_with_a_dropped_token_are_refused(build):
     """generate() would not know the position of the answer."""
     model, inputs = build("llava"), ending_with_an_image("llava")
     with pytest.raises(UnsupportedError, match="ends with a visual token"):
-        prune_inputs(model, inputs, PLAIN.selector)
+        prune_inputs(model, inputs, PLAIN.selector, "preserved")
     for settings in (COMPACT, Settings(RandomPrune(1.0))):
         prune_inputs(model, inputs, settings.selector, settings.positions)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from otprune import UnsupportedError
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.positions import (
-    check_gaps,
     compact_positions,
     rope_delta,
+    scheme_of,
     with_text_index,
 )
 
@@ -82,14 +82,26 @@ def test_gaps_are_refused_with_flash_attention():
         config = SimpleNamespace(get_text_config=lambda: text)
         return SimpleNamespace(config=config, forward=lambda position_ids=None: None, **forward)
 
-    flat, rotary = torch.zeros(1, 5), torch.zeros(4, 1, 5)
-    check_gaps(model("sdpa"), "preserved", flat)
-    check_gaps(model("flash_attention_2"), "compact", flat)
-    check_gaps(model("flash_attention_2"), "preserved", rotary)
-    with pytest.raises(UnsupportedError, match="flash_attention_2 reads gaps"):
-        check_gaps(model("flash_attention_2"), "preserved", flat)
-    blind = model("sdpa")
+    def scheme(positions, model, full, documents=None, biased=False):
+        return scheme_of(positions, model, full, documents, biased)
+
+    flat, rotary, two = torch.zeros(1, 5), torch.zeros(4, 1, 5), torch.tensor([[1, 1, 2, 2, 2]])
+    flash, blind = model("flash_attention_2"), model("sdpa")
     blind.forward = lambda input_ids: None
-    check_gaps(blind, "compact", flat)
+    assert scheme("preserved", model("sdpa"), flat) == "preserved"
+    assert scheme("compact", flash, flat) == "compact"
+    assert scheme("preserved", flash, rotary) == "preserved"
+    with pytest.raises(UnsupportedError, match="flash_attention_2 reads gaps"):
+        scheme("preserved", flash, flat)
+    assert scheme("compact", blind, flat) == "compact"
     with pytest.raises(UnsupportedError, match="takes no position_ids"):
-        check_gaps(blind, "preserved", flat)
+        scheme("preserved", blind, flat)
+
+    assert scheme("auto", model("sdpa"), flat) == "compact"
+    assert scheme("auto", model("sdpa"), flat, biased=True) == "preserved"
+    assert scheme("auto", model("sdpa"), rotary) == "preserved"
+    assert scheme("auto", model("sdpa"), flat, two, biased=True) == "compact"
+    assert scheme("auto", model("sdpa"), rotary, two) == "preserved"
+    assert scheme("auto", flash, flat, biased=True) == "compact"
+    assert scheme("auto", flash, rotary) == "preserved"
+    assert scheme("auto", blind, rotary, biased=True) == "compact"

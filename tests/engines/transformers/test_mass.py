@@ -22,6 +22,7 @@ from tests.engines.transformers.test_conversation import (
 from tests.engines.transformers.test_run import state
 from tests.families.base import images_in
 from tests.families.reference import check_encoder_gradients, language_model, reference_logits
+from tests.families.test_distance import expected
 from tests.families.test_mass import check, copies
 from tests.families.tiny import FAMILIES
 
@@ -398,3 +399,67 @@ def test_a_soft_cap_with_flash_attention_is_refused():
     key_bias = attention.KeyBias(None, torch.zeros(1, 2))
     with pytest.raises(UnsupportedError, match="softcap"):
         attention._add_as_features(None, key_bias, None, query, query, query, None, softcap=30.0)
+
+
+# -- the distance term --------------------------------------------------------------------------
+
+
+def test_an_image_that_keeps_every_token_has_no_distance_term(build):
+    model, inputs = build("qwen2_5_vl"), FAMILIES["qwen2_5_vl"].inputs((1, 2, 0))
+    selector = TransportPrune(12)  # of 16, 12 and 6 tokens
+    with prune(model, selector, distance=True) as run:
+        logits = model(**inputs).logits
+    assert [(x.before, x.after) for x in run.last] == [(16, 12), (12, 12), (6, 6)]
+    nothing = torch.zeros(3, 0, dtype=torch.long)
+    wanted = expected(model, inputs, run.last, "none", 1.0, "preserved", nothing)
+    for b, row in enumerate(wanted):
+        torch.testing.assert_close(logits[b, -len(row) :], row, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_the_next_turn_and_steps_by_hand_have_the_distance_term(build, name):
+    """Text behind a pruned prompt, token by token and in generate()."""
+    model, inputs = build(name), FAMILIES[name].inputs((1, 2, 0))
+    new = NEW.expand(3, -1)
+    with prune(model, SELECTOR, mass="token", distance=True) as run:
+        first = model(**inputs)
+        items = run.last
+        steps = [
+            model(input_ids=new[:, i : i + 1], past_key_values=first.past_key_values).logits
+            for i in range(new.shape[1])
+        ]
+        cache = model(**inputs).past_key_values
+        whole = longer(inputs, torch.cat([inputs["input_ids"], new], dim=1))
+        turn = model.generate(**without_images(whole), past_key_values=cache, **GREEDY)
+    wanted = expected(model, inputs, items, "token", 1.0, "preserved", new)
+    for b, row in enumerate(wanted):
+        by_hand = torch.cat([step[b] for step in steps])
+        torch.testing.assert_close(by_hand, row[-new.shape[1] :], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(turn.logits[0][b], row[-1], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("distance", [1, "yes", None])
+def test_distance_is_true_or_false(build, distance):
+    with pytest.raises(OTPruneError, match=r"distance=.*expected True or False"):
+        prune(build("llava"), SELECTOR, distance=distance)
+
+
+def test_the_scheme_of_a_call_is_reported(build):
+    llava, qwen = build("llava"), build("qwen2_5_vl")
+    for model, how, wanted in (
+        (llava, {}, "compact"),
+        (llava, {"mass": "token", "alpha": 0}, "compact"),
+        (llava, {"mass": "total"}, "preserved"),
+        (llava, {"distance": True}, "preserved"),
+        (llava, {"mass": "total", "positions": "compact"}, "compact"),
+        (qwen, {}, "preserved"),
+    ):
+        inputs = FAMILIES[model.config.model_type].inputs((1,))
+        with prune(model, SELECTOR, **how) as run:
+            assert run.positions is None
+            model(**inputs)
+            assert run.positions == wanted
+            model.generate(**inputs, max_new_tokens=1)
+            assert run.positions == wanted
+            model(input_ids=NEW[:1])
+            assert run.positions is None

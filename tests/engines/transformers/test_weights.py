@@ -74,8 +74,10 @@ def test_kept_tokens_are_those_of_reduce_with_weights(build, name, merge, method
         torch.testing.assert_close(item.masses, wanted.masses)
         differs |= not torch.equal(item.indices, selector.select(item.features))
     assert differs
-    plain = prune_inputs(model, inputs, selector, merge=merge)
-    weighed = prune_inputs(model, inputs, selector, merge=merge, weights=weigh)
+    plain = prune_inputs(model, inputs, selector, positions="preserved", merge=merge)
+    weighed = prune_inputs(
+        model, inputs, selector, positions="preserved", merge=merge, weights=weigh
+    )
     assert weighed["input_ids"].shape == plain["input_ids"].shape
     assert not torch.equal(weighed["position_ids"], plain["position_ids"])
 

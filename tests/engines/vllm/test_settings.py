@@ -12,7 +12,7 @@ from otprune.engines.vllm.settings import engine_settings, fingerprint, request_
 def test_a_ratio_alone_is_enough():
     settings = engine_settings({"keep": 0.1})
     assert settings.selector == otprune.OTPrune(0.1)
-    assert (settings.merge, settings.positions, settings.untested_vllm) == (False, None, "refuse")
+    assert (settings.merge, settings.positions, settings.untested_vllm) == (False, "auto", "refuse")
     assert engine_settings({"keep": 1}).selector.count(100) == 1
     assert engine_settings({"keep": 1.0}).selector.count(100) == 100
 

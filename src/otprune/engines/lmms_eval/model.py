@@ -42,8 +42,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         keep: a ratio (0.098) or a number (56); 1.0 is the unpruned model.
         method: one of `otprune methods`, or "recommended".
         merge: kept tokens become the mean of the tokens that they stand for.
-        mass, alpha: what kept tokens weigh in attention, as in `otprune.prune`.
-        positions: "preserved" or "compact".
+        mass, alpha, distance: what is added to attention, as in `otprune.prune`.
+        positions: "auto", "preserved" or "compact", as in `otprune.prune`.
         encoder_keep, encoder_after: a selection inside the vision encoder, `otprune.EncoderStage`:
             a ratio or number of tokens, and a share (0.5) or number (12) of layers before it.
         device: None takes a GPU if there is one.
@@ -69,7 +69,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         merge: bool | None = None,
         mass: Mass | None = None,
         alpha: float | None = None,
-        positions: Positions = "preserved",
+        distance: bool | None = None,
+        positions: Positions = "auto",
         encoder_keep: float | int | None = None,
         encoder_after: float | int | None = None,
         device: str | None = None,
@@ -86,7 +87,9 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise OTPruneError(f"batch_size is {batch_size!r}: expected a whole number from 1 on")
         self.batch_size = int(batch_size)
-        made = by_name(method, keep, merge=merge, mass=mass, alpha=alpha, **settings)
+        made = by_name(
+            method, keep, merge=merge, mass=mass, alpha=alpha, distance=distance, **settings
+        )
         stage = stage_of(encoder_keep, encoder_after)
         self._pruning: dict[str, Any] = {**made, "positions": positions, "encoder": stage}
 

@@ -15,7 +15,8 @@ Design decisions:
 - Anyres newline rows are tokens like any other: they count, and the selector chooses among them.
   Separators that are text of the prompt always stay.
 - "preserved" positions are those of the full prompt; "compact" ones are counted from 0 without
-  gaps. "preserved" is refused for families whose attention does not use position ids.
+  gaps. "preserved" is refused for families whose attention does not use position ids. "auto" is
+  one of the two for each call (`positions.scheme_of`).
 - Merging changes the features. Deepstack levels keep their own rows of the kept tokens.
 - If every token is kept, the model gets exactly the tensors of an unpruned call, so results are
   identical to the last bit.
@@ -28,7 +29,8 @@ Design decisions:
 - The state of a call is kept in context variables. Other threads, nested calls and other settings
   on the same model do not affect it (`calls`, `entry`).
 - Mass is a bias on the keys of the language model's attention layers, applied during a call only.
-  A cache keeps the mass of its prompt.
+  A cache keeps the mass of its prompt. The distance term is a bias on pairs of query and key,
+  computed from the positions of the call and those of the cached prompt.
 - A mass of n equals n literal copies that attend to each other. Causal copies would differ from the
   second layer on.
 - A sliding attention window counts kept tokens, each once whatever its mass.

@@ -1,8 +1,9 @@
-"""Attention mass inside a model: a key bias in the language model's attention layers.
+"""Mass and distance inside a model: a bias in the language model's attention layers.
 
-Each layer asks transformers which attention function to call. During a call with masses the answer
+Each layer asks transformers which attention function to call. During a call with a bias the answer
 is the same function with the bias added to its mask (sdpa, eager), passed as a score modification
-(flex_attention), or encoded in extra head features (flash attention). This holds only in the thread
+(flex_attention), or encoded in extra head features (flash attention, which takes no distance term,
+since that differs between queries). This holds only in the thread
 and context of that call. No config is changed, so other calls of the same model are unaffected,
 including concurrent ones in other threads. An attention layer in which the mass would be lost is
 refused.
@@ -28,12 +29,24 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_torch_npu_available
 
-from otprune.engines.transformers.bias import FEATURES, as_features, as_mask, bias_of_keys
+from otprune.engines.transformers.bias import (
+    FEATURES,
+    as_features,
+    as_mask,
+    bias_of_keys,
+    repeat_rows,
+)
+from otprune.engines.transformers.memory import Memory
+from otprune.engines.transformers.rotary import Distance, rotary_of
 from otprune.errors import UnsupportedError
 
 # In other layer types a key is not a token (compressed or linear attention), or the layer attends
 # to a selection of the tokens.
 _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_NO_FLASH = (
+    "distance: flash attention takes no bias that differs between queries: use "
+    "model.set_attn_implementation('sdpa'), or distance=False"
+)
 
 
 class Decoder:
@@ -52,15 +65,17 @@ class Decoder:
 
 
 class LayerBias(Protocol):
-    """A bias on the keys of attention layers, applied through `apply_key_bias`."""
+    """A bias in attention layers, applied through `apply_key_bias`."""
 
     decoder: Decoder
     used_layers: set[int]
 
-    def bias(self, query: Tensor, key: Tensor) -> Tensor:
-        """`(B, keys)` float32, on the device of the layer."""
+    def bias(self, layer: nn.Module, query: Tensor, key: Tensor) -> Tensor:
+        """`(B, 1 or q, keys)` float32, on the device of the layer."""
 
-    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+    def mask(
+        self, layer: nn.Module, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool
+    ) -> Tensor:
         """The layer's mask plus the bias."""
 
     def check_not_rerun(self) -> None:
@@ -73,6 +88,7 @@ class KeyBias:
 
     decoder: the language model.
     log_mass: `(B, n)` float32, log mass of each token of the prompt, 0 for text and padding.
+    distance: the distance term, which also depends on the query; None without it.
     total: tokens so far, including those of the current call; 0 if no layer has a sliding window.
     checkpointing: the state of `checkpointing` when the current call began.
     used_layers: ids of the attention layers that have applied the bias in the current call.
@@ -80,27 +96,38 @@ class KeyBias:
 
     decoder: Decoder
     log_mass: Tensor
+    distance: Distance | None = None
     total: int = 0
     checkpointing: tuple[bool, Any] = (False, None)
     used_layers: set[int] = field(default_factory=set)
     _masks: dict[tuple[Any, ...], tuple[Any, Tensor]] = field(default_factory=dict)
 
-    def for_call(self, total: int) -> KeyBias:
-        """The same log masses for the next call of the model; see `total`."""
-        return KeyBias(self.decoder, self.log_mass, total, checkpointing())
+    def for_call(self, total: int, positions: Tensor | None) -> KeyBias:
+        """The same for the next call of the model: see `total`, and its `position_ids`.
 
-    def bias(self, query: Tensor, key: Tensor) -> Tensor:
-        """`(B, keys)` float32, on the device of the layer."""
-        log_mass = self.log_mass.to(query.device)
-        return bias_of_keys(log_mass, query.shape[0], key.shape[-2], self.total)
+        Raises:
+            UnsupportedError: the distance term needs positions, and they are None.
+        """
+        distance = None if self.distance is None else self.distance.for_call(positions)
+        return KeyBias(self.decoder, self.log_mass, distance, total, checkpointing())
 
-    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
-        """The layer's mask plus the bias, computed once for all layers that share the mask."""
-        shape = query.shape[0], query.shape[-2], key.shape[-2]
-        known = (id(mask), causal, shape, query.dtype, query.device)
+    def bias(self, layer: nn.Module, query: Tensor, key: Tensor) -> Tensor:
+        """`(B, 1 or q, keys)` float32, on the device of the layer."""
+        bias = self.log_mass.to(query.device).unsqueeze(1)
+        if self.distance is not None:
+            bias = repeat_rows(bias, query.shape[0]) + self.distance.bias(layer, query)
+        return bias_of_keys(bias, query.shape[0], key.shape[-2], self.total)
+
+    def mask(
+        self, layer: nn.Module, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool
+    ) -> Tensor:
+        """The layer's mask plus the bias, computed once for all layers that share both."""
+        kind = None if self.distance is None else self.distance.rotary.kind_of(layer)
+        shape = query.shape[0], query.shape[-2:], key.shape[-2]
+        known = (id(mask), causal, kind, shape, query.dtype, query.device)
         if known not in self._masks:
             # Keeping a reference to the mask ensures that its id is not reused.
-            self._masks[known] = mask, as_mask(mask, self.bias(query, key), query, causal)
+            self._masks[known] = mask, as_mask(mask, self.bias(layer, query, key), query, causal)
         return self._masks[known][1]
 
     def check_not_rerun(self) -> None:
@@ -142,16 +169,21 @@ _KEY_BIAS: ContextVar[LayerBias | None] = ContextVar("otprune_key_bias", default
 _MASK_BIAS: ContextVar[LayerBias | None] = ContextVar("otprune_mask_bias", default=None)
 
 
-def key_bias_of(model: Any, log_mass: Tensor | None) -> KeyBias | None:
-    """The key bias for log masses `(B, n)`, once the model's attention is known to support it.
+def key_bias_of(model: Any, memory: Memory | None) -> KeyBias | None:
+    """The key bias of a pruned prompt, once the model's attention is known to support it.
+
+    None if nothing was pruned, or without mass and distance.
 
     Raises:
         UnsupportedError: as `check_attention`.
     """
-    if log_mass is None:
+    if memory is None or memory.key_bias is None:
         return None
-    check_attention(model)
-    return KeyBias(Decoder(model.get_decoder()), log_mass)
+    check_attention(model, memory.distance is not None)
+    distance = None
+    if memory.distance is not None:
+        distance = Distance(rotary_of(model), memory.distance, memory.positions)
+    return KeyBias(Decoder(model.get_decoder()), memory.key_bias, distance)
 
 
 @contextmanager
@@ -176,13 +208,17 @@ def apply_key_bias(key_bias: LayerBias | None, layers: bool = True) -> Iterator[
         _MASK_BIAS.reset(in_masks)
 
 
-def check_attention(model: Any) -> None:
+def check_attention(model: Any, distance: bool = False) -> None:
     """Refuse models and attention functions in which mass would be lost or has no meaning.
+
+    distance: whether there is a distance term, too.
 
     Raises:
         UnsupportedError: with the reason and what to choose instead.
     """
     name, decoder = type(model).__name__, model.get_decoder()
+    if distance:
+        rotary_of(model)
     checkpointed = [getattr(x, "gradient_checkpointing", False) for x in decoder.modules()]
     if decoder.training and any(checkpointed):
         raise UnsupportedError(
@@ -203,6 +239,8 @@ def check_attention(model: Any) -> None:
                 f"mass is not known to reach the attention implementation {chosen!r}: use "
                 "model.set_attn_implementation('sdpa'), or mass='none'"
             )
+        if distance and adapter is _add_as_features:
+            raise UnsupportedError(_NO_FLASH)
     if any(hasattr(module, "indexer") for module in decoder.modules()):
         raise UnsupportedError(
             f"{name} has layers that choose the tokens they attend to, and copies would change "
@@ -322,7 +360,8 @@ def _add_to_mask(
     causal = kwargs.get("is_causal")
     if causal is None:
         causal = getattr(module, "is_causal", True)
-    return function(module, query, key, value, key_bias.mask(mask, query, key, causal), **kwargs)
+    mask = key_bias.mask(module, mask, query, key, causal)
+    return function(module, query, key, value, mask, **kwargs)
 
 
 def _add_as_score(
@@ -340,7 +379,7 @@ def _add_as_score(
             "mass: flex_attention takes no bias in this release of transformers: use "
             "model.set_attn_implementation('sdpa'), or mass='none'"
         )
-    bias = key_bias.bias(query, key)[:, None, None].expand(-1, *query.shape[1:3], -1)
+    bias = key_bias.bias(module, query, key)[:, None].expand(-1, *query.shape[1:3], -1)
     if kwargs.get("position_bias") is not None:
         bias = bias + kwargs["position_bias"]
     return function(module, query, key, value, mask, **kwargs | {"position_bias": bias})
@@ -361,9 +400,11 @@ def _add_as_features(
             "mass: flash attention would cap the bias with the logits (softcap): use "
             "model.set_attn_implementation('eager'), or mass='none'"
         )
+    if isinstance(key_bias, KeyBias) and key_bias.distance is not None:
+        raise UnsupportedError(_NO_FLASH)
     d, width = query.shape[-1], value.shape[-1]
     scaling = kwargs.get("scaling") or d**-0.5
-    query, key = as_features(query, key, key_bias.bias(query, key), scaling)
+    query, key = as_features(query, key, key_bias.bias(module, query, key)[:, 0], scaling)
     value = torch.nn.functional.pad(value, (0, d + FEATURES - width))
     out, *rest = function(module, query, key, value, mask, **kwargs | {"scaling": scaling})
     return out[..., :width], *rest

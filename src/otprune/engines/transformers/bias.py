@@ -1,4 +1,4 @@
-"""The key bias of attention mass, in the forms that attention functions take.
+"""The bias of attention mass and distance, in the forms that attention functions take.
 
 A key with bias log(n) equals n copies of itself at the same position that attend to each other:
 n * exp(logit) = exp(logit + log n). Causal copies would differ from the second layer on, since an
@@ -18,11 +18,26 @@ from otprune.errors import UnsupportedError
 FEATURES = 8
 
 
-def bias_of_keys(log_mass: Tensor, batch: int, keys: int, total: int) -> Tensor:
+def repeat_rows(x: Tensor, batch: int) -> Tensor:
+    """`(B, ...)` to `(batch, ...)`: each row of a prompt for its beams or return sequences.
+
+    Raises:
+        UnsupportedError: the batch is not a multiple of B.
+    """
+    times, odd = divmod(batch, len(x))
+    if odd or not times:
+        raise UnsupportedError(
+            f"the masses belong to a prompt of {len(x)} rows, attention has {batch}: go on "
+            "with the rows that the prompt was made of"
+        )
+    return x if times == 1 else x.repeat_interleave(times, dim=0)
+
+
+def bias_of_keys(bias: Tensor, batch: int, keys: int, total: int) -> Tensor:
     """The bias of each key that one layer attends to.
 
     Args:
-        log_mass: `(B, n)` float32, of the tokens of each prompt.
+        bias: `(B, n)` or `(B, q, n)` float32, of the tokens of each prompt.
         batch: size of the layer's batch, a multiple of B. The beams or return sequences of one
             prompt are adjacent, and reordering happens only among them.
         keys: number of keys. Keys after the prompt (the answer, free slots of a static cache) have
@@ -30,20 +45,14 @@ def bias_of_keys(log_mass: Tensor, batch: int, keys: int, total: int) -> Tensor:
         total: tokens so far, including those of this call; 0 if no layer has a sliding window.
 
     Returns:
-        `(batch, keys)` float32.
+        `(batch, keys)` or `(batch, q, keys)` float32.
 
     Raises:
         UnsupportedError: the batch is not a multiple of B.
     """
-    times, odd = divmod(batch, len(log_mass))
-    if odd or not times:
-        raise UnsupportedError(
-            f"the masses belong to a prompt of {len(log_mass)} rows, attention has {batch}: go on "
-            "with the rows that the prompt was made of"
-        )
     first = max(total - keys, 0)
-    seen = log_mass[:, first : first + keys]
-    return F.pad(seen, (0, keys - seen.shape[1])).repeat_interleave(times, dim=0)
+    seen = bias[..., first : first + keys]
+    return repeat_rows(F.pad(seen, (0, keys - seen.shape[-1])), batch)
 
 
 def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> Tensor:
@@ -55,7 +64,7 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
     Args:
         mask: `(B or 1, 1 or heads, q, keys)`, boolean (True: attend) or additive. None is no mask,
             or a causal mask if `causal`.
-        bias: `(B, keys)` float32.
+        bias: `(B, keys)` or `(B, 1 or q, keys)` float32.
         query: `(B, heads, q, d)`. The result has its dtype; in half precision the bias is rounded
             like the logits.
         causal: see `mask`.
@@ -67,7 +76,7 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
         UnsupportedError: causal without a mask, and queries and keys differ in number.
     """
     q, keys = query.shape[-2], bias.shape[-1]
-    added = bias[:, None, None].to(query.dtype)
+    added = (bias[:, None, None] if bias.ndim == 2 else bias[:, None]).to(query.dtype)
     if mask is None and causal and q > 1:
         if q != keys:
             raise UnsupportedError(

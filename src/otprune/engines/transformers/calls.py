@@ -67,7 +67,7 @@ class Generating:
         self.past = past
         # Only for new images: `next_turn` passes explicit positions for the whole conversation.
         self.gap = memory.gap if memory is not None and number else None
-        self.key_bias = key_bias_of(model, memory.key_bias) if memory is not None else None
+        self.key_bias = key_bias_of(model, memory)
         self.outer = _INNERMOST.get()
         self._cache: Any = None
         self._begun = False
@@ -293,7 +293,7 @@ def forward(
         return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
     if memory is not None:
         shortened = next_step(model, arguments, memory, length_of(cache))
-        return _call_with_bias(function, shortened, key_bias_of(model, memory.key_bias))
+        return _call_with_bias(function, shortened, key_bias_of(model, memory))
     if length_of(cache) == 0:
         report.start()
     return plain_forward(model, function, arguments)
@@ -315,7 +315,7 @@ def _forward_shrunk(
     as_tuple = nearest is not None and not _returns_dict(model, given)
     if as_tuple:
         arguments = arguments | {"return_dict": True}
-    out = _call_with_bias(function, arguments, key_bias_of(model, memory.key_bias))
+    out = _call_with_bias(function, arguments, key_bias_of(model, memory))
     for value in out if isinstance(out, tuple) else (cache_of(out),):
         if hasattr(value, "get_seq_length"):
             remember(value, memory)
@@ -362,7 +362,7 @@ def _call_with_bias(function: Function, arguments: dict[str, Any], key_bias: Key
     if key_bias is None:
         with apply_key_bias(None):
             return function(**arguments)
-    key_bias = key_bias.for_call(_sliding_total(arguments))
+    key_bias = key_bias.for_call(_sliding_total(arguments), arguments.get("position_ids"))
     with apply_key_bias(key_bias):
         out = function(**arguments)
     key_bias.check_used()

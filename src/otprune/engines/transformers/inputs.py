@@ -36,13 +36,14 @@ from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.positions import (
     Positions,
+    Scheme,
     check_documents,
-    check_gaps,
     compact_positions,
     documents_of,
     full_positions,
     last_of,
     rope_delta,
+    scheme_of,
     takes_positions,
     with_text_index,
 )
@@ -97,6 +98,7 @@ class Shrunk:
     memory: how the prompt was pruned; None if every token was kept.
     columns: `(B, n)`, see `Layout.columns`.
     encoder: what each call of the vision encoder kept; none without a selection inside it.
+    positions: the scheme of its positions; None if every token was kept.
     """
 
     inputs: dict[str, Any]
@@ -104,13 +106,14 @@ class Shrunk:
     memory: Memory | None
     columns: Tensor
     encoder: list[Staged]
+    positions: Scheme | None = None
 
 
 def prune_inputs(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     selector: Selector,
-    positions: Positions = "preserved",
+    positions: Positions = "auto",
     merge: bool = False,
     padding_side: str = "left",
     untested_transformers: Untested = "refuse",
@@ -120,16 +123,17 @@ def prune_inputs(
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
     For code that calls the model itself. `prune` does the same inside ordinary calls. It also
-    offers `mass`, which changes attention in the model and cannot be expressed as inputs. Of m
-    tokens of an image, `selector.count(m)` are kept; of a video as many over all its frames, or of
-    each frame or chunk (`Pruned.unit`). If `keep` is a rule, it decides (`Auto` for each image,
-    `Budget` for all of one prompt). Anyres newline rows are tokens like any other.
+    offers `mass` and `distance`, which change attention in the model and cannot be expressed as
+    inputs. Of m tokens of an image, `selector.count(m)` are kept; of a video as many over all its
+    frames, or of each frame or chunk (`Pruned.unit`). If `keep` is a rule, it decides (`Auto` for
+    each image, `Budget` for all of one prompt). Anyres newline rows are tokens like any other.
 
     Args:
         model: a supported model, see `otprune.engines.transformers.support`.
         inputs: what the processor returned, including `input_ids` `(B, S)`; not changed.
         selector: any selector of `otprune.selectors`.
-        positions: "preserved" or "compact", see `otprune.engines.transformers.positions`.
+        positions: see `Settings`. Without mass "auto" is "preserved" for M-RoPE models and
+            "compact" for all others.
         merge: each kept token becomes the mean of the tokens that it stands for.
         padding_side: side on which shorter sequences are padded, "left" (for generate) or "right".
         untested_transformers, weights, encoder: see `Settings`.
@@ -177,7 +181,8 @@ def prune_inputs(
 def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: Settings) -> Shrunk:
     """Prune the inputs of a call with images or videos.
 
-    The key bias for `settings.mass` is only stored in the memory. The caller must apply it.
+    What `settings.mass` and `settings.distance` add to attention is only stored in the memory. The
+    caller must apply it.
 
     Args:
         padding_side: "left", "right", or "aligned", which keeps columns counted from the end, see
@@ -189,18 +194,22 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     chosen = iter(_choose(settings, call))
 
     keep = torch.ones_like(ids, dtype=torch.bool)
+    biased = settings.has_mass or settings.has_distance
     log_mass = torch.zeros(ids.shape, device=ids.device)
+    distance = torch.zeros(ids.shape, device=ids.device)
     outputs, reports = PrunedOutputs(call.outputs), []
     for modality, some in call.images.items():
         at, choices = call.at[modality], [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
-        added = torch.zeros(len(kept), device=ids.device)
+        added, factor = (torch.zeros(len(kept), device=ids.device) for _ in range(2))
         for x, start, choice in zip(some.tokens, some.starts, choices, strict=True):
             here = start + choice.made.indices.to(ids.device)
             kept[here] = True
             if mass != "none":
                 added[here] = log_masses(choice, len(x), mass, settings.alpha).to(ids.device)
-        keep[at], log_mass[at] = kept, added
+            if settings.has_distance and len(choice.made.indices) < len(x):
+                factor[here] = settings.alpha
+        keep[at], log_mass[at], distance[at] = kept, added, factor
         if not kept.all():
             outputs[modality] = with_kept_features(model, call.outputs[modality], some, choices)
         reports += [_report(modality, some, i, choice) for i, choice in enumerate(choices)]
@@ -217,14 +226,14 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     else:
         layout = Layout.packed(keep & attended, padding_side)
     full = full_positions(model, given, mask)
-    check_gaps(model, settings.positions, full)
     documents = documents_of(given, full)
-    check_documents(settings.positions, documents, full, layout.columns < 0)
+    scheme = scheme_of(settings.positions, model, full, documents, biased)
+    check_documents(scheme, documents, full, layout.columns < 0)
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
     if documents is not None:
         documents = layout.take(documents, 0)
         del new["attention_mask"]  # transformers detects packed documents only without a mask
-    if settings.positions == "compact":
+    if scheme == "compact":
         placed = compact_positions(layout.valid, full, documents)
     else:
         placed = with_text_index(layout.take(full, 0), layout.valid, documents)
@@ -233,7 +242,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     if hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = rope_delta(placed, layout.valid)
     full_last, last = last_of(full, attended), last_of(placed, layout.valid)
-    if settings.positions == "preserved":
+    if scheme == "preserved":
         # The next token follows the full prompt, whose last tokens may have been dropped.
         # The text index, the first of four axes, has no gaps: it follows the last kept token.
         text = 1 if full.ndim == 3 and full.shape[0] == 4 else 0
@@ -244,10 +253,12 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         positions=placed,
         last=last,
         full_last=full_last,
-        key_bias=None if mass == "none" else layout.take(log_mass, 0),
-        compact=settings.positions == "compact",
+        key_bias=layout.take(log_mass, 0) if biased else None,
+        distance=layout.take(distance, 0) if settings.has_distance else None,
+        compact=scheme == "compact",
     )
-    return Shrunk(new | {"mm_encoder_outputs": outputs}, items, memory, layout.columns, call.calls)
+    inputs = new | {"mm_encoder_outputs": outputs}
+    return Shrunk(inputs, items, memory, layout.columns, call.calls, scheme)
 
 
 def _choose(settings: Settings, call: Encoded) -> list[Choice]:

@@ -28,7 +28,8 @@ class Memory:
         "preserved": that of the full prompt's last token, even if it was dropped. "compact": that
         of the last kept token.
     full_last: `(..., B, 1)`, position of the last token of the full prompt.
-    key_bias: `(B, n)` float32, log mass of each column; None without mass.
+    key_bias: `(B, n)` float32, log mass of each column; None without mass and distance.
+    distance: `(B, n)` float32, factor of the distance term of each column; None without it.
     compact: whether positions were counted again without gaps.
     """
 
@@ -38,6 +39,7 @@ class Memory:
     last: Tensor
     full_last: Tensor
     key_bias: Tensor | None = None
+    distance: Tensor | None = None
     compact: bool = False
 
     @property
@@ -63,7 +65,8 @@ class Memory:
             self.positions.index_select(-2, there),
             self.last.index_select(-2, there),
             self.full_last.index_select(-2, there),
-            None if self.key_bias is None else self.key_bias[indices.to(self.key_bias.device)],
+            _rows(self.key_bias, indices),
+            _rows(self.distance, indices),
             self.compact,
         )
 
@@ -78,6 +81,10 @@ class Memory:
         if times == 1:
             return self
         return self.rows(torch.arange(len(self.ids)).repeat_interleave(times))
+
+
+def _rows(x: Tensor | None, indices: Tensor) -> Tensor | None:
+    return None if x is None else x[indices.to(x.device)]
 
 
 def remember(cache: Any, memory: Memory) -> None:

@@ -2,7 +2,7 @@
 
 "preserved": every token keeps its position in the full prompt, so rotary embeddings see the same
 geometry; positions then have gaps. "compact": positions are 0 to n - 1, as in the code published
-with OTPrune (arXiv 2602.20205).
+with OTPrune (arXiv 2602.20205). "auto" is one of the two for each call: see `scheme_of`.
 
 Positions are `(B, S)`, or for M-RoPE `(3, B, S)` (time, height, width) or `(4, B, S)` (the same
 after a text index).
@@ -19,14 +19,15 @@ from torch import Tensor
 from otprune.engines.transformers.families import family
 from otprune.errors import OTPruneError, UnsupportedError
 
-Positions = Literal["preserved", "compact"]
+Positions = Literal["auto", "preserved", "compact"]
+Scheme = Literal["preserved", "compact"]
 
 
 def check_positions(positions: object) -> None:
-    """Raise OTPruneError unless `positions` is one of the two schemes."""
+    """Raise OTPruneError unless `positions` is "auto" or one of the two schemes."""
     if positions not in get_args(Positions):
-        names = " or ".join(map(repr, get_args(Positions)))
-        raise OTPruneError(f"positions={positions!r}: expected {names}")
+        names = ", ".join(map(repr, get_args(Positions)))
+        raise OTPruneError(f"positions={positions!r}: expected one of {names}")
 
 
 def takes_positions(model: Any) -> bool:
@@ -93,9 +94,38 @@ def documents_of(inputs: Mapping[str, Any], full: Tensor) -> Tensor | None:
     return borders.long().cumsum(-1) if bool(borders.any()) else None
 
 
-def check_documents(
-    positions: Positions, documents: Tensor | None, full: Tensor, new: Tensor
-) -> None:
+def scheme_of(
+    positions: Positions, model: Any, full: Tensor, documents: Tensor | None, biased: bool
+) -> Scheme:
+    """The scheme of one call.
+
+    "auto" is "preserved" for M-RoPE positions and for calls with mass or distance term, unless that
+    is refused for the model or the call, and "compact" otherwise.
+
+    Args:
+        positions: the scheme, or "auto".
+        model: the model.
+        full: positions of the full prompt.
+        documents: as returned by `documents_of`.
+        biased: whether the call has mass or a distance term.
+
+    Raises:
+        UnsupportedError: "preserved" is asked for, and the model would misread gaps in positions or
+            does not use positions.
+    """
+    if positions == "compact":
+        return "compact"
+    refused = _refused(model, full)
+    if positions == "preserved":
+        if refused is not None:
+            raise UnsupportedError(refused)
+        return "preserved"
+    mrope = full.ndim == 3
+    packed = documents is not None and not mrope
+    return "preserved" if (mrope or biased) and refused is None and not packed else "compact"
+
+
+def check_documents(positions: Scheme, documents: Tensor | None, full: Tensor, new: Tensor) -> None:
     """Refuse packed documents whose borders transformers would not recognise after pruning.
 
     Args:
@@ -138,21 +168,20 @@ def rope_delta(positions: Tensor, mask: Tensor) -> Tensor:
     return axes.amax(dim=(0, -1)).unsqueeze(1) + 1 - mask.sum(dim=1, keepdim=True)
 
 
-def check_gaps(model: Any, positions: Positions, full: Tensor) -> None:
-    """Refuse preserved positions if the model would misread gaps or does not use positions."""
-    if positions != "preserved":
-        return
+def _refused(model: Any, full: Tensor) -> str | None:
+    """Why preserved positions are refused; None if they are not."""
     name = type(model).__name__
     if not takes_positions(model):
-        raise UnsupportedError(f"{name} takes no position_ids: use positions='compact'")
+        return f"{name} takes no position_ids: use positions='compact'"
     lost = family(model.config).positions
     if lost is not None:
-        raise UnsupportedError(
+        return (
             f"{name}: {lost}, so kept tokens cannot stay in their places: use positions='compact'"
         )
     attention = str(model.config.get_text_config()._attn_implementation)
     if full.ndim == 2 and "flash" in attention:
-        raise UnsupportedError(
+        return (
             f"{attention} reads gaps in positions as packed sequences: use positions='compact', "
             "or model.set_attn_implementation('sdpa')"
         )
+    return None

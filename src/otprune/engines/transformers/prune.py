@@ -44,8 +44,8 @@ class prune:  # noqa: N801 - used as a function is
     Args:
         model: a supported model, see `otprune.engines.transformers.support`.
         selector: any selector of `otprune.selectors`; or `Settings`, without further arguments.
-        positions, merge, mass, alpha, logits, untested_transformers, weights, encoder: see
-            `Settings`.
+        positions, merge, mass, alpha, logits, untested_transformers, weights, encoder, distance:
+            see `Settings`.
 
     Raises:
         UnsupportedError: the model or a call cannot be pruned correctly; says why.
@@ -58,7 +58,7 @@ class prune:  # noqa: N801 - used as a function is
         self,
         model: PreTrainedModel,
         selector: Selector | Settings,
-        positions: Positions = "preserved",
+        positions: Positions = "auto",
         merge: bool = False,
         mass: Mass = "none",
         alpha: float = 1.0,
@@ -66,6 +66,7 @@ class prune:  # noqa: N801 - used as a function is
         untested_transformers: Untested = "refuse",
         weights: Weigh | None = None,
         encoder: EncoderStage | None = None,
+        distance: bool = False,
     ) -> None:
         made = _settings(
             selector,
@@ -77,6 +78,7 @@ class prune:  # noqa: N801 - used as a function is
             untested_transformers,
             weights,
             encoder,
+            distance,
         )
         _check(model, made)
         self._block = entry.Block(model, entry.Active(made, Run(made)))
@@ -109,7 +111,7 @@ class prune:  # noqa: N801 - used as a function is
 def enable(
     model: PreTrainedModel,
     selector: Selector | Settings | None = None,
-    positions: Positions = "preserved",
+    positions: Positions = "auto",
     merge: bool = False,
     mass: Mass = "none",
     alpha: float = 1.0,
@@ -117,6 +119,7 @@ def enable(
     untested_transformers: Untested = "refuse",
     weights: Weigh | None = None,
     encoder: EncoderStage | None = None,
+    distance: bool = False,
 ) -> Run:
     """Prune a model's calls in all threads, until `disable(model)`.
 
@@ -150,6 +153,7 @@ def enable(
             untested_transformers,
             weights,
             encoder,
+            distance,
         )
     _check(model, made)
     run = Run(made)
@@ -168,7 +172,7 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("preserved", False, "none", 1.0, "short", "refuse", None, None):
+    if rest != ("auto", False, "none", 1.0, "short", "refuse", None, None, False):
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"
@@ -178,7 +182,7 @@ def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
 
 def _check(model: Any, settings: Settings | None) -> None:
     check(model)
-    if settings is not None and settings.has_mass:
-        check_attention(model)
+    if settings is not None and (settings.has_mass or settings.has_distance):
+        check_attention(model, settings.has_distance)
     if settings is not None and settings.encoder is not None:
         check_stage(model, settings.encoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from otprune.engines.transformers.inputs import Pruned, Shrunk
+from otprune.engines.transformers.positions import Scheme
 from otprune.engines.transformers.settings import Settings
 from otprune.engines.transformers.tower import Staged
 
@@ -23,6 +24,8 @@ class Run:
     columns: `(B, n)` int64, for each column of the shortened prompt the column of the caller's
         prompt that it comes from; -1 for added padding. None after a call without images.
     encoder: what each call of the vision encoder kept inside it; empty without an `EncoderStage`.
+    positions: "preserved" or "compact", the scheme of the last call. None after a call that lost no
+        token.
     input_ids, labels: `(B, n)`, those of the shortened prompt; they match the logits that
         `model(...)` returned. None after a call without images; labels also if the call had none.
         The label of the caller's first column is -100, since no column before it predicts it.
@@ -36,6 +39,7 @@ class Run:
     def _clear(self) -> None:
         self.encoder: list[Staged] = []
         self.columns: Tensor | None = None
+        self.positions: Scheme | None = None
         self.input_ids: Tensor | None = None
         self.labels: Tensor | None = None
 
@@ -49,6 +53,7 @@ class Run:
         self.last = shrunk.items
         self.encoder = shrunk.encoder
         self.columns = shrunk.columns
+        self.positions = shrunk.positions
         self.input_ids = shrunk.inputs["input_ids"]
         self.labels = shrunk.inputs.get("labels")
 

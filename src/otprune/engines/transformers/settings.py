@@ -28,8 +28,12 @@ class Settings:
 
     Attributes:
         selector: any selector of `otprune.selectors`.
-        positions: "preserved" (kept tokens keep their positions) or "compact" (positions are
-            counted without gaps).
+        positions: "preserved" (kept tokens keep their positions), "compact" (positions are counted
+            without gaps) or "auto": compact for models with one position a token if there is
+            neither mass nor distance term, preserved otherwise, and compact wherever preserved is
+            refused. With one position a token, preserved ones are the worst choice in RESTORE
+            (arXiv 2606.01711, Table 4) without mass, and the best with mass and distance term.
+            `Run.positions` says what was chosen.
         merge: each kept token becomes the mean of the tokens that it stands for.
         mass: how much a kept token counts in the language model's attention, in every layer, for
             the prompt and for each decoding step: "none" (1), "total" (m / k, so that the image as
@@ -37,7 +41,7 @@ class Settings:
             n equals n literal copies of the token at its position that attend to each other; causal
             copies differ from the second layer on. A sliding window counts the token once, but
             would count copies n times. Needs sdpa, eager, flex or flash attention in every layer.
-        alpha: strength of the mass: the logarithm of the mass is multiplied by it.
+        alpha: strength of mass and distance: the logarithms are multiplied by it.
         logits: what `model(...)` returns. "short": logits of the shortened prompt; `Run.columns`
             says which column of the caller's prompt each belongs to. "full": logits for every
             column of the caller's prompt. A dropped column then has the logits of the last kept
@@ -45,6 +49,13 @@ class Settings:
             ignore placeholders (-100) therefore need no change. Padding on the left has logits 0.
         untested_transformers: what to do if the installed transformers is newer than the tested
             versions: "refuse", or "prune" anyway.
+        distance: adds `log(2 - D)` to the attention logits of kept tokens, in every layer, for the
+            prompt and for each decoding step: D is the mean cosine of the rotary angles between
+            query and key, 1 at distance 0 and about 0 far away. This makes up for rotary embeddings
+            that let the few, distant kept tokens count less (RESTORE, arXiv 2606.01711, section
+            3.3, which adds it between all tokens). It works with and without mass. Images that lose
+            no token get none. Needs sdpa, eager or flex attention, and a language model whose
+            every layer is known to use one rotary embedding.
         weights: how much each visual token counts in the full set, for selectors that use weights:
             a function of the list that `visual_tokens` returns for the call. It returns a list with
             one entry for each image and video: `(m,)` non-negative numbers (tensor, array or list;
@@ -64,7 +75,7 @@ class Settings:
     """
 
     selector: Selector
-    positions: Positions = "preserved"
+    positions: Positions = "auto"
     merge: bool = False
     mass: Mass = "none"
     alpha: float = 1.0
@@ -72,6 +83,7 @@ class Settings:
     untested_transformers: Untested = "refuse"
     weights: Weigh | None = None
     encoder: EncoderStage | None = None
+    distance: bool = False
 
     def __post_init__(self) -> None:
         # Any object with the method `reduce` of a selector is accepted.
@@ -89,6 +101,8 @@ class Settings:
         check_alpha(self.alpha)
         if not isinstance(self.merge, bool):
             raise OTPruneError(f"merge={self.merge!r}: expected True or False")
+        if not isinstance(self.distance, bool):
+            raise OTPruneError(f"distance={self.distance!r}: expected True or False")
         if self.logits not in get_args(Logits):
             raise OTPruneError(f"logits={self.logits!r}: expected 'short' or 'full'")
         if not (self.encoder is None or isinstance(self.encoder, EncoderStage)):
@@ -101,3 +115,8 @@ class Settings:
     def has_mass(self) -> bool:
         """Whether kept tokens have a mass in attention."""
         return self.mass != "none" and self.alpha != 0
+
+    @property
+    def has_distance(self) -> bool:
+        """Whether attention to kept tokens has a distance term."""
+        return self.distance and self.alpha != 0

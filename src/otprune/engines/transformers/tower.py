@@ -431,8 +431,8 @@ class TowerBias:
         self._next = 0
         self._checkpointing = checkpointing()
 
-    def bias(self, query: Tensor, key: Tensor) -> Tensor:
-        """`(B, keys)` float32, of the next keys."""
+    def bias(self, layer: Any, query: Tensor, key: Tensor) -> Tensor:
+        """`(B, 1, keys)` float32, of the next keys."""
         first, self._next = self._next, self._next + key.shape[-2]
         part = self._log_mass[:, first : self._next]
         if len(part) != len(query) or part.shape[1] != key.shape[-2]:
@@ -440,11 +440,13 @@ class TowerBias:
                 f"{self._name} attends to {tuple(key.shape)} keys where {tuple(part.shape)} masses "
                 "are left: use EncoderStage(mass=False), or prune without encoder="
             )
-        return part.to(query.device)
+        return part.to(query.device).unsqueeze(1)
 
-    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+    def mask(
+        self, layer: Any, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool
+    ) -> Tensor:
         """The layer's mask plus the bias; encoders attend in both directions."""
-        return as_mask(mask, self.bias(query, key), query, causal=False)
+        return as_mask(mask, self.bias(layer, query, key), query, causal=False)
 
     def check_not_rerun(self) -> None:
         """Raise UnsupportedError if the layer will be recomputed after the call has ended."""

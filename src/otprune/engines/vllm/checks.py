@@ -48,7 +48,9 @@ def check(config: Any) -> None:
             "vLLM's own video pruning (--video-pruning-rate) and otprune in one engine: leave one "
             "of them out"
         )
-    positions = settings.positions or ("preserved" if family.mrope else "compact")
+    positions = settings.positions
+    if positions == "auto":
+        positions = "preserved" if family.mrope else "compact"
     if positions == "preserved" and not family.mrope:
         raise UnsupportedError(
             f'positions="preserved" with {names[0]}: vLLM itself counts its positions, use '

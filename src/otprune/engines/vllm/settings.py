@@ -21,7 +21,7 @@ from otprune.selectors.gate import check_cues
 from otprune.selectors.named import RECOMMENDED, every_setting, settings_of
 
 KEY = "otprune"
-Positions = Literal["preserved", "compact"]
+Positions = Literal["auto", "preserved", "compact"]
 Untested = Literal["refuse", "unpruned"]
 
 DEFAULT_METHOD = "otprune"
@@ -35,14 +35,14 @@ class Settings:
 
     selector: the method with its settings; `keep` is a ratio or a number of tokens, no rule.
     merge: kept tokens become the mean of the tokens that they stand for.
-    positions: "preserved" (M-RoPE models alone) or "compact"; None is what suits the model.
+    positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
     untested_vllm: what to do under a vLLM outside the tested range, "refuse" or "unpruned".
     values: the dictionary that all of this was read from.
     """
 
     selector: Selector
     merge: bool
-    positions: Positions | None
+    positions: Positions
     untested_vllm: Untested
     values: Mapping[str, Any]
 
@@ -101,8 +101,8 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
             f'otprune in {where} is {given!r}: expected a dictionary such as {{"keep": 0.1}}'
         )
     read = dict(given)
-    for name in ("mass", "alpha"):
-        if read.pop(name, None) not in (None, "none"):
+    for name in ("mass", "alpha", "distance"):
+        if read.pop(name, None) not in (None, "none", False):
             raise UnsupportedError(
                 f"{name}={given[name]!r}: vLLM's attention takes no weight per token, leave it out"
             )
@@ -123,8 +123,8 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
 
 def _settings(values: Mapping[str, Any]) -> Settings:
     rest = dict(values)
-    positions, untested = rest.pop("positions", None), rest.pop("untested_vllm", "refuse")
-    _check_choice("positions", positions, (None, *get_args(Positions)))
+    positions, untested = rest.pop("positions", "auto"), rest.pop("untested_vllm", "refuse")
+    _check_choice("positions", positions, get_args(Positions))
     _check_choice("untested_vllm", untested, get_args(Untested))
     made = by_name(rest.pop("method", DEFAULT_METHOD), **rest)
     selector = made["selector"]
