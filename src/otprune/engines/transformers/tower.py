@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -74,7 +75,7 @@ def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
     first = stage.layer(len(layers))
     side = side_of(getattr(model, "config", None))
     places = {id(layer): i for i, layer in enumerate(layers)}
-    plan = _Plan(stage, tower, row, side, first, len(layers), places)
+    plan = _Plan(stage, tower, row, side, first, len(layers), places, Decoder(tower))
     token = _PLAN.set(plan)
     methods = [(x, "forward") for x in (tower, *layers[first:])]
     base = getattr(model, "base_model", model)
@@ -105,6 +106,7 @@ class _Plan:
     first: int
     layers: int
     places: dict[int, int]
+    decoder: Decoder
     calls: list[Staged] = field(default_factory=list)
     arguments: Mapping[str, Any] | None = None
     short: _Short | None = None
@@ -250,7 +252,7 @@ def _call_layer(
     given = {key: _shortened(key, value, short, name) for key, value in given.items()}
     if not plan.stage.mass:
         return _whole(function(**given), short)
-    bias = TowerBias(plan.tower, short.log_mass)
+    bias = TowerBias(plan.decoder, short.log_mass)
     with apply_key_bias(bias):
         out = function(**given)
     bias.check_used()
@@ -261,12 +263,17 @@ def _named(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "forward"
 ) -> dict[str, Any]:
     """The arguments of a module's method by name."""
-    signature = inspect.signature(types.MethodType(getattr(type(module), method), module))
+    signature = _signature(getattr(type(module), method))
     named: dict[str, Any] = {}
-    for name, value in signature.bind(*args, **kwargs).arguments.items():
+    for name, value in list(signature.bind(module, *args, **kwargs).arguments.items())[1:]:
         more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
         named |= value if more else {name: value}
     return named
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 # -- short sequences -----------------------------------------------------------------------------
@@ -424,8 +431,8 @@ class TowerBias:
     part takes the next keys. It stands where a `KeyBias` of a language model does.
     """
 
-    def __init__(self, tower: Any, log_mass: Tensor) -> None:
-        self.decoder = Decoder(tower)
+    def __init__(self, encoder: Decoder, log_mass: Tensor) -> None:
+        self.decoder = encoder
         self.used_layers: set[int] = set()
         self._log_mass = log_mass
         self._next = 0
