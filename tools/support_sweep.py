@@ -240,8 +240,7 @@ def outcome(name: str) -> dict[str, Any]:
         also `calls`, the names of the calls that held, and `not`, why the others were not
         answered, by name.
     """
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(SECONDS)
+    start_alarm()
     held: list[str] = []
     without: dict[str, str] = {}
     call = "one"
@@ -272,7 +271,7 @@ def outcome(name: str) -> dict[str, Any]:
     except Exception as error:
         return {"outcome": "wrong", "why": repr(error)}
     finally:
-        signal.alarm(0)
+        stop_alarm()
     return {"outcome": "ran", "calls": held, **({"not": without} if without else {})}
 
 
@@ -321,11 +320,24 @@ def _check_positions(model: Any) -> None:
     assert heeds == declared, f"heeds position_ids: {heeds}, and declared is {declared}"
 
 
+def start_alarm() -> None:
+    """Raise TooLongError when the time of a class is over."""
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(SECONDS)
+
+
+def stop_alarm() -> None:
+    """End what `start_alarm` began."""
+    signal.alarm(0)
+
+
 def _too_long(*_: object) -> None:
     raise TooLongError(f"took longer than {SECONDS} seconds")
 
 
 def main(parts: list[str]) -> None:
+    from tools import support_stage  # which imports this module
+
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     record = json.loads(RECORD.read_text()) if RECORD.exists() and parts else {}
@@ -336,7 +348,7 @@ def main(parts: list[str]) -> None:
         if not support(getattr(transformers, name))[0]:
             found.pop(name, None)
             continue
-        found[name] = outcome(name)
+        found[name] = outcome(name) | {"stage": support_stage.outcome(name)}
         told = found[name].get("why") or " ".join(found[name]["calls"])
         print(f"{name:48s} {found[name]['outcome']:8s} {told}", flush=True)
         for call, why in found[name].get("not", {}).items():

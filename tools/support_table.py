@@ -3,12 +3,14 @@
     python -m tools.support_table
 
 Tested are the classes of tests/families; what ran once is read from docs/support.json, the record
-of tools/support_sweep.py; the rest is what `support` says of the installed classes.
+of tools/support_sweep.py and, for the selection inside the encoder, tools/support_stage.py; the
+rest is what `support` says of the installed classes.
 """
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import Family, encoders, family
+from otprune.engines.transformers.towers import TOWERS
 
 DOCS = Path(__file__).parent.parent / "docs"
 TABLE, RECORD = DOCS / "support.md", DOCS / "support.json"
@@ -105,8 +108,26 @@ Some families see more of this than others:
 - transformers before 5.23 loses images with `prefill_chunk_size`, and mixes them up with several
   beams or sequences when a row holds several; `prune` refuses both there.
 
-| class | model type | verdict | one image | one video | note |
-| --- | --- | --- | --- | --- | --- |
+The column "inside the encoder" says whether `prune(..., encoder=EncoderStage(...))` is right for
+the encoder of the class ([how](how_it_works.md#inside-the-encoder)), and names the encoder of the
+default config. A checkpoint may have another one (a LLaVA with SigLIP or Pixtral instead of CLIP):
+that one counts. It is right for these, whatever the class of the model:
+{towers}.
+
+- **tested**: in the matrix of `tests/families`, and the encoder by itself in `tests/towers`, which
+  compares with literally repeated tokens.
+- **run**: the encoder by itself in `tests/towers`; a small random model of the class was asked by
+  `tools/support_stage.py`, with the calls above. Keeping everything changes no bit; keeping half
+  hands the language model exactly what the encoder gives; generate() gives what forward() gives.
+- **not run**: no small model of the class was run.
+- **refused**: `prune` with `encoder=` raises `UnsupportedError`, since it is not known which tokens
+  of this encoder show what. Without `encoder=` the verdict holds.
+
+*among all*: the model adds tokens to those of its encoder, mixes them, or reads several layers. The
+selector in front of the language model then chooses among all its tokens, copies included.
+
+| class | model type | verdict | one image | one video | inside the encoder | note |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -142,6 +163,31 @@ def verdict(name: str, record: dict[str, Any]) -> tuple[str, str, str, str]:
     return "works by mechanism, run", image, video, "; ".join(notes)
 
 
+def stage(name: str, record: dict[str, Any]) -> str:
+    """What is known of a selection inside the encoder; empty for a class that is refused anyway.
+
+    Raises:
+        ValueError: the class is accepted, and went wrong.
+    """
+    if not support(getattr(transformers, name))[0]:
+        return ""
+    made = record["classes"].get(name, {}).get("stage")
+    if made is None:
+        return "not run"
+    if made["outcome"] == "wrong":
+        raise ValueError(f"{name} with a selection inside its encoder went wrong: {made['why']}")
+    words = made["outcome"]
+    if words == "ran":
+        words = "tested" if name in TESTED else "run"
+    if made["encoder"] is not None:
+        words += f", `{made['encoder']}`"
+    if "several vision encoders" in made.get("why", ""):
+        words = "refused, several encoders"
+    if "all" in made.get("among", ""):
+        words += ", among all"
+    return words
+
+
 def _video(model_class: Any, kind: Family) -> str:
     if "video" not in model_class.input_modalities:
         return ""
@@ -170,7 +216,8 @@ def table(record: dict[str, Any]) -> str:
         counts[what.rpartition(", ")[2]] += 1
         note = note.replace("|", "\\|").replace("<", "\\<")
         kinds = ", ".join(f"`{kind}`" for kind in types)
-        rows.append(f"| {name} | {kinds} | {what} | {image} | {video} | {note} |\n")
+        inside = stage(name, record)
+        rows.append(f"| {name} | {kinds} | {what} | {image} | {video} | {inside} | {note} |\n")
     head = HEAD.format(
         version=transformers.__version__,
         total=len(rows),
@@ -178,6 +225,7 @@ def table(record: dict[str, Any]) -> str:
         ran=counts["run"],
         unrun=counts["not run"],
         refused=counts["refused"],
+        towers=textwrap.fill(", ".join(f"`{name}`" for name in TOWERS), 98, break_on_hyphens=False),
     )
     return head + "".join(rows)
 

@@ -12,7 +12,9 @@ import transformers
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import family
 from otprune.engines.transformers.grouping import Grouping
+from otprune.engines.transformers.towers import TOWERS
 from tests.families.tiny import FAMILIES
+from tools import support_stage
 from tools.support_cases import NotRunError
 from tools.support_sweep import build, heeds_positions, outcome
 from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, classes, table
@@ -36,6 +38,41 @@ def test_a_class_that_went_wrong_is_not_listed_as_working() -> None:
         table(SWEEP | {"classes": SWEEP["classes"] | wrong})
 
 
+@same_version
+def test_a_stage_that_went_wrong_is_not_listed_as_working() -> None:
+    name = "AriaForConditionalGeneration"
+    wrong = SWEEP["classes"][name] | {"stage": {"outcome": "wrong", "why": "other logits"}}
+    with pytest.raises(ValueError, match=r"inside its encoder went wrong: other logits"):
+        table(SWEEP | {"classes": SWEEP["classes"] | {name: wrong}})
+
+
+def test_a_known_encoder_is_not_refused_and_an_unknown_one_is() -> None:
+    for name, one in SWEEP["classes"].items():
+        stage = one["stage"]
+        if stage["outcome"] == "ran":
+            assert stage["encoder"] in TOWERS, name
+        elif stage["outcome"] == "refused":
+            several = "several vision encoders" in stage["why"]
+            assert stage["encoder"] not in TOWERS or several, name
+    assert all(SWEEP["classes"][name]["stage"]["outcome"] == "ran" for name in TESTED)
+
+
+def test_the_stage_of_one_class_that_is_right_and_of_one_that_is_refused() -> None:
+    made = support_stage.outcome("PaliGemmaForConditionalGeneration")
+    assert (made["outcome"], made["encoder"], made["among"]) == ("ran", "SiglipVisionModel", "kept")
+    assert made["calls"][:2] == ["one", "two"]
+    made = support_stage.outcome("JanusForConditionalGeneration")
+    assert (made["outcome"], made["encoder"]) == ("refused", "JanusVisionModel")
+
+
+def test_a_stage_that_changes_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one behind the last layer that the model reads would be."""
+    monkeypatch.setattr(support_stage, "HALF", support_stage.WHOLE)
+    made = support_stage.outcome("PaliGemmaForConditionalGeneration")
+    assert made["outcome"] == "wrong"
+    assert "the stage changes nothing" in made["why"]
+
+
 def test_the_tested_classes_are_those_of_the_matrix() -> None:
     assert {type(family.model()).__name__ for family in FAMILIES.values()} == TESTED
 
@@ -53,6 +90,16 @@ def test_what_ran_still_runs(name: str) -> None:
     # A busy machine may not come as far as the record in the time that a class has, or farther.
     late = any("took longer" in why for why in found.get("not", {}).values())
     assert late or set(SWEEP["classes"][name]["calls"]) <= set(found["calls"])
+
+
+@pytest.mark.slow
+@same_version
+@pytest.mark.parametrize(
+    "name", [n for n, c in SWEEP["classes"].items() if c["stage"]["outcome"] == "ran"]
+)
+def test_the_stage_that_ran_still_runs(name: str) -> None:
+    made = support_stage.outcome(name)
+    assert (made["outcome"], made["among"]) == ("ran", SWEEP["classes"][name]["stage"]["among"])
 
 
 @pytest.mark.slow

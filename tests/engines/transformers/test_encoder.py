@@ -1,5 +1,7 @@
 """Pruning inside the encoder and in the prompt together, through `otprune.prune`."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, ViTConfig
@@ -141,6 +143,24 @@ def test_features_read_in_front_of_the_selection_do_not_change(build):
     plain, _ = features(model, inputs)
     staged, _ = features(model, inputs, encoder=EncoderStage(keep=0.3, after=1))
     assert all(map(torch.equal, staged, plain))
+
+
+def test_features_of_several_layers(build):
+    """The model names these layers in the call, and the encoder hands that on to its layers."""
+    config = copy.deepcopy(build("llava").config)
+    config.vision_feature_layer = [-1, -2]  # behind the selection, and in front of it
+    torch.manual_seed(0)
+    model, inputs = LlavaForConditionalGeneration(config).eval(), FAMILIES["llava"].inputs((1, 1))
+    seen = []
+    model.model.multi_modal_projector.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
+    features(model, inputs)
+    features(model, inputs, encoder=STAGE)
+    (plain_last, plain_inner), (last, inner) = (x.chunk(2, dim=-1) for x in seen)
+    assert torch.equal(inner, plain_inner)
+    assert last.shape == plain_last.shape
+    assert not torch.equal(last, plain_last)
 
 
 def test_prune_inputs_enable_and_single_calls_agree(build):

@@ -379,6 +379,8 @@ def _shortened(name: str, value: Any, short: _Short, tower: str) -> Any:
         return short.borders(value)
     if name in ("max_seqlen", "max_length_q", "max_length_k"):
         return value  # an upper bound, which still is one
+    if name == "output_hidden_states":
+        return value  # True, or the indices of the layers whose output a model reads
     if name == "position_embeddings" and value is not None:
         return tuple(_along_tokens(name, x, short, tower) for x in value)
     if name == "attention_mask" and isinstance(value, Tensor):

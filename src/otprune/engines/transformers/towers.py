@@ -187,6 +187,8 @@ TOWERS: dict[str, Tower] = {
 # How many tokens of a side are combined into one behind the encoder, where that is not the
 # encoder's own doing. Models that are not listed combine none, or mix all tokens (resamplers).
 _SIDES: dict[str, Callable[[Any], float]] = {
+    "aya_vision": lambda config: config.downsample_factor,
+    "cohere2_vision": lambda config: config.downsample_factor,
     "gemma3": lambda config: (
         config.vision_config.image_size
         / config.vision_config.patch_size
@@ -195,7 +197,9 @@ _SIDES: dict[str, Callable[[Any], float]] = {
     "idefics3": lambda config: config.scale_factor,
     "internvl": lambda config: 1 / config.downsample_ratio,
     "lfm2_vl": lambda config: config.downsample_factor,
+    "lighton_ocr": lambda config: config.spatial_merge_size,
     "mistral3": lambda config: config.spatial_merge_size,
+    "mistral_large4": lambda config: config.spatial_merge_size,
     "smolvlm": lambda config: config.scale_factor,
 }
 
@@ -223,7 +227,7 @@ def tower_of(model: Any) -> tuple[Any, Tower]:
             "prune without encoder="
         )
     raise UnsupportedError(
-        f"{name}: a selection inside its vision encoder ({_encoder_name(model)}) is not known to "
+        f"{name}: a selection inside its vision encoder ({encoder_name(model)}) is not known to "
         f"be right; it is for {', '.join(TOWERS)}: prune without encoder="
     )
 
@@ -245,7 +249,8 @@ def _outermost(module: Any) -> Iterator[Any]:
         yield from _outermost(child)
 
 
-def _encoder_name(model: Any) -> str:
+def encoder_name(model: Any) -> str:
+    """Class name of a model's vision encoder, known or not."""
     for name in ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower"):
         for module in (model, getattr(model, "base_model", model)):
             if isinstance(getattr(module, name, None), torch.nn.Module):
