@@ -6,7 +6,6 @@ made by a draft model or a stopping criterion, sets its own state and restores t
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from otprune.engines.transformers.memory import (
     recall,
     remember,
 )
+from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.prompt import (
     Prompt,
     check_lengths,
@@ -250,7 +250,7 @@ def _check_capacity(model: Any, arguments: dict[str, Any], cache: Any, prompt: i
 def _warn_of_chunks(model: Any, arguments: dict[str, Any]) -> None:
     if not setting(model, arguments, "prefill_chunk_size"):
         return
-    if "token_type_ids" in inspect.signature(model.forward).parameters:
+    if "token_type_ids" in parameters_of(model.forward):
         warnings.warn(
             f"prefill_chunk_size with {type(model).__name__}: its image tokens see each other in "
             "both directions, and a chunk does not see the next; answers differ from those "

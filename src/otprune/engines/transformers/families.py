@@ -7,7 +7,6 @@ model whose encoder returns one entry an image.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 
 from otprune.engines.transformers.grouping import Grouping
+from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.versions import OLDEST, installed
 from otprune.errors import OTPruneError, UnsupportedError
 
@@ -133,7 +133,7 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
         return False, f"{name} has no language head that generates: pass the full model"
     if not {"image", "video"} & set(cls.input_modalities):
         return False, f"{name} sees neither images nor videos: there is nothing to prune"
-    if "mm_encoder_outputs" not in inspect.signature(cls.forward).parameters:
+    if "mm_encoder_outputs" not in parameters_of(cls.forward):
         return False, (
             f"{name} takes no mm_encoder_outputs: its images do not enter as tokens of the "
             "prompt that could be dropped (cross-attention, an encoder of text and image, ...)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from otprune.engines.common.selection import Choice
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, family, placeholder, rows_of
 from otprune.engines.transformers.grouping import image_lengths
+from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.tower import Staged, staged
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.measures.cells import Cells
@@ -133,7 +133,7 @@ def _with_known_pixels(model: Any, given: dict[str, Any]) -> dict[str, Any]:
         UnsupportedError: no encoder takes some of the pixels.
     """
     encoders = {
-        modality: set(inspect.signature(encoder).parameters)
+        modality: parameters_of(encoder)
         for modality in ("image", "video")
         if modality in model.input_modalities
         and (encoder := getattr(model.base_model, f"get_{modality}_features", None)) is not None

@@ -6,7 +6,6 @@ are not changed.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from otprune.engines.transformers.features import (
 )
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Memory
+from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.positions import (
     Positions,
     Scheme,
@@ -289,7 +289,7 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
         UnsupportedError: an unknown argument has the shape of the prompt.
     """
     shape = torch.Size((layout.columns.shape[0], layout.width))
-    known = {*PER_TOKEN, "input_ids", "position_ids", *_signature_of_generate(model)}
+    known = {*PER_TOKEN, "input_ids", "position_ids", *parameters_of(type(model).generate)}
     for name, value in inputs.items():
         if name not in known and isinstance(value, Tensor) and value.shape == shape:
             raise UnsupportedError(
@@ -349,7 +349,3 @@ def _report(modality: str, some: Images, i: int, choice: Choice) -> Pruned:
 def _padding_id(model: Any) -> int:
     token = getattr(model.generation_config, "pad_token_id", None)
     return 0 if token is None else int(token)
-
-
-def _signature_of_generate(model: Any) -> set[str]:
-    return set(inspect.signature(type(model).generate).parameters)

@@ -10,13 +10,13 @@ after a text index).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from otprune.engines.transformers.families import family
+from otprune.engines.transformers.parameters import parameters_of
 from otprune.errors import OTPruneError, UnsupportedError
 
 Positions = Literal["auto", "preserved", "compact"]
@@ -32,7 +32,7 @@ def check_positions(positions: object) -> None:
 
 def takes_positions(model: Any) -> bool:
     """Whether the model's forward() takes position_ids."""
-    return "position_ids" in inspect.signature(model.forward).parameters
+    return "position_ids" in parameters_of(model.forward)
 
 
 def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
     if given is None:
         others = {k: v for k, v in inputs.items() if k != "input_ids"} | {"attention_mask": mask}
         given = model._prepare_position_ids_for_generation(ids, others)
-        takes = inspect.signature(model.forward).parameters
+        takes = parameters_of(model.forward)
         if given.ndim == 3 and "mm_token_type_ids" in takes and "mm_token_type_ids" not in inputs:
             raise OTPruneError(
                 "mm_token_type_ids is missing, so the positions of the images are not known: "
