@@ -15,8 +15,7 @@ def command(
 ) -> None:
     """Operations, memory and time, with the selector's share, at real model sizes.
 
-    A selection inside the encoder stands beside none: --encoder-keep and --encoder-after, or two of
-    keep 0.35.
+    A selection inside the encoder stands beside none: two settings, or the one of --encoder-keep.
 
     LLaVA-1.5-7B's and LLaVA-OneVision-0.5B's shapes with random weights on the CPU: ten minutes,
     and 8 GB of memory.
