@@ -48,6 +48,7 @@ BENCHES = (
     Bench("quality"),
     Bench("mass"),
     Bench("tokens"),
+    Bench("encoder"),
     Bench("efficiency"),
     Bench("synthetic"),
     Bench("speed"),

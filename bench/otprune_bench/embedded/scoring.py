@@ -92,13 +92,25 @@ def pack_chunks(
     return [pack(asked[at], before[at] if before else None) for at in parts]
 
 
-@torch.no_grad()
+def pixels(processor: Any, images: Sequence[Image.Image]) -> list[Tensor]:
+    """What the embedded model's encoder sees of P images, chunk by chunk (see `chunks`)."""
+    return [
+        processor.image_processor(list(images[at]), return_tensors="pt")["pixel_values"]
+        for at in chunks(len(images))
+    ]
+
+
 def encode(model: Any, processor: Any, images: Sequence[Image.Image]) -> Tensor:
     """Tokens of P images as the language model would get them, `(P, 144, 128)` float32."""
+    return encode_pixels(model, pixels(processor, images))
+
+
+@torch.no_grad()
+def encode_pixels(model: Any, pixels: Sequence[Tensor]) -> Tensor:
+    """As `encode`, of pixels in chunks."""
     tokens: list[Tensor] = []
-    for at in chunks(len(images)):
-        pixels = processor.image_processor(list(images[at]), return_tensors="pt")["pixel_values"]
-        tokens += model.model.get_image_features(pixel_values=pixels).pooler_output
+    for some in pixels:
+        tokens += model.model.get_image_features(pixel_values=some).pooler_output
     return torch.stack(tokens)
 
 
