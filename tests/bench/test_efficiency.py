@@ -146,6 +146,29 @@ def test_a_stage_of_ones_own(run, tmp_path, monkeypatch):
     assert "keep 0.5 after 1" in asked[1].settings()["encoder"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_and_pixels_have_the_dtype(dtype):
+    assert TINY.build(dtype).dtype == TINY.inputs(0, dtype)["pixel_values"].dtype == dtype
+
+
+def test_only_the_encoder_in_another_dtype(run, tmp_path):
+    words = ("--quick", "--encoder-only", "--dtype", "float32", "--encoder-keep", "0.5")
+    result = run("bench", "efficiency", "--out", tmp_path, *words)
+    assert (result.status, result.err) == (0, "")
+    figures = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert set(figures) == {
+        f"tiny LLaVA/{what} {label}"
+        for what in ("staged", "memory/encoder")
+        for label in ("whole", "keep 0.5 after 0.5")
+    }
+    one = figures["tiny LLaVA/staged keep 0.5 after 0.5"]
+    assert len(one["first_token_seconds"]["runs"]) == len(one["load"]["runs"]) == 2
+    report = (tmp_path / "report.md").read_text()
+    assert "in float32" in report
+    assert "## Operations" not in report
+    assert "| keep 0.5 after 0.5 | " in report
+
+
 def test_wrong_stages_are_refused(refused, tmp_path):
     words = ("bench", "efficiency", "--quick", "--out", tmp_path)
     assert "--encoder-after belongs to --encoder-keep" in refused(*words, "--encoder-after", "1")

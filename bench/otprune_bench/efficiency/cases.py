@@ -25,10 +25,13 @@ from otprune_bench.timing.shapes import Shape
 
 def cases(plan: Plan) -> Iterable[Case]:
     """All cases, in the order in which they are run."""
-    models = _OneModel(plan.seed)
+    models = _OneModel(plan)
     for shape in plan.shapes:
         name, model = shape.name, partial(models, shape)
-        yield f"{name}/operations", partial(_operations, shape)
+        if plan.encoder_only:
+            yield from _encoder_only(plan, name, model)
+            continue
+        yield f"{name}/operations", partial(_operations, shape, plan.torch_dtype)
         for setting, selector in SETTINGS.items():
             if selector is None or isinstance(selector, OTPrune):
                 yield f"{name}/memory/{setting}", partial(_memory, model, selector)
@@ -40,18 +43,14 @@ def cases(plan: Plan) -> Iterable[Case]:
                 call = partial(_busy, model, SETTINGS[setting], plan.new)
                 yield f"{name}/busy/{setting}#{number}", call
         yield f"{name}/process", partial(_process, model)
-    for m, d in plan.tokens:
+    for m, d in () if plan.encoder_only else plan.tokens:
         for setting, alone in PRUNED.items():
             yield f"tokens {m} x {d}/{setting}", partial(_alone, alone, m, d, plan)
 
 
 def _round(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> list[Case]:
     """One run of every setting, in a random order, so that drift affects all alike."""
-    made: list[Case] = []
-    for label, stage in plan.encoders.items():
-        made.append((f"{name}/encoder {label}#{number}", partial(_encode, model, stage)))
-        call = partial(_generate, model, SETTINGS[STAGED], 1, pixels=True, stage=stage)
-        made.append((f"{name}/staged {label}#{number}", call))
+    made = _stages(plan, name, model, number)
     for setting, selector in SETTINGS.items():
         call = partial(_generate, model, selector, plan.new, pixels=False)
         made.append((f"{name}/{setting}#{number}", call))
@@ -63,13 +62,32 @@ def _round(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> l
     return made
 
 
+def _encoder_only(plan: Plan, name: str, model: Callable[[], _Model]) -> Iterable[Case]:
+    for label, stage in plan.encoders.items():
+        yield f"{name}/memory/encoder {label}", partial(_encoder_memory, model, stage)
+    for number in range(1, plan.repeats + 1):
+        made = _stages(plan, name, model, number)
+        random.Random(f"{plan.seed} {number}").shuffle(made)
+        yield from made
+
+
+def _stages(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> list[Case]:
+    """The encoder by itself and calls from pixels, without a selection inside and with each."""
+    made: list[Case] = []
+    for label, stage in plan.encoders.items():
+        made.append((f"{name}/encoder {label}#{number}", partial(_encode, model, stage)))
+        call = partial(_generate, model, SETTINGS[STAGED], 1, pixels=True, stage=stage)
+        made.append((f"{name}/staged {label}#{number}", call))
+    return made
+
+
 class _Model:
     """A shape's model after a warm-up call, with the inputs of one call."""
 
-    def __init__(self, shape: Shape, seed: int) -> None:
+    def __init__(self, shape: Shape, plan: Plan) -> None:
         start = time.perf_counter()
-        self.model = shape.build()
-        self.inputs = shape.inputs(seed)
+        self.model = shape.build(plan.torch_dtype)
+        self.inputs = shape.inputs(plan.seed, plan.torch_dtype)
         self.encoded = measure.encode(self.model, self.inputs)
         measure.generate(self.model, self.encoded, OTPrune(0.25), 2)
         self.seconds = time.perf_counter() - start
@@ -78,22 +96,22 @@ class _Model:
 class _OneModel:
     """Holds one model at a time: built for its first case, freed before the next is built."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._name = ""
         self._model: _Model | None = None
 
     def __call__(self, shape: Shape) -> _Model:
         if self._model is None or self._name != shape.name:
             self._model = None
-            self._name, self._model = shape.name, _Model(shape, self._seed)
+            self._name, self._model = shape.name, _Model(shape, self._plan)
         return self._model
 
 
 def _encode(model: Callable[[], _Model], stage: EncoderStage | None) -> dict[str, Any]:
     ready = model()
     seconds, inside = measure.encode_staged(ready.model, ready.inputs, stage)
-    return {"seconds": seconds, "inside_seconds": inside}
+    return {"seconds": seconds, "inside_seconds": inside, "load": os.getloadavg()[0]}
 
 
 def _generate(
@@ -142,7 +160,7 @@ def _process(model: Callable[[], _Model]) -> dict[str, Any]:
     return {"parameters": parameters, "largest_resident_bytes": kilobytes * 1024}
 
 
-def _operations(shape: Shape) -> dict[str, Any]:
+def _operations(shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
     """Operations of the whole model at every keep ratio, counted and by formula."""
     model = measure.MetaModel(shape)
     text = shape.full().get_text_config()
@@ -160,7 +178,7 @@ def _operations(shape: Shape) -> dict[str, Any]:
             "counted": model.prefill(n),
             "formula": prefill_flops(*sizes, n),
             "selector": measure.flops(partial(selector.reduce, tokens)),
-            "cache_bytes": kv_cache_bytes(text.num_hidden_layers, *heads, n, 2),
+            "cache_bytes": kv_cache_bytes(text.num_hidden_layers, *heads, n, dtype.itemsize),
         }
     return {"encoder": model.encoder(), "prompts": prompts}
 

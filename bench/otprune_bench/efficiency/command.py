@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
 from otprune.cli.options import EncoderAfter, EncoderKeep, encoder_stage
 from otprune_bench.options import Out, Quick, Seed, start
+
+
+class Dtype(str, Enum):
+    """Number format of the models."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
 
 
 def command(
@@ -12,6 +24,13 @@ def command(
     quick: Quick = False,
     encoder_keep: EncoderKeep = None,
     encoder_after: EncoderAfter = None,
+    encoder_only: Annotated[
+        bool,
+        typer.Option("--encoder-only", help="Only compare selections inside the encoder."),
+    ] = False,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the models; processors differ in which they are fast at.")
+    ] = Dtype.bfloat16,
 ) -> None:
     """Operations, memory and time, with the selector's share, at real model sizes.
 
@@ -21,5 +40,6 @@ def command(
     and 8 GB of memory.
     """
     stage = encoder_stage(encoder_keep, encoder_after)
-    changes = {} if stage is None else {"stages": (stage,)}
+    changes: dict[str, Any] = {} if stage is None else {"stages": (stage,)}
+    changes |= {"encoder_only": encoder_only, "dtype": dtype.value}
     start("efficiency", out, seed, quick, **changes)

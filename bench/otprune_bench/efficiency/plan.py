@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from otprune.engines.common.stage import EncoderStage
 from otprune.selectors import METHODS, Selector
 from otprune_bench.methods import UNPRUNED
@@ -34,6 +36,8 @@ class Plan:
         new: tokens generated in each call.
         repeats: rounds of all settings.
         stages: selections inside the encoder, side by side with none.
+        dtype: of weights and activations, by its name in torch.
+        encoder_only: run only what compares the stages.
     """
 
     shapes: tuple[Shape, ...] = (LLAVA, ONEVISION)
@@ -41,8 +45,16 @@ class Plan:
     new: int = 5
     repeats: int = 3
     stages: tuple[EncoderStage, ...] = (EncoderStage(0.35, 0.25), EncoderStage(0.35, 0.5))
+    dtype: str = "bfloat16"
+    encoder_only: bool = False
     quick: bool = False
     seed: int = 0
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype itself."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
     @property
     def encoders(self) -> dict[str, EncoderStage | None]:
@@ -51,7 +63,13 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """As a report shows them."""
-        return {"seed": self.seed, "quick": self.quick, "encoder": ", ".join(self.encoders)}
+        return {
+            "seed": self.seed,
+            "quick": self.quick,
+            "dtype": self.dtype,
+            "encoder": ", ".join(self.encoders),
+            "encoder only": self.encoder_only,
+        }
 
 
 FULL = Plan()

@@ -18,7 +18,7 @@ Figures = dict[str, Any]
 
 HEAD = """# Efficiency: what pruning saves
 
-Models of real sizes with **random weights, on a CPU**, in bfloat16, one image, batch 1: what a
+Models of real sizes with **random weights, on a CPU**, in {dtype}, one image, batch 1: what a
 model costs does not depend on what it knows, but GPUs were not measured and nothing here is said
 about them. Times are medians of paired runs in one process, each round in an order of its own;
 least and most of the rounds stand in brackets."""
@@ -42,7 +42,8 @@ In front of the language model all keep the same number of tokens, by {setting}.
 call from pixels to the first token, everything included. *Encoder*: encoder and projector timed by
 themselves, the selection inside included. *Of whole*: against *whole* in the same round. *Selection
 inside*: its time, as a share of the encoder's time with it, and of the *whole* encoder's. The peak
-is counted as under Memory; the layers in front of the selection have theirs as without it."""
+is the most bytes of tensors held at once beyond weights and inputs; the layers in front of the
+selection have theirs as without it."""
 
 BUSY = """The same calls beside two processes that do nothing but spin (*busy*) and without them
 (*quiet*: with whatever else the machine does), with torch's and OpenMP's own settings: {settings}.
@@ -59,7 +60,12 @@ LLaVA-OneVision-0.5B's for a square image."""
 
 def write(plan: Plan, figures: Figures, found: Results) -> str:
     """The report in Markdown."""
-    parts = [HEAD, *failures(found), "## Operations", OPERATIONS, _published(figures)]
+    head = [HEAD.format(dtype=plan.dtype), *failures(found)]
+    inside = ["## Inside the encoder", INSIDE.format(setting=STAGED)]
+    inside += [_inside(shape, plan, figures) for shape in plan.shapes]
+    if plan.encoder_only:
+        return "\n\n".join(head + inside)
+    parts = [*head, "## Operations", OPERATIONS, _published(figures)]
     parts += [_operations(shape, figures) for shape in plan.shapes]
     parts += ["## Time", TIMES.format(new=plan.new)]
     for shape in plan.shapes:
@@ -69,9 +75,7 @@ def write(plan: Plan, figures: Figures, found: Results) -> str:
         parts += [BUSY.format(settings=openmp() or "none set"), _busy(shape.name, figures)]
         if shape.layers < shape.all_layers:
             parts.append(_extrapolated(shape, figures))
-    parts += ["## Inside the encoder", INSIDE.format(setting=STAGED)]
-    parts += [_inside(shape, plan, figures) for shape in plan.shapes]
-    parts += ["## Memory", MEMORY]
+    parts += [*inside, "## Memory", MEMORY]
     parts += [_memory(shape, figures) for shape in plan.shapes]
     parts += ["## Selectors alone", ALONE, "![Selector times](selectors.png)"]
     parts += [_alone(m, d, figures) for m, d in plan.tokens]
@@ -80,6 +84,8 @@ def write(plan: Plan, figures: Figures, found: Results) -> str:
 
 def draw(folder: Path, plan: Plan, figures: Figures) -> None:
     """All plots."""
+    if plan.encoder_only:
+        return
     for shape in plan.shapes:
         _draw_split(folder, shape, figures)
     _draw_alone(folder, figures)
@@ -187,8 +193,11 @@ def _inside(shape: Shape, plan: Plan, figures: Figures) -> str:
                 peak,
             ]
         )
-    layers = _layers(shape)
-    text = f"{shape.name}, {layers} of the language model, {STAGED} in front of it:"
+    text = f"{shape.name}, {_layers(shape)} of the language model, {STAGED} in front of it"
+    whole = figures[f"{shape.name}/staged {WHOLE}"]
+    if "failed" not in whole:
+        text += f". Load average of the machine meanwhile: {spread_text(whole['load'])}"
+    text += ":"
     return f"{text}\n\n" + table(head, rows, numbers=1)
 
 

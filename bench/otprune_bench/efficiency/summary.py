@@ -35,23 +35,18 @@ def published() -> dict[str, Any]:
 
 def summarise(plan: Plan, found: Results) -> dict[str, Any]:
     """Figures of every setting from the runs; a setting with a failed run is failed."""
-    figures: dict[str, Any] = {"published TFLOP": published()}
+    figures: dict[str, Any] = {} if plan.encoder_only else {"published TFLOP": published()}
     for shape in plan.shapes:
         name = shape.name
+        _summarise_stages(plan, name, found, figures)
+        if plan.encoder_only:
+            continue
         figures[f"{name}/operations"] = found[f"{name}/operations"]
         figures[f"{name}/process"] = found[f"{name}/process"]
         rounds = range(1, plan.repeats + 1)
         encoder = [found[f"{name}/encoder {WHOLE}#{r}"] for r in rounds]
         whole = [found[f"{name}/{UNPRUNED}#{r}"] for r in rounds]
         figures[f"{name}/encoder"] = _times(encoder)
-        calls = {
-            label: [found[f"{name}/staged {label}#{r}"] for r in rounds] for label in plan.encoders
-        }
-        for label, runs in calls.items():
-            alone = [found[f"{name}/encoder {label}#{r}"] for r in rounds]
-            figures[f"{name}/staged {label}"] = _staged(runs, calls[WHOLE], alone, encoder)
-            key = f"{name}/memory/encoder {label}"
-            figures[key] = found[key]
         for setting in SETTINGS:
             runs = [found[f"{name}/{setting}#{r}"] for r in rounds]
             figures[f"{name}/{setting}"] = _setting(runs, encoder, whole)
@@ -69,6 +64,21 @@ def summarise(plan: Plan, found: Results) -> dict[str, Any]:
         if key.startswith("tokens "):
             figures[key] = _times([result])
     return figures
+
+
+def _summarise_stages(plan: Plan, name: str, found: Results, figures: dict[str, Any]) -> None:
+    def runs(what: str, label: str) -> list[Any]:
+        return [found[f"{name}/{what} {label}#{r}"] for r in range(1, plan.repeats + 1)]
+
+    for label in plan.encoders:
+        figures[f"{name}/staged {label}"] = _staged(
+            runs("staged", label),
+            runs("staged", WHOLE),
+            runs("encoder", label),
+            runs("encoder", WHOLE),
+        )
+        key = f"{name}/memory/encoder {label}"
+        figures[key] = found[key]
 
 
 def _setting(runs: list[Any], encoder: list[Any], whole: list[Any]) -> dict[str, Any]:
@@ -126,6 +136,7 @@ def _staged(
         "inside_share_of_whole": ratio(alone, whole, "inside_seconds", "seconds"),
         "selector_seconds": spread([run["selector_seconds"] for run in runs]),
         "prompt_tokens": runs[0]["prompt_tokens"],
+        "load": spread([run["load"] for run in alone]),
     }
 
 

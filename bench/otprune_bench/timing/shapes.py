@@ -50,13 +50,13 @@ class Shape:
         """Features of a visual token as the language model sees it."""
         return int(self.full().get_text_config().hidden_size)
 
-    def build(self) -> Any:
-        """The model in bfloat16 on the CPU, cut to `layers`, of small random weights."""
+    def build(self, dtype: torch.dtype = torch.bfloat16) -> Any:
+        """The model on the CPU, cut to `layers`, of small random weights."""
         config = copy.deepcopy(self.config)
         config["text_config"]["num_hidden_layers"] = self.layers
         with no_init_weights():
             model = AutoModelForImageTextToText.from_config(
-                AutoConfig.for_model(**config), dtype=torch.bfloat16
+                AutoConfig.for_model(**config), dtype=dtype
             )
         fill(model)
         settings = model.generation_config
@@ -64,7 +64,7 @@ class Shape:
         settings.suppress_tokens = [model.config.image_token_id]
         return model.eval()
 
-    def inputs(self, seed: int) -> dict[str, Tensor]:
+    def inputs(self, seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
         """What a processor would return: random pixels, and the text behind the image."""
         generator = torch.Generator().manual_seed(seed)
         words = torch.randint(3, 100, (1, self.text), generator=generator)
@@ -74,7 +74,7 @@ class Shape:
         return {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
-            "pixel_values": pixels.bfloat16(),
+            "pixel_values": pixels.to(dtype),
             **self.arguments,
         }
 
