@@ -199,6 +199,7 @@ def test_an_unknown_encoder_is_refused(refused, photo, monkeypatch, command):
     monkeypatch.delitem(towers.TOWERS, "CLIPVisionModel")
     words = (command, photo, QUESTION) if command == "ask" else (command, photo)
     said = refused(*words, "--encoder-keep", "0.5")
+    assert said.startswith("otprune: error: --encoder-keep: LlavaForConditionalGeneration: ")
     assert "(CLIPVisionModel) is not known to be right" in said
 
 

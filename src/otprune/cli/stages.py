@@ -11,6 +11,7 @@ from torch import Tensor
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.tower import check_stage as check_tower
+from otprune.errors import OTPruneError
 from otprune.selectors import Selection
 from otprune.selectors.results import measured
 
@@ -46,8 +47,12 @@ def check_stage(model: Any, stage: EncoderStage | None) -> None:
     Raises:
         UnsupportedError, OTPruneError: as `otprune.prune`.
     """
-    if stage is not None:
+    if stage is None:
+        return
+    try:
         check_tower(model, stage)
+    except OTPruneError as error:
+        raise type(error)(f"--encoder-keep: {error}") from None
 
 
 def in_encoder(calls: Sequence[Staged]) -> InEncoder | None:
