@@ -12,7 +12,7 @@ PARALLEL := -n 2 --dist loadfile
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
-.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass check demo-model demo-models clean
+.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance check demo-model demo-models clean
 
 # Where nothing is measured, waiting threads sleep instead of spinning: faster on a busy machine.
 # Not where times are: those are to be what people get.
@@ -122,6 +122,16 @@ demo-models: ## two more of the embedded model's kind, which `make bench-mass` c
 	$(PY) -m otprune_training.train runs/seed1 --seed 1 --tower $(RUN) --language 600 --talks 150
 	$(PY) -m otprune_training.export $(RUN) runs/models/questions --stage language
 	$(PY) -m otprune_training.export runs/seed1 runs/models/seed1
+
+runs/models/theta10000/model.safetensors:
+	$(call install,train,-e '.[demo]' -e './training[photos]')
+	$(PY) -m otprune_training.train runs/theta10000 --weights src/otprune/demo/model \
+	  --theta 10000 --language 0 --talks 500 --batch 16 --float32 --threads 1 --seed 1
+	$(PY) -m otprune_training.export runs/theta10000 runs/models/theta10000
+
+bench-distance: runs/models/theta10000/model.safetensors ## what positions and the distance term add
+	$(VENV)/bin/otprune bench distance --out docs/results/distance \
+	  --model theta10000=runs/models/theta10000
 
 bench-mass: demo-models ## what attention mass adds, in three models
 	$(VENV)/bin/otprune bench mass --out docs/results/mass \

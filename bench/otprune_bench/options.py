@@ -33,6 +33,31 @@ Photos = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help=PHOTOS_HELP, show_default=str(PHOTOS))
 ]
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FOLDER",
+        help="Another checkpoint of the embedded model's kind (`make demo-models`); repeat it.",
+    ),
+]
+
+
+def named_models(given: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """Name and folder of each `--model NAME=FOLDER`.
+
+    Raises:
+        OTPruneError: one is not of that form, or has no weights.
+    """
+    found = []
+    for text in given or ():
+        name, _, folder = text.partition("=")
+        if not (name and folder and (Path(folder) / "model.safetensors").exists()):
+            raise OTPruneError(
+                f"--model {text}: expected NAME=FOLDER, a folder with model.safetensors in it"
+            )
+        found.append((name, folder))
+    return tuple(found)
+
 
 def photographs(given: Path | None, usual: Path, quick: bool) -> Path:
     """The folder of photographs.

@@ -47,6 +47,7 @@ class Bench(NamedTuple):
 BENCHES = (
     Bench("quality"),
     Bench("mass"),
+    Bench("distance"),
     Bench("tokens"),
     Bench("encoder"),
     Bench("efficiency"),

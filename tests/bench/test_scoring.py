@@ -64,6 +64,26 @@ def test_with_mass_and_behind_other_text_too(evaluated, merge, mass, alpha):
     assert torch.equal(fast.answers, torch.cat([s[0] for s in slow]))
 
 
+@pytest.mark.parametrize("positions", ["preserved", "compact"])
+def test_with_a_distance_term_too(evaluated, positions):
+    model, processor, made, tokens = evaluated
+    before = [tasks.unrelated_questions(task, 3, 0) for task in made]
+    packed = scoring.pack([task.questions for task in made], before)
+    kept = TransportPrune(7).reduce(tokens)
+    how = {"positions": positions, "distance": True, "mass": "total"}
+    bias = log_mass(kept.masses, 144, "total")
+    fast = scoring.score(
+        model, packed, kept.features, kept.indices, 144, positions, bias, distance="visual"
+    )
+    slow = [
+        stock(model, processor, task, TransportPrune(7), text, **how)
+        for task, text in zip(made, before, strict=True)
+    ]
+    torch.testing.assert_close(fast.losses, torch.cat([s[1] for s in slow]), atol=1e-4, rtol=1e-4)
+    plain = scoring.score(model, packed, kept.features, kept.indices, 144, positions, bias)
+    assert not torch.allclose(fast.losses, plain.losses, atol=1e-4)
+
+
 def test_questions_do_not_see_each_other(evaluated):
     model, _, made, tokens = evaluated
     alone = [

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from otprune.engines.transformers.positions import Positions
+from otprune.engines.transformers.positions import Scheme
+from otprune.engines.transformers.rotary import rotary_of
+from otprune.measures.mass import log_distance
 from otprune_training.architecture import BOS, PAD, WORD_ID
 from otprune_training.questions import Question
 
+# Keys that attention gets a distance term for. The engine has "visual".
+Distance = Literal["none", "visual", "all"]
 CHUNK = 16  # images a forward: more gain nothing on a CPU
 
 
@@ -121,8 +125,9 @@ def score(
     features: Tensor,
     indices: Tensor,
     m: int,
-    positions: Positions,
+    positions: Scheme,
     log_mass: Tensor | None = None,
+    distance: Distance = "none",
 ) -> Scores:
     """Answers and losses of all packed questions.
 
@@ -134,6 +139,7 @@ def score(
         m: tokens of the full image.
         positions: as in `otprune.prune`.
         log_mass: `(P, k)` what is added to the attention logits of the kept tokens.
+        distance: the keys that have a distance term.
     """
     rows, k, _ = features.shape
     core = model.model.language_model
@@ -154,6 +160,11 @@ def score(
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
     if log_mass is not None:
         mask[:, :, 1 : 1 + k] += log_mass[:, None]
+    if distance != "none":
+        angles = rotary_of(model).features(where, None)
+        term = log_distance(angles, angles, core.config.head_dim)
+        keys = slice(1, 1 + k) if distance == "visual" else slice(None)
+        mask[:, :, keys] += term[:, :, keys]
     states = core(
         inputs_embeds=inputs, attention_mask=mask[:, None], position_ids=where, use_cache=False
     ).last_hidden_state
@@ -168,8 +179,9 @@ def score_chunks(
     features: Tensor,
     indices: Tensor,
     m: int,
-    positions: Positions = "preserved",
+    positions: Scheme = "preserved",
     log_mass: Tensor | None = None,
+    distance: Distance = "none",
 ) -> Scores:
     """As `score`, chunk by chunk: `packed` from `pack_chunks`, the tensors of all P images."""
     found = [
@@ -181,6 +193,7 @@ def score_chunks(
             m,
             positions,
             None if log_mass is None else log_mass[at],
+            distance,
         )
         for at, part in zip(chunks(len(features)), packed, strict=True)
     ]
