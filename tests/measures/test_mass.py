@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from otprune import OTPruneError, TransportPrune, exact_w2
 from otprune.measures import transport
 from otprune.measures.distances import exact_plan
-from otprune.measures.mass import attention_error, check_alpha, check_mass, counts, log_mass
+from otprune.measures.mass import (
+    attention_error,
+    check_alpha,
+    check_mass,
+    counts,
+    log_distance,
+    log_mass,
+)
 from tests.random_tokens import random_tokens, small_sets
 
 METRICS = ("cosine", "euclidean")
@@ -195,3 +202,21 @@ def test_bad_alpha(alpha):
 def test_more_masses_than_tokens():
     with pytest.raises(OTPruneError, match="5 kept tokens of 4"):
         log_mass(torch.full((5,), 0.2), 4, "token")
+
+
+@pytest.mark.parametrize("rotated", [8, 4])
+def test_the_distance_term_is_its_formula(rotated):
+    """log(2 - D), D = 2/d sum_j cos(t theta_j); features that are not rotated have cos 0 = 1."""
+    head, theta = 8, 10_000.0
+    places = torch.tensor([0.0, 1.0, 7.0, 300.0])
+    angles = [theta ** (-2 * j / rotated) for j in range(rotated // 2)]
+    turned = places[:, None] * torch.tensor(angles).repeat(2)
+    features = torch.cat([turned.cos(), turned.sin()], dim=-1)
+    term = log_distance(features[1:], features, head)
+    assert term.shape == (3, 4)
+    for q, m in enumerate(places[1:].tolist()):
+        for k, n in enumerate(places.tolist()):
+            cosines = [math.cos((m - n) * angle) for angle in angles]
+            mean = 2 / head * (sum(cosines) + (head - rotated) / 2)
+            assert float(term[q, k]) == pytest.approx(math.log(2 - mean), abs=1e-5)
+    assert float(term[0, 1]) == pytest.approx(0, abs=1e-6)

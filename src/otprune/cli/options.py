@@ -103,8 +103,8 @@ Method = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="One of those that `otprune methods` lists, or recommended: method, merging and mass "
-        "as docs/mass.md advises.",
+        help="One of those that `otprune methods` lists, or recommended: method, merging, mass "
+        "and distance as docs/mass.md advises.",
         rich_help_panel=_WHAT,
     ),
 ]

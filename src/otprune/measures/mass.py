@@ -104,7 +104,8 @@ def log_distance(queries: Tensor, keys: Tensor, head: int) -> Tensor:
         `(..., q, n)` float32.
     """
     fixed = head - queries.shape[-1] // 2
-    return (2 - (queries @ keys.mT + fixed) / head).log()
+    # In place, since q n numbers are many for a long prompt.
+    return (queries @ keys.mT).add_(fixed).div_(-head).add_(2).log_()
 
 
 def attention_error(

@@ -24,10 +24,13 @@ def recommended(keep: Keep = 0.1) -> Pruning:
     """Recommended arguments: `with otprune.prune(model, **otprune.recommended(0.1)):`.
 
     `DPPPrune` chooses dissimilar tokens (greedy determinant of cosine similarities). Each is merged
-    with the tokens that it stands for, and its mass in attention is their number. The preset was
-    chosen on the validation images of `otprune bench mass`; docs/mass.md has the figures, including
-    those of test images. It is not the published OTPrune, which keeps other tokens (greedy
-    log-determinant of second moments, `OTPrune(keep, gamma=0.01)`) without merging and mass.
+    with the tokens that it stands for, its mass in attention is their number, and attention has the
+    distance term. Selector, merging and mass were chosen on the validation images of `otprune bench
+    mass`. The distance term rests on published figures; it does not hurt in `otprune bench
+    distance`. docs/mass.md has all figures. Flash attention and some models take no distance term:
+    `recommended(keep) | {"distance": False}`. The preset is not the published OTPrune, which keeps
+    other tokens (greedy log-determinant of second moments, `OTPrune(keep, gamma=0.01)`) without
+    merging and mass.
 
     Args:
         keep: as for any selector.
@@ -35,4 +38,4 @@ def recommended(keep: Keep = 0.1) -> Pruning:
     Raises:
         KeepError: `keep` is no ratio, number or rule.
     """
-    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0, distance=False)
+    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0, distance=True)

@@ -155,4 +155,4 @@ class Distance:
         queries = repeat_rows(queries, batch).to(query.device)
         keys = repeat_rows(keys, batch).to(query.device)
         strength = repeat_rows(self.strength, batch).to(query.device)
-        return strength.unsqueeze(1) * log_distance(queries, keys, head)
+        return log_distance(queries, keys, head).mul_(strength.unsqueeze(1))

@@ -78,8 +78,8 @@ def check(config: Any) -> None:
     )
     if settings.method == RECOMMENDED:
         _log_once(
-            "otprune: recommended means its selector and merging here, with mass none: vLLM's "
-            "attention takes no weight per token"
+            "otprune: recommended means its selector and merging here, with mass none and without "
+            "distance term: vLLM's attention takes no weight per token"
         )
 
 
