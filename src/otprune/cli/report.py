@@ -20,6 +20,7 @@ from otprune.cli.select import Selected
 from otprune.cli.stages import InEncoder
 from otprune.engines.common.stage import EncoderStage
 from otprune.keep import Auto
+from otprune.measures.mass import Distance
 from otprune.selectors import Selection, Selector
 
 FORMULA = "layers * (4 n d^2 + 2 n^2 d + 2 n d f)"
@@ -38,7 +39,7 @@ class Weighing:
     merge: bool
     mass: str
     alpha: float
-    distance: bool
+    distance: Distance
 
     def words(self) -> list[str]:
         """Words for headings and captions; empty without merging, mass and distance."""
@@ -47,7 +48,7 @@ class Weighing:
         if self.mass != "none":
             words.append(f"mass {self.mass}" + strength)
         if self.distance:
-            words.append("distance" + strength)
+            words.append("distance" + " auto" * (self.distance == "auto") + strength)
         return words
 
     def meaning(self) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from otprune.errors import OTPruneError
 
 Mass = Literal["none", "total", "token"]
+Distance = bool | Literal["auto"]
 
 
 def check_mass(mass: object) -> Mass:
@@ -35,6 +36,17 @@ def check_mass(mass: object) -> Mass:
     if mass not in get_args(Mass):
         raise OTPruneError(f'mass={mass!r}: expected "none", "total" or "token"')
     return mass  # type: ignore[return-value]
+
+
+def check_distance(distance: object) -> Distance:
+    """`distance` as it is.
+
+    Raises:
+        OTPruneError: it is neither True nor False nor "auto".
+    """
+    if not (isinstance(distance, bool) or distance == "auto"):
+        raise OTPruneError(f'distance={distance!r}: expected True, False or "auto"')
+    return distance
 
 
 def check_alpha(alpha: object) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from otprune.errors import OTPruneError
 from otprune.keep import Keep
-from otprune.measures.mass import Mass, check_alpha, check_mass
+from otprune.measures.mass import Distance, Mass, check_alpha, check_distance, check_mass
 from otprune.selectors.preset import Pruning, recommended
 from otprune.selectors.registry import METHODS
 
@@ -51,7 +51,7 @@ def by_name(
     merge: bool | None = None,
     mass: Mass | None = None,
     alpha: float | None = None,
-    distance: bool | None = None,
+    distance: Distance | None = None,
     **settings: Any,
 ) -> Pruning:
     """The arguments of `otprune.prune`: `prune(model, **by_name("transport", 0.1, merge=True))`.
@@ -86,9 +86,9 @@ def by_name(
                 f"leave {', '.join(excess)} out, or name a method"
             )
         return recommended(keep)
-    for name, flag in (("merge", merge), ("distance", distance)):
-        if flag is not None and not isinstance(flag, bool):
-            raise OTPruneError(f"{name}={flag!r}: expected True or False")
+    if merge is not None and not isinstance(merge, bool):
+        raise OTPruneError(f"merge={merge!r}: expected True or False")
+    distance = check_distance(False if distance is None else distance)
     mass = check_mass("none" if mass is None else mass)
     if alpha is not None and mass == "none" and not distance:
         raise OTPruneError(
@@ -100,7 +100,7 @@ def by_name(
         merge=bool(merge),
         mass=mass,
         alpha=check_alpha(1.0 if alpha is None else alpha),
-        distance=bool(distance),
+        distance=distance,
     )
 
 

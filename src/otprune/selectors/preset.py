@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from otprune.keep import Keep
-from otprune.measures.mass import Mass
+from otprune.measures.mass import Distance, Mass
 from otprune.selectors.base import Selector
 from otprune.selectors.dpp import DPPPrune
 
@@ -17,7 +17,7 @@ class Pruning(TypedDict):
     merge: bool
     mass: Mass
     alpha: float
-    distance: bool
+    distance: Distance
 
 
 def recommended(keep: Keep = 0.1) -> Pruning:
@@ -27,10 +27,10 @@ def recommended(keep: Keep = 0.1) -> Pruning:
     with the tokens that it stands for, its mass in attention is their number, and attention has the
     distance term. Selector, merging and mass were chosen on the validation images of `otprune bench
     mass`. The distance term rests on published figures; it does not hurt in `otprune bench
-    distance`. docs/mass.md has all figures. Flash attention and some models take no distance term:
-    `recommended(keep) | {"distance": False}`. The preset is not the published OTPrune, which keeps
-    other tokens (greedy log-determinant of second moments, `OTPrune(keep, gamma=0.01)`) without
-    merging and mass.
+    distance`. docs/mass.md has all figures. Models that take no distance term (flash attention
+    among them) go without it. The preset is not the published OTPrune, which keeps other tokens
+    (greedy log-determinant of second moments, `OTPrune(keep, gamma=0.01)`) without merging and
+    mass.
 
     Args:
         keep: as for any selector.
@@ -38,4 +38,4 @@ def recommended(keep: Keep = 0.1) -> Pruning:
     Raises:
         KeepError: `keep` is no ratio, number or rule.
     """
-    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0, distance=True)
+    return Pruning(selector=DPPPrune(keep), merge=True, mass="token", alpha=1.0, distance="auto")

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.masking_utils import flash_attention_mask, sdpa_mask
 
-from otprune import OTPruneError, RandomPrune, TransportPrune, UnsupportedError
+from otprune import OTPruneError, RandomPrune, TransportPrune, UnsupportedError, recommended
 from otprune.engines.transformers import attention, prune
 from tests.engines.transformers.kept import TOLERANCE
 from tests.engines.transformers.test_conversation import (
@@ -440,8 +440,23 @@ def test_the_next_turn_and_steps_by_hand_have_the_distance_term(build, name):
 
 @pytest.mark.parametrize("distance", [1, "yes", None])
 def test_distance_is_true_or_false(build, distance):
-    with pytest.raises(OTPruneError, match=r"distance=.*expected True or False"):
+    with pytest.raises(OTPruneError, match=r"distance=.*expected True, False or"):
         prune(build("llava"), SELECTOR, distance=distance)
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma"])
+def test_distance_auto_is_the_term_where_it_is_exact(build, name):
+    """PaliGemma takes none: its generate() shifts positions by one."""
+    model, inputs = build(name), FAMILIES[name].inputs((1,))
+    exact = name == "llava"
+    with prune(model, SELECTOR, mass="token", positions="preserved", distance="auto") as run:
+        auto = model(**inputs).logits
+    assert run.distance == exact
+    with prune(model, SELECTOR, mass="token", positions="preserved", distance=exact) as run:
+        assert torch.equal(model(**inputs).logits, auto)
+    assert run.distance == exact
+    with prune(model, **recommended(0.5)):
+        model(**inputs)
 
 
 def test_the_scheme_of_a_call_is_reported(build):

@@ -22,7 +22,7 @@ from otprune.engines.transformers import prune
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.keep import Keep
-from otprune.measures.mass import Mass
+from otprune.measures.mass import Distance, Mass
 from otprune.selectors import by_name
 
 
@@ -69,7 +69,7 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         merge: bool | None = None,
         mass: Mass | None = None,
         alpha: float | None = None,
-        distance: bool | None = None,
+        distance: Distance | None = None,
         positions: Positions = "auto",
         encoder_keep: float | int | None = None,
         encoder_after: float | int | None = None,

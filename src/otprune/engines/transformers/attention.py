@@ -248,6 +248,15 @@ def check_attention(model: Any, distance: bool = False) -> None:
         )
 
 
+def takes_distance(model: Any) -> bool:
+    """Whether the distance term is exact in a model, with its attention implementation."""
+    try:
+        check_attention(model, distance=True)
+    except UnsupportedError:
+        return False
+    return True
+
+
 def _configs(model: Any, decoder: Any) -> list[Any]:
     """All configs that name an attention implementation of the language model's layers or masks."""
     of_modules = [getattr(module, "config", None) for module in decoder.modules()]

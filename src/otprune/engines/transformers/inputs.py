@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from otprune.engines.common.selection import Choice
 from otprune.engines.common.stage import EncoderStage
+from otprune.engines.transformers.attention import takes_distance
 from otprune.engines.transformers.encoded import (
     PER_TOKEN,
     Encoded,
@@ -194,7 +195,8 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     chosen = iter(_choose(settings, call))
 
     keep = torch.ones_like(ids, dtype=torch.bool)
-    biased = settings.has_mass or settings.has_distance
+    distanced = settings.has_distance and (settings.distance is True or takes_distance(model))
+    biased = settings.has_mass or distanced
     log_mass = torch.zeros(ids.shape, device=ids.device)
     distance = torch.zeros(ids.shape, device=ids.device)
     outputs, reports = PrunedOutputs(call.outputs), []
@@ -207,7 +209,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
             kept[here] = True
             if mass != "none":
                 added[here] = log_masses(choice, len(x), mass, settings.alpha).to(ids.device)
-            if settings.has_distance and len(choice.made.indices) < len(x):
+            if distanced and len(choice.made.indices) < len(x):
                 factor[here] = settings.alpha
         keep[at], log_mass[at], distance[at] = kept, added, factor
         if not kept.all():
@@ -254,7 +256,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         last=last,
         full_last=full_last,
         key_bias=layout.take(log_mass, 0) if biased else None,
-        distance=layout.take(distance, 0) if settings.has_distance else None,
+        distance=layout.take(distance, 0) if distanced else None,
         compact=scheme == "compact",
     )
     inputs = new | {"mm_encoder_outputs": outputs}

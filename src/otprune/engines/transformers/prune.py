@@ -17,7 +17,7 @@ from otprune.engines.transformers.settings import Logits, Settings, Weigh
 from otprune.engines.transformers.tower import check_stage
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError
-from otprune.measures.mass import Mass
+from otprune.measures.mass import Distance, Mass
 from otprune.selectors import Selector
 
 
@@ -66,7 +66,7 @@ class prune:  # noqa: N801 - used as a function is
         untested_transformers: Untested = "refuse",
         weights: Weigh | None = None,
         encoder: EncoderStage | None = None,
-        distance: bool = False,
+        distance: Distance = False,
     ) -> None:
         made = _settings(
             selector,
@@ -119,7 +119,7 @@ def enable(
     untested_transformers: Untested = "refuse",
     weights: Weigh | None = None,
     encoder: EncoderStage | None = None,
-    distance: bool = False,
+    distance: Distance = False,
 ) -> Run:
     """Prune a model's calls in all threads, until `disable(model)`.
 
@@ -182,7 +182,8 @@ def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
 
 def _check(model: Any, settings: Settings | None) -> None:
     check(model)
-    if settings is not None and (settings.has_mass or settings.has_distance):
-        check_attention(model, settings.has_distance)
+    distanced = settings is not None and settings.has_distance and settings.distance is True
+    if settings is not None and (settings.has_mass or distanced):
+        check_attention(model, distanced)
     if settings is not None and settings.encoder is not None:
         check_stage(model, settings.encoder)

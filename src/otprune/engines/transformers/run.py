@@ -24,6 +24,7 @@ class Run:
     columns: `(B, n)` int64, for each column of the shortened prompt the column of the caller's
         prompt that it comes from; -1 for added padding. None after a call without images.
     encoder: what each call of the vision encoder kept inside it; empty without an `EncoderStage`.
+    distance: whether attention in the last call had the distance term.
     positions: "preserved" or "compact", the scheme of the last call. None after a call that lost no
         token.
     input_ids, labels: `(B, n)`, those of the shortened prompt; they match the logits that
@@ -39,6 +40,7 @@ class Run:
     def _clear(self) -> None:
         self.encoder: list[Staged] = []
         self.columns: Tensor | None = None
+        self.distance = False
         self.positions: Scheme | None = None
         self.input_ids: Tensor | None = None
         self.labels: Tensor | None = None
@@ -53,6 +55,7 @@ class Run:
         self.last = shrunk.items
         self.encoder = shrunk.encoder
         self.columns = shrunk.columns
+        self.distance = shrunk.memory is not None and shrunk.memory.distance is not None
         self.positions = shrunk.positions
         self.input_ids = shrunk.inputs["input_ids"]
         self.labels = shrunk.inputs.get("labels")

@@ -12,7 +12,7 @@ from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError
-from otprune.measures.mass import Mass, check_alpha, check_mass
+from otprune.measures.mass import Distance, Mass, check_alpha, check_distance, check_mass
 from otprune.selectors import Selector, check_selector
 from otprune.selectors.cues import Cue
 from otprune.selectors.gate import check_cues
@@ -55,7 +55,8 @@ class Settings:
             that let the few, distant kept tokens count less (RESTORE, arXiv 2606.01711, section
             3.3, which adds it between all tokens). It works with and without mass. Images that lose
             no token get none. Needs sdpa, eager or flex attention, and a language model whose
-            every layer is known to use one rotary embedding.
+            every layer is known to use one rotary embedding. True: other models are refused;
+            "auto": they go without it, and `Run.distance` says so.
         weights: how much each visual token counts in the full set, for selectors that use weights:
             a function of the list that `visual_tokens` returns for the call. It returns a list with
             one entry for each image and video: `(m,)` non-negative numbers (tensor, array or list;
@@ -83,7 +84,7 @@ class Settings:
     untested_transformers: Untested = "refuse"
     weights: Weigh | None = None
     encoder: EncoderStage | None = None
-    distance: bool = False
+    distance: Distance = False
 
     def __post_init__(self) -> None:
         # Any object with the method `reduce` of a selector is accepted.
@@ -101,8 +102,7 @@ class Settings:
         check_alpha(self.alpha)
         if not isinstance(self.merge, bool):
             raise OTPruneError(f"merge={self.merge!r}: expected True or False")
-        if not isinstance(self.distance, bool):
-            raise OTPruneError(f"distance={self.distance!r}: expected True or False")
+        check_distance(self.distance)
         if self.logits not in get_args(Logits):
             raise OTPruneError(f"logits={self.logits!r}: expected 'short' or 'full'")
         if not (self.encoder is None or isinstance(self.encoder, EncoderStage)):
@@ -118,5 +118,5 @@ class Settings:
 
     @property
     def has_distance(self) -> bool:
-        """Whether attention to kept tokens has a distance term."""
-        return self.distance and self.alpha != 0
+        """Whether attention to kept tokens has a distance term, in models that take it."""
+        return self.distance is not False and self.alpha != 0
