@@ -1,9 +1,16 @@
 """A selection inside an encoder equals the encoder with kept tokens literally repeated."""
 
+import contextvars
+import copy
+import pickle
 import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -228,11 +235,53 @@ def test_other_threads_and_nested_blocks_keep_their_own():
     assert not [x for x in tower.modules() if "forward" in vars(x)]
 
 
+@torch.no_grad()
+def test_calls_within_a_call_have_their_own_state():
+    """A hook calls the encoder again with fewer images, in the same thread or another one."""
+    tower, inputs = build("CLIPVisionModel"), TOWERS["CLIPVisionModel"].inputs()
+    few = {"pixel_values": inputs["pixel_values"][:1]}
+    made, running = [], []
+
+    def again(*_):
+        if running:
+            return
+        running.append(True)
+        made.append(tower(**few).last_hidden_state)
+        with ThreadPoolExecutor() as pool:
+            task = pool.submit(contextvars.copy_context().run, lambda: tower(**few))
+            made.append(task.result().last_hidden_state)
+
+    with staged(tower, EncoderStage(0.3, after=1)) as calls:
+        right, alone = tower(**inputs).last_hidden_state, tower(**few).last_hidden_state
+        handle = tower.encoder.layers[2].register_forward_hook(again)
+        assert torch.equal(tower(**inputs).last_hidden_state, right)
+        handle.remove()
+    assert len(calls) == 5
+    assert len(made) == 2
+    assert all(torch.equal(one, alone) for one in made)
+
+
 def test_nothing_is_left_after_an_error():
     tower = tower_of("SiglipVisionModel")
     with pytest.raises(ZeroDivisionError), staged(tower, EncoderStage(keep=0.5)):
         raise ZeroDivisionError
     assert not [x for x in tower.modules() if "forward" in vars(x)]
+
+
+@torch.no_grad()
+def test_copies_made_meanwhile_have_no_stage():
+    tower, inputs = build("CLIPVisionModel"), TOWERS["CLIPVisionModel"].inputs()
+    plain, own = tower(**inputs).last_hidden_state, tower.encoder.layers[3]
+    own.forward = own.forward  # as an instance attribute
+    with staged(tower, EncoderStage(0.5)):
+        others = copy.deepcopy(tower), pickle.loads(pickle.dumps(tower))
+        for other in others:
+            assert torch.equal(other(**inputs).last_hidden_state, plain)
+    for other in others:
+        assert torch.equal(other(**inputs).last_hidden_state, plain)
+        replaced = [x.forward for x in other.modules() if "forward" in vars(x)]
+        assert all(isinstance(x, types.MethodType) for x in replaced)
+        assert all(x.__self__ in other.modules() for x in replaced)
 
 
 @torch.no_grad()
@@ -375,6 +424,12 @@ def test_attention_that_would_lose_the_masses_is_refused():
 def test_wrong_arguments_are_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         EncoderStage(**arguments)
+
+
+@pytest.mark.parametrize("after", [0.5, np.float32(0.5), Fraction(1, 2)])
+def test_a_share_of_the_layers_may_be_any_real_number(after):
+    assert EncoderStage(0.5, after=after).layer(24) == 12
+    assert EncoderStage(0.5, after=after).layer(1) == 0
 
 
 def test_methods_that_need_weights_are_refused():

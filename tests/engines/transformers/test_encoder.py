@@ -8,7 +8,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, ViTConfig
 
 import otprune
 from otprune import DPPPrune, EncoderStage, OTPruneError, TransportPrune, UnsupportedError
-from otprune.engines.transformers.selection import reduce_among
+from otprune.engines.transformers.selection import choose, reduce_among
 from otprune.measures.cells import Cells
 from tests.families.base import TEXT
 from tests.families.tiny import FAMILIES
@@ -297,3 +297,47 @@ def test_rules_decide_on_what_the_encoder_kept(copies):
     assert sum(len(one.indices) for one in made) == 9
     (auto,) = reduce_among(TransportPrune("auto"), [tokens], [cells], False, [None])
     assert set(auto.indices.tolist()) <= set(cells.kept.tolist())
+
+
+def test_ratios_in_rules_are_shares_of_all_tokens(copies):
+    tokens, cells = copies  # 12 of 40
+    budget, auto = (
+        reduce_among(TransportPrune(keep), [tokens] * 2, [cells] * 2, False, [None] * 2)
+        for keep in (otprune.Budget(0.25), otprune.Auto(1e-9, max_keep=0.25))
+    )
+    assert sum(len(one.indices) for one in budget) == 20
+    assert [len(one.indices) for one in auto] == [10, 10]
+    (most,) = reduce_among(TransportPrune(otprune.Budget(0.9)), [tokens], [cells], False, [None])
+    assert torch.equal(most.indices, cells.kept)
+
+
+def test_a_rule_covers_images_whose_plan_is_not_known(copies):
+    tokens, cells = copies
+    made = choose(
+        TransportPrune(otprune.Budget(15)),
+        [tokens, tokens.flip(0)],
+        [0, 0],
+        False,
+        None,
+        [cells, None],
+    )
+    assert sum(len(one.made.indices) for one in made) == 15
+
+
+def test_masses_of_an_image_kept_whole_are_the_weights(copies):
+    tokens, cells = copies
+    weights = torch.arange(1, 41).double() / 20.5
+    for plan in (None, cells):
+        (one,) = choose(TransportPrune(1.0), [tokens], [0], False, [weights], [plan])
+        assert torch.allclose(one.made.masses, weights.float() / 40)
+
+
+def test_a_method_with_its_own_constructor(copies):
+    class Quarter(TransportPrune):
+        def __init__(self):
+            super().__init__(0.25)
+
+    tokens, cells = copies
+    (made,) = reduce_among(Quarter(), [tokens], [cells], False, [None])
+    (right,) = reduce_among(TransportPrune(0.25), [tokens], [cells], False, [None])
+    assert torch.equal(made.indices, right.indices)

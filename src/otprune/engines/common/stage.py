@@ -86,9 +86,10 @@ class EncoderStage:
         Raises:
             OTPruneError: the encoder has no layer behind the selection.
         """
-        first = round(self.after * layers) if isinstance(self.after, float) else int(self.after)
-        if isinstance(self.after, float):
-            first = min(first, layers - 1)
+        if isinstance(self.after, Integral):
+            first = int(self.after)
+        else:
+            first = min(round(float(self.after) * layers), layers - 1)
         if not first < layers:
             raise OTPruneError(
                 f"after={self.after} layers, and the encoder has {layers}: give a smaller number, "

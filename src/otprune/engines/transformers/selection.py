@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from otprune import keep as budget
 from otprune.checks import check_weights
 from otprune.engines.common.selection import (
     Choice,
@@ -18,7 +20,7 @@ from otprune.engines.common.selection import (
     timed,
 )
 from otprune.errors import UnsupportedError, WeightError
-from otprune.keep import Auto, Budget
+from otprune.keep import Auto, Budget, Keep
 from otprune.measures.cells import Cells
 from otprune.measures.mass import Mass, log_mass
 from otprune.selectors import Cues, Reduction, Selector, merging
@@ -49,7 +51,8 @@ def choose(
         weights: `(m,)` for each image, or None for one whose tokens all count the same.
         cells: for each image the plan of a selection inside the encoder, or None. Tokens of one
             cell are copies. Of m tokens `count(m)` are kept, chosen among those that the encoder
-            kept, and at most those; a rule decides on those. If `count(m)` is m, all m are kept.
+            kept, and at most those; ratios in a rule are shares of m, too. If `count(m)` is m, all
+            m are kept.
 
     Raises:
         SelectorError: the selector's indices are not strictly ascending, or not valid for an image.
@@ -59,14 +62,16 @@ def choose(
     plans = [None] * len(images) if cells is None else list(cells)
 
     def key(tokens: Tensor, row: int, weight: Tensor | None, plan: Cells | None) -> object:
-        staged = plan is not None and isinstance(selector, Selector)
-        return staged, row if ruled else (tokens.shape, tokens.dtype, weight is None)
+        if ruled:
+            return row
+        return plan is None, tokens.shape, tokens.dtype, weight is None
 
     def together(places: list[int]) -> list[Choice]:
         sets = [images[i] for i in places]
         ours = [weighed[i] for i in places]
-        known = [plan for plan in (plans[i] for i in places) if plan is not None]
-        if known and isinstance(selector, Selector):
+        if any(plans[i] for i in places) and isinstance(selector, Selector):
+            # One rule covers all images of a sequence, also those whose plan is not known.
+            known = [plans[i] or Cells.whole(len(images[i]), images[i].device) for i in places]
             return timed(lambda: reduce_among(selector, sets, known, merge, ours), sets[0].device)
         given = [w for w in ours if w is not None]
 
@@ -96,36 +101,50 @@ def reduce_among(
     use weights.
     """
     made: list[Reduction | None] = [None] * len(sets)
-    groups: dict[int | None, list[int]] = {}
+    groups: dict[Keep, list[int]] = {}
+    total = sum(map(len, sets)), sum(len(plan.kept) for plan in cells)
     for i, (tokens, plan) in enumerate(zip(sets, cells, strict=True)):
         m = len(tokens)
-        if isinstance(selector.keep, (float, int)):
-            k = selector.count(m)
-            if k == m:
-                made[i] = Reduction(plan.cell.new_tensor(range(m)), _even(m), tokens)
-                continue
-            groups.setdefault(min(k, len(plan.kept)), []).append(i)
+        if isinstance(selector.keep, (float, int)) and selector.count(m) == m:
+            every = torch.arange(m, device=tokens.device)
+            made[i] = _reduction(tokens, every, weights[i], selector, merge)
         else:
-            groups.setdefault(None, []).append(i)
-    for number, places in groups.items():
-        method = selector if number is None else replace(selector, keep=number)
+            groups.setdefault(_keep_among(selector, m, len(plan.kept), total), []).append(i)
+    for keep, places in groups.items():
         few = [sets[i][cells[i].kept] for i in places]
         counts = [cells[i].counts(weights[i]) for i in places]
         weighed = counts if "weights" in selector.uses else None
-        found = method.select_each(few, weights=weighed)
+        found = _keeping(selector, keep).select_each(few, weights=weighed)
         for i, tokens, count, indices in zip(places, few, counts, found, strict=True):
-            one = merging.reduction(
-                Batch(tokens[None], Cues(weights=(count / count.mean())[None])),
-                indices[None],
-                selector.assignment_metric,
-                merge,
-            ).unbind()[0]
+            one = _reduction(tokens, indices, count / count.mean(), selector, merge)
             made[i] = Reduction(cells[i].kept[indices], one.lazy_masses, one.features)
     return [one for one in made if one is not None]
 
 
-def _even(m: int) -> Tensor:
-    return torch.full((m,), 1 / m)
+def _reduction(
+    tokens: Tensor, indices: Tensor, weights: Tensor | None, selector: Selector, merge: bool
+) -> Reduction:
+    """One set `(m, d)` reduced to the tokens `indices`, `(k,)`."""
+    given = None if weights is None else weights[None].float().to(tokens.device)
+    batch = Batch(tokens[None], Cues(weights=given))
+    return merging.reduction(batch, indices[None], selector.assignment_metric, merge).unbind()[0]
+
+
+def _keep_among(selector: Selector, m: int, kept: int, total: tuple[int, int]) -> Keep:
+    """`keep` for a set of `kept` tokens that stand for m; `total`, the same of all sets."""
+    rule = selector.keep
+    if isinstance(rule, Auto):
+        return replace(rule, max_keep=min(budget.count(rule.max_keep, m), kept))
+    if isinstance(rule, Budget):
+        return replace(rule, total=min(budget.count(rule.total, total[0]), total[1]))
+    return min(selector.count(m), kept)
+
+
+def _keeping(selector: Selector, keep: Keep) -> Selector:
+    """The selector with another `keep`; its class may have a constructor of its own."""
+    other = copy.copy(selector)
+    object.__setattr__(other, "keep", keep)
+    return other
 
 
 def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:

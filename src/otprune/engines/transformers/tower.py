@@ -15,6 +15,7 @@ the mass would be lost raises an error.
 from __future__ import annotations
 
 import inspect
+import operator
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,7 @@ def check_stage(model: Any, stage: EncoderStage) -> None:
 
 @dataclass(eq=False)
 class _Plan:
-    """A stage for the calls of one encoder in one context, and the state of the running call."""
+    """A stage for the calls of one encoder in one context."""
 
     stage: EncoderStage
     tower: Any
@@ -108,11 +109,19 @@ class _Plan:
     places: dict[int, int]
     decoder: Decoder
     calls: list[Staged] = field(default_factory=list)
-    arguments: Mapping[str, Any] | None = None
+
+
+@dataclass(eq=False)
+class _Call:
+    """A running call of a plan's encoder: its arguments, and what was kept (None: every token)."""
+
+    plan: _Plan
+    arguments: Mapping[str, Any]
     short: _Short | None = None
 
 
 _PLAN: ContextVar[_Plan | None] = ContextVar("otprune_encoder_stage", default=None)
+_CALL: ContextVar[_Call | None] = ContextVar("otprune_encoder_call", default=None)
 
 
 # -- replacing methods ---------------------------------------------------------------------------
@@ -179,6 +188,12 @@ class _Method:
             return self.__wrapped__(*args, **kwargs)
         return _call_layer(plan, self.module, place, self.__wrapped__, args, kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # No stage applies to a copy or a saved model, so it can be loaded without otprune.
+        if self.own is not None:
+            return operator.getitem, ((self.own,), 0)
+        return getattr, (self.module, self.name)
+
 
 def _call_pack(
     plan: _Plan,
@@ -214,11 +229,11 @@ def _call_pack(
 def _call_tower(
     plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    plan.arguments, plan.short = _named(plan.tower, args, kwargs), None
+    token = _CALL.set(_Call(plan, _named(plan.tower, args, kwargs)))
     try:
         return function(*args, **kwargs)
     finally:
-        plan.arguments, plan.short = None, None
+        _CALL.reset(token)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -238,9 +253,15 @@ def _call_layer(
             "encoder="
         )
     given = _named(layer, args, kwargs)
+    call = _CALL.get()
+    if call is None or call.plan is not plan:
+        raise UnsupportedError(
+            f"a layer of {name} was called by itself, so what its tokens show is not known: call "
+            "the encoder, or prune without encoder="
+        )
     if place == plan.first:
-        plan.short = _select(plan, given["hidden_states"])
-    short = plan.short
+        call.short = _select(call, given["hidden_states"])
+    short = call.short
     if short is None:
         return function(*args, **kwargs)
     if "position_ids" in given and "flash" in str(plan.tower.config._attn_implementation):
@@ -316,15 +337,11 @@ class _Short:
         return found.to(old.dtype)
 
 
-def _select(plan: _Plan, hidden: Tensor) -> _Short | None:
+def _select(call: _Call, hidden: Tensor) -> _Short | None:
     """Select tokens of the sequences that enter a layer; None if all of them are kept."""
-    if plan.arguments is None:
-        raise UnsupportedError(
-            f"a layer of {type(plan.tower).__name__} was called by itself, so what its tokens show "
-            "is not known: call the encoder, or prune without encoder="
-        )
+    plan = call.plan
     rows, n = hidden.shape[:-1] if hidden.ndim == 3 else (1, len(hidden))
-    layout = plan.row.layout(plan.tower, plan.arguments, (rows, n), plan.side)
+    layout = plan.row.layout(plan.tower, call.arguments, (rows, n), plan.side)
     flat = hidden.detach().reshape(rows * n, -1)
     units = [some.to(flat.device) for some in layout.units]
     sets = [flat[some].mean(dim=1) if some.shape[1] > 1 else flat[some[:, 0]] for some in units]
