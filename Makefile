@@ -31,7 +31,7 @@ demo: ## answer a question about a photograph, unpruned and pruned; writes out/d
 	$(call install,demo,-e '.[demo]')
 	@mkdir -p out
 	$(VENV)/bin/otprune ask src/otprune/demo/samples/coffee.jpg "Is the blue star left of the red circle?" \
-	  --keep 0.1 --overlay out/demo.png
+	  --tokens 324 --keep 0.1 --repeats 15 --overlay out/demo.png
 
 test: ## the default suite
 	$(call install,dev,-e '.[dev]' $(BESIDE))
@@ -115,6 +115,8 @@ demo-model: ## train the embedded model again: hours; resumes where it stopped
 	$(PY) -m otprune_training.train $(RUN)
 	$(PY) -m otprune_training.export $(RUN)
 	$(PY) -m otprune_training.evaluate $(RUN)
+	$(PY) -m otprune_training.dense $(RUN)
+	$(PY) -m otprune_training.evaluate $(RUN) --dense
 
 demo-models: ## two more of the embedded model's kind, which `make bench-mass` compares
 	$(call install,train,-e '.[demo]' -e './training[photos]')

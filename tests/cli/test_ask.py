@@ -12,6 +12,7 @@ from otprune import (
     OTPrune,
     OTPruneError,
     UnsupportedError,
+    demo,
     prefill_flops,
     prune,
     recommended,
@@ -48,6 +49,15 @@ def test_report_has_both_answers_and_every_figure(run, photo):
         assert label in rows
     assert widest(result.out, photo) <= 80
     assert "\x1b" not in result.out
+
+
+@pytest.mark.parametrize("command", [("ask", QUESTION, *QUICK), ("select",)])
+def test_the_denser_model_is_asked_for_by_its_tokens(run, photo, tiny, monkeypatch, command):
+    asked = []
+    monkeypatch.setattr(demo, "load", lambda tokens=144: asked.append(tokens) or tiny)
+    name, *words = command
+    assert run(name, photo, *words, "--tokens", "324").status == 0
+    assert asked == [324]
 
 
 def test_json_says_what_the_library_says(run, photo, tiny):

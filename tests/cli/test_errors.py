@@ -36,6 +36,8 @@ from .conftest import QUESTION
         (("--gamma", "nan"), "gamma=nan is outside"),
         (("--keep", "auto", "--target", "nan"), "give a number > 0"),
         (("--trust-remote-code",), "--trust-remote-code belongs to --model"),
+        (("--tokens", "100"), "--tokens 100: expected 144 or 324"),
+        (("--tokens", "324", "--model", "x"), "--tokens 324 belongs to the embedded model"),
         (("--overlay", "/proc/o.png"), "--overlay: cannot write in /proc"),
         (("--method", "recommended", "--gamma", "1"), "leave gamma out, or name a method"),
         (("--target", "0.1"), "--target belongs to --keep auto, and --keep is 0.1"),

@@ -71,6 +71,9 @@ def test_choices_that_exclude_each_other(refused, photo):
         "select", photo, "--encoder", "vit-s", "--size", "100"
     )
     assert "belongs to --model" in refused("select", photo, "--trust-remote-code")
+    assert "--tokens 324 belongs to the embedded model" in refused(
+        "select", photo, "--encoder", "vit-s", "--tokens", "324"
+    )
     for words in (("--device", "cuda"), ("--dtype", "bfloat16"), ("--trust-remote-code",)):
         said = refused("select", photo, "--encoder", "vit-s", *words)
         assert f"{' '.join(words)} belongs to a model" in said

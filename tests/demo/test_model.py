@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from otprune import METHODS, OTPrune, prune
-from otprune.demo import HELP, MODEL_DIR, SAMPLES_DIR, load, suggestions, unknown_words
+from otprune.demo import FOLDERS, HELP, MODEL_DIR, SAMPLES_DIR, load, suggestions, unknown_words
 from otprune.errors import OTPruneError
 from otprune_training.architecture import BOS, build
 from otprune_training.evaluate import answer
@@ -57,25 +57,43 @@ def embedded():
     return load()
 
 
-def test_it_is_a_small_stock_checkpoint_in_half_precision() -> None:
-    weights = MODEL_DIR / "model.safetensors"
-    assert weights.stat().st_size < 15e6
+@pytest.fixture(scope="module")
+def dense():
+    return load(tokens=324)
+
+
+@pytest.mark.parametrize("tokens", FOLDERS)
+def test_it_is_a_small_stock_checkpoint_in_half_precision(tokens: int) -> None:
+    weights = FOLDERS[tokens] / "model.safetensors"
+    assert weights.stat().st_size < 4e6
     with safe_open(weights, "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
-    model = AutoModelForImageTextToText.from_pretrained(MODEL_DIR)
+    model = AutoModelForImageTextToText.from_pretrained(FOLDERS[tokens])
     assert isinstance(model, LlavaForConditionalGeneration)
-    config = json.loads((MODEL_DIR / "config.json").read_text())
+    config = json.loads((FOLDERS[tokens] / "config.json").read_text())
     assert "auto_map" not in config
+    assert config["image_seq_length"] == tokens
 
 
-def test_every_weight_is_found_under_the_name_that_the_hub_uses() -> None:
+@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
+def test_every_weight_is_found_under_the_name_that_the_hub_uses(folder) -> None:
     """vLLM knows no other; transformers must know these at both ends of its range."""
-    with safe_open(MODEL_DIR / "model.safetensors", "pt") as file:
+    with safe_open(folder / "model.safetensors", "pt") as file:
         tower = [name for name in file.keys() if name.startswith("vision_tower.")]  # noqa: SIM118
     assert tower
     assert all(name.startswith("vision_tower.vision_model.") for name in tower)
-    _, found = AutoModelForImageTextToText.from_pretrained(MODEL_DIR, output_loading_info=True)
+    _, found = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(found.values()), found
+
+
+def test_the_denser_model_differs_in_its_vision_tower_alone(embedded, dense) -> None:
+    ours, theirs = embedded[0].state_dict(), dense[0].state_dict()
+    assert ours.keys() == theirs.keys()
+    other = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert other
+    assert all(name.startswith("model.vision_tower.") for name in other)
+    with pytest.raises(OTPruneError, match="144 or 324"):
+        load(tokens=576)
 
 
 def test_what_is_exported_is_named_so_and_loads_as_it_was(tmp_path) -> None:
@@ -102,6 +120,17 @@ def test_it_answers_about_the_samples(embedded, name: str) -> None:
     image = Image.open(SAMPLES_DIR / f"{name}.jpg")
     answers = answer(*embedded, image, [[text] for text in ASKED[name]])
     assert dict(zip(ASKED[name], answers, strict=True)) == ASKED[name]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_denser_model_answers_about_the_samples(dense, name: str) -> None:
+    image = Image.open(SAMPLES_DIR / f"{name}.jpg")
+    asked = [text for text in ASKED[name] if text != "List all things."]
+    with prune(dense[0], OTPrune(0.1)) as run:
+        pruned = answer(*dense, image, [[text] for text in asked])
+    assert {(item.before, item.after) for item in run.last} == {(324, 32)}
+    for answers in (pruned, answer(*dense, image, [[text] for text in asked])):
+        assert dict(zip(asked, answers, strict=True)) == {text: ASKED[name][text] for text in asked}
 
 
 def test_it_answers_from_the_image_and_not_from_the_question(embedded) -> None:

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from otprune.demo.words import VOCABULARY
-from otprune_training.scenes import GRID, PATCH, SIZE
+from otprune_training.scenes import GRID, PATCH
 
 WORD_ID = {word: i for i, word in enumerate(VOCABULARY)}
 PAD, BOS, EOS, IMAGE, UNK = range(5)
@@ -25,17 +25,18 @@ IMAGE_MEAN = (0.45, 0.42, 0.40)
 IMAGE_STD = (0.27, 0.26, 0.27)
 
 
-def config(theta: float = THETA) -> LlavaConfig:
-    """CLIP tower (128 wide, 5 layers, 144 tokens), LLaVA projector, Llama (128 wide, 4 layers).
+def config(theta: float = THETA, grid: int = GRID) -> LlavaConfig:
+    """CLIP tower (128 wide, 5 layers), LLaVA projector, Llama (128 wide, 4 layers).
 
     theta: base of the rotary embedding.
+    grid: patches along a side of the image; each is a token.
     """
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,
         num_hidden_layers=5,
         num_attention_heads=4,
-        image_size=SIZE,
+        image_size=grid * PATCH,
         patch_size=PATCH,
         projection_dim=128,
     )
@@ -57,21 +58,21 @@ def config(theta: float = THETA) -> LlavaConfig:
         vision_config=vision,
         text_config=text,
         image_token_index=IMAGE,
-        image_seq_length=GRID * GRID,
+        image_seq_length=grid * grid,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
     )
 
 
-def build(seed: int, theta: float = THETA) -> Any:
+def build(seed: int, theta: float = THETA, grid: int = GRID) -> Any:
     """A fresh model; its position embeddings start as sines and cosines of row and column."""
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config(theta))
+    model = LlavaForConditionalGeneration(config(theta, grid))
     embedding = model.model.vision_tower.embeddings.position_embedding
     with torch.no_grad():
         embedding.weight[0].zero_()
-        embedding.weight[1:].copy_(0.5 * _sines(GRID, embedding.embedding_dim))
+        embedding.weight[1:].copy_(0.5 * _sines(grid, embedding.embedding_dim))
     return model
 
 

@@ -3,16 +3,17 @@
 Every scene has a photograph that was held out of training and at least one combination of colour
 and noun that was too. Questions are answered by stock `generate`, greedily; an
 answer counts as right when all its words are. Nothing is pruned here: that is `otprune bench
-quality`.
+quality`. With `--dense` the model of 324 tokens is measured, pruned too, beside that of 144.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import platform
 import shutil
-import sys
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from math import sqrt
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import otprune
 from otprune.demo import load
 from otprune.demo.words import UNSEEN
 from otprune_training import photos
@@ -32,6 +34,7 @@ from otprune_training.train import STAGES
 
 SEED = 77
 SCENES = 300
+DENSE_SCENES, DENSE_KEEP = 100, 0.098
 REQUIRED = {
     "existence": 0.92,
     "color": 0.92,
@@ -227,8 +230,56 @@ def main(folder: Path, out: Path) -> None:
     plot_curve(out / "log.jsonl", out / "curve.png")
 
 
+def dense(folder: Path, out: Path) -> None:
+    """Write `dense.md` and `dense.json`: both embedded models on the same scenes."""
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    asked = scenes(folder, DENSE_SCENES)
+    prunings: dict[str, dict[str, Any]] = {
+        f"OTPrune({DENSE_KEEP})": {"selector": otprune.OTPrune(DENSE_KEEP)},
+        f"DPPPrune({DENSE_KEEP}) merged, with masses": {
+            "selector": otprune.DPPPrune(DENSE_KEEP),
+            "merge": True,
+            "mass": "token",
+        },
+    }
+    found: dict[str, Figures] = {"144 tokens": measure(*load(), asked)}
+    model, processor = load(tokens=324)
+    for name, how in {"": None, **prunings}.items():
+        with otprune.prune(model, **how) if how else nullcontext():
+            found[f"324 tokens{', ' * bool(name)}{name}"] = measure(model, processor, asked)
+    report = {"seed": SEED, "scenes": DENSE_SCENES, "torch": torch.__version__, "figures": found}
+    (out / "dense.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "dense.md").write_text(dense_markdown(report))
+    shutil.copy(folder / "dense.jsonl", out / "dense.jsonl")
+
+
+def dense_markdown(report: dict[str, Any]) -> str:
+    """The page about both embedded models: a row for each kind of question."""
+    found = report["figures"]
+    lines = [
+        "# The embedded model with 144 and with 324 tokens",
+        "",
+        f"`python -m otprune_training.evaluate runs/demo --dense`, torch {report['torch']}, seed "
+        f"{report['seed']}, the first {report['scenes']} scenes of [the report](report.md): share "
+        "of right answers, and standard error clustered by image.",
+        "",
+        f"| questions | {' | '.join(found)} | number |",
+        "| --- |" + " --- |" * (len(found) + 1),
+    ]
+    for kind, first in next(iter(found.values())).items():
+        cells = [
+            f"{figures[kind]['accuracy']:.3f} ± {figures[kind]['standard_error']:.3f}"
+            for figures in found.values()
+        ]
+        lines.append(f"| {kind} | {' | '.join(cells)} | {first['questions']} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        Path(sys.argv[2] if len(sys.argv) > 2 else "docs/results/demo_model"),
-    )
+    parser = argparse.ArgumentParser(description="Measure the embedded model.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("docs/results/demo_model"))
+    parser.add_argument("--dense", action="store_true", help="the model of 324 tokens")
+    given = parser.parse_args()
+    (dense if given.dense else main)(given.run, given.out)

@@ -12,17 +12,24 @@ from safetensors.torch import load_file, save_file
 from otprune.demo import MODEL_DIR
 from otprune_training.architecture import BOS, EOS, IMAGE, PAD, THETA, UNK, build
 from otprune_training.processor import build_processor
+from otprune_training.scenes import GRID, PATCH
 from otprune_training.train import STAGES
 
 
-def export(weights: dict[str, torch.Tensor] | None, folder: Path, theta: float = THETA) -> None:
+def export(
+    weights: dict[str, torch.Tensor] | None,
+    folder: Path,
+    theta: float = THETA,
+    grid: int = GRID,
+) -> None:
     """Write `folder` in fp16 safetensors, loadable by stock `from_pretrained` and by vLLM.
 
     Args:
         weights: state dict of the model; None writes it untrained.
         theta: base of its rotary embedding.
+        grid: patches along a side of its image.
     """
-    model: Any = build(seed=0, theta=theta)
+    model: Any = build(seed=0, grid=grid, theta=theta)
     if weights is not None:
         model.load_state_dict(weights)
     settings = model.generation_config
@@ -31,7 +38,7 @@ def export(weights: dict[str, torch.Tensor] | None, folder: Path, theta: float =
     settings.suppress_tokens = [PAD, BOS, IMAGE, UNK]
     model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     name_as_published(folder / "model.safetensors")
-    build_processor().save_pretrained(folder)
+    build_processor(grid * PATCH).save_pretrained(folder)
 
 
 def name_as_published(file: Path) -> None:

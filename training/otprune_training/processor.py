@@ -51,12 +51,16 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> LlavaProcessor:
-    """The whole photograph, of any shape, becomes one square image: nothing is cropped away."""
+def build_processor(size: int = SIZE) -> LlavaProcessor:
+    """The whole photograph, of any shape, becomes one square image: nothing is cropped away.
+
+    Args:
+        size: pixels along a side of that image.
+    """
     image_processor = CLIPImageProcessorPil(
         do_center_crop=False,
-        size={"height": SIZE, "width": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
+        size={"height": size, "width": size},
+        crop_size={"height": size, "width": size},
         image_mean=list(IMAGE_MEAN),
         image_std=list(IMAGE_STD),
     )

@@ -159,6 +159,7 @@ def ask(
     encoder_keep: options.EncoderKeep = None,
     encoder_after: options.EncoderAfter = None,
     model: options.Model = None,
+    tokens: options.Tokens = None,
     device: options.Device = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -190,7 +191,7 @@ def ask(
     how = pruning(method, wanted, merge, mass, alpha, distance, **own)
     selector = how["selector"]
     stage = options.encoder_stage(encoder_keep, encoder_after)
-    options.check_model(model, trust_remote_code)
+    options.check_model(model, tokens, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
         from otprune.cli import images
@@ -202,7 +203,7 @@ def ask(
         from otprune.cli import ask as asking
         from otprune.cli import drawing, models, report, stages
 
-        loaded = models.load(model, device, dtype.value, trust_remote_code)
+        loaded = models.load(model, tokens, device, dtype.value, trust_remote_code)
         stages.check_stage(loaded.model, stage)
         with_grid = overlay is not None
         each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
@@ -269,6 +270,7 @@ def select(
     encoder_keep: options.EncoderKeep = None,
     encoder_after: options.EncoderAfter = None,
     model: options.Model = None,
+    tokens: options.Tokens = None,
     encoder: options.EncoderOption = None,
     size: options.Size = None,
     device: options.Device = "auto",
@@ -288,7 +290,7 @@ def select(
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
     selector = pruning(method, wanted, **own)["selector"]
     stage = options.encoder_stage(encoder_keep, encoder_after)
-    options.check_encoder(encoder, model, size, device, dtype, trust_remote_code)
+    options.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
         from otprune.cli import images
 
@@ -303,7 +305,7 @@ def select(
         if encoder is not None:
             tool = selecting.by_vit_s(size or 224, stage)
         else:
-            tool = selecting.by_model(model, device, dtype.value, trust_remote_code, stage)
+            tool = selecting.by_model(model, tokens, device, dtype.value, trust_remote_code, stage)
         with_grid = overlay is not None
         each.check(lambda photo: tool.check(photo.open().image, with_grid))
         rows: list[drawing.Row] = []

@@ -47,9 +47,15 @@ def quiet() -> None:
 
 
 def load(
-    name: str | None, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    name: str | None,
+    tokens: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Loaded:
     """Load the embedded model (None), or a model from a folder or the hub, onto its device.
+
+    `tokens` is that of `otprune.demo.load`, for the embedded model alone.
 
     Weights are read from safetensors only. Code in a model's repository runs only if trusted.
 
@@ -62,7 +68,7 @@ def load(
     place = _device(device)
     number = _dtype(dtype, place)
     if name is None:
-        model, processor = demo.load()
+        model, processor = demo.load() if tokens is None else demo.load(tokens=tokens)
         found = Loaded(EMBEDDED, model, processor, embedded=True)
     else:
         found = _load(find(name), number, trust_remote_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from otprune import demo
 from otprune.errors import KeepError, OTPruneError
 from otprune.keep import Auto
 
@@ -219,6 +220,15 @@ Model = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="144|324",
+        help="The embedded model: how many tokens it makes of a photograph.",
+        show_default="144",
+        rich_help_panel=_MODEL,
+    ),
+]
 EncoderOption = Annotated[
     Encoder | None,
     typer.Option(
@@ -375,19 +385,26 @@ def _plain(value: Enum | str | int | None) -> object:
     return value
 
 
-def check_model(model: str | None, trust_remote_code: bool) -> None:
-    """Refuse an option about a model's code where no model is given.
+def check_model(model: str | None, tokens: int | None, trust_remote_code: bool) -> None:
+    """Refuse what belongs to another model than the one that is asked for.
 
     Raises:
-        OTPruneError: the embedded model has no code of its own.
+        OTPruneError: names the option.
     """
     if trust_remote_code and model is None:
         raise OTPruneError("--trust-remote-code belongs to --model: the embedded model has no code")
+    if tokens is None:
+        return
+    if model is not None:
+        raise OTPruneError(f"--tokens {tokens} belongs to the embedded model: leave out --model")
+    if tokens not in demo.FOLDERS:
+        raise OTPruneError(f"--tokens {tokens}: expected {' or '.join(map(str, demo.FOLDERS))}")
 
 
 def check_encoder(
     encoder: Encoder | None,
     model: str | None,
+    tokens: int | None,
     size: int | None,
     device: str,
     dtype: Dtype,
@@ -401,10 +418,12 @@ def check_encoder(
     if encoder is None:
         if size is not None:
             raise OTPruneError("--size belongs to --encoder vit-s: a model has its own size")
-        check_model(model, trust_remote_code)
+        check_model(model, tokens, trust_remote_code)
         return
     if model is not None:
         raise OTPruneError("--encoder and --model: give one of them")
+    if tokens is not None:
+        raise OTPruneError(f"--tokens {tokens} belongs to the embedded model: leave out --encoder")
     given = {
         f"--device {device}": device not in ("auto", "cpu"),
         f"--dtype {dtype.value}": dtype not in (Dtype.auto, Dtype.float32),

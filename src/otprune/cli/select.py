@@ -127,6 +127,7 @@ def select(
 
 def by_model(
     name: str | None,
+    tokens: int | None,
     device: str,
     dtype: str,
     trust_remote_code: bool,
@@ -137,7 +138,7 @@ def by_model(
     Raises:
         UnsupportedError, OTPruneError: the model or its encoder cannot be pruned.
     """
-    loaded = load(name, device, dtype, trust_remote_code)
+    loaded = load(name, tokens, device, dtype, trust_remote_code)
     check_stage(loaded.model, stage)
 
     def encode(image: Image, stage: EncoderStage | None) -> Encoded:

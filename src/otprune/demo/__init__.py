@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 MODEL_DIR = Path(__file__).parent / "model"
+DENSE_DIR = Path(__file__).parent / "model_324"
+FOLDERS = {144: MODEL_DIR, 324: DENSE_DIR}  # by number of tokens an image
 SAMPLES_DIR = Path(__file__).parent / "samples"
 
 HELP = """\
@@ -41,15 +43,25 @@ anything else use a real model, for instance --model HuggingFaceTB/SmolVLM-256M-
 """
 
 
-def load(folder: Path = MODEL_DIR) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def load(
+    folder: Path | None = None, tokens: int = 144
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The embedded model in float32 and its processor.
 
+    Args:
+        folder: another checkpoint of its kind.
+        tokens: 144 or 324, of each image. Both models have the same projector and language model.
+
     Raises:
-        OTPruneError: `folder` holds no checkpoint.
+        OTPruneError: there is no model with so many tokens, or `folder` holds no checkpoint.
     """
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+    if folder is None:
+        if tokens not in FOLDERS:
+            raise OTPruneError(f"tokens={tokens}: the embedded model has 144 or 324")
+        folder = FOLDERS[tokens]
     if not (folder / "model.safetensors").exists():
         raise OTPruneError(
             f"no checkpoint in {folder}: the installation is incomplete, install otprune again"
