@@ -144,6 +144,8 @@ def test_a_stage_of_ones_own(run, tmp_path, monkeypatch):
     assert run(*words, "--encoder-after", "1").status == 0
     assert [plan.stages for plan in asked] == [(EncoderStage(0.5),), (EncoderStage(0.5, after=1),)]
     assert "keep 0.5 after 1" in asked[1].settings()["encoder"]
+    assert run(*words, "--rounds", "5").status == 0
+    assert [plan.repeats for plan in asked] == [QUICK.repeats, QUICK.repeats, 5]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -63,12 +63,12 @@ def _round(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> l
 
 
 def _encoder_only(plan: Plan, name: str, model: Callable[[], _Model]) -> Iterable[Case]:
-    for label, stage in plan.encoders.items():
-        yield f"{name}/memory/encoder {label}", partial(_encoder_memory, model, stage)
     for number in range(1, plan.repeats + 1):
         made = _stages(plan, name, model, number)
         random.Random(f"{plan.seed} {number}").shuffle(made)
         yield from made
+    for label, stage in plan.encoders.items():
+        yield f"{name}/memory/encoder {label}", partial(_encoder_memory, model, stage)
 
 
 def _stages(plan: Plan, name: str, model: Callable[[], _Model], number: int) -> list[Case]:
@@ -110,8 +110,14 @@ class _OneModel:
 
 def _encode(model: Callable[[], _Model], stage: EncoderStage | None) -> dict[str, Any]:
     ready = model()
+    start = time.process_time()
     seconds, inside = measure.encode_staged(ready.model, ready.inputs, stage)
-    return {"seconds": seconds, "inside_seconds": inside, "load": os.getloadavg()[0]}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - start,
+        "inside_seconds": inside,
+        "load": os.getloadavg()[0],
+    }
 
 
 def _generate(
@@ -123,8 +129,10 @@ def _generate(
 ) -> dict[str, Any]:
     ready = model()
     inputs = ready.inputs if pixels else ready.encoded
+    start = time.process_time()
     timed = measure.generate(ready.model, inputs, selector, new, stage=stage)
     return {
+        "cpu_seconds": time.process_time() - start,
         "first_token_seconds": timed.tokens[0],
         "decoding_seconds": [b - a for a, b in zip(timed.tokens, timed.tokens[1:], strict=False)],
         "selector_seconds": timed.selector,

@@ -28,6 +28,10 @@ def command(
         bool,
         typer.Option("--encoder-only", help="Only compare selections inside the encoder."),
     ] = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="NUMBER", help="Rounds of all settings.", show_default="3"),
+    ] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="Of the models; processors differ in which they are fast at.")
     ] = Dtype.bfloat16,
@@ -42,4 +46,5 @@ def command(
     stage = encoder_stage(encoder_keep, encoder_after)
     changes: dict[str, Any] = {} if stage is None else {"stages": (stage,)}
     changes |= {"encoder_only": encoder_only, "dtype": dtype.value}
+    changes |= {} if rounds is None else {"repeats": rounds}
     start("efficiency", out, seed, quick, **changes)

@@ -40,10 +40,11 @@ INSIDE = """The same models with a selection inside the encoder too (`otprune.En
 of each image or tile stay, and the other layers work on these alone. *whole*: no selection there.
 In front of the language model all keep the same number of tokens, by {setting}. *First token*: one
 call from pixels to the first token, everything included. *Encoder*: encoder and projector timed by
-themselves, the selection inside included. *Of whole*: against *whole* in the same round. *Selection
-inside*: its time, as a share of the encoder's time with it, and of the *whole* encoder's. The peak
-is the most bytes of tensors held at once beyond weights and inputs; the layers in front of the
-selection have theirs as without it."""
+themselves, the selection inside included. *Of whole*: against *whole* in the same round. *CPU
+time*: seconds that processors worked for this process, which other processes disturb less.
+*Selection inside*: its time, as a share of the encoder's time with it, and of the *whole*
+encoder's. The peak is the most bytes of tensors held at once beyond weights and inputs; the layers
+in front of the selection have theirs as without it."""
 
 BUSY = """The same calls beside two processes that do nothing but spin (*busy*) and without them
 (*quiet*: with whatever else the machine does), with torch's and OpenMP's own settings: {settings}.
@@ -164,7 +165,8 @@ def _about(shape: Shape, figures: Figures) -> str:
 
 
 def _inside(shape: Shape, plan: Plan, figures: Figures) -> str:
-    head = ["encoder", "first token, s", "of whole", "encoder, s", "of whole"]
+    head = ["encoder", "first token, s", "of whole", "of whole, CPU time"]
+    head += ["encoder, s", "of whole", "of whole, CPU time"]
     head += ["selection inside, ms", "of the encoder", "of the whole encoder", "selector, ms"]
     head += ["peak of the encoder, MiB"]
     rows: list[list[object]] = []
@@ -172,7 +174,7 @@ def _inside(shape: Shape, plan: Plan, figures: Figures) -> str:
         one = figures[f"{shape.name}/staged {label}"]
         peak = _mebibytes(figures[f"{shape.name}/memory/encoder {label}"], "peak_bytes")
         if "failed" in one:
-            rows.append([label, "failed", *[""] * 7, peak])
+            rows.append([label, "failed", *[""] * 9, peak])
             continue
         inside = ["", "", ""]
         if label != WHOLE:
@@ -186,8 +188,10 @@ def _inside(shape: Shape, plan: Plan, figures: Figures) -> str:
                 label,
                 spread_text(one["first_token_seconds"]),
                 spread_text(one["first_token_share"]),
+                spread_text(one["first_token_cpu_share"]),
                 spread_text(one["encoder_seconds"]),
                 spread_text(one["encoder_share"]),
+                spread_text(one["encoder_cpu_share"]),
                 *inside,
                 spread_text(one["selector_seconds"], 1e3),
                 peak,

@@ -129,6 +129,8 @@ def _staged(
     return {
         "first_token_seconds": spread([run["first_token_seconds"] for run in runs]),
         "first_token_share": ratio(runs, usual, "first_token_seconds", "first_token_seconds"),
+        "first_token_cpu_share": ratio(runs, usual, "cpu_seconds", "cpu_seconds"),
+        "encoder_cpu_share": ratio(alone, whole, "cpu_seconds", "cpu_seconds"),
         "encoder_seconds": spread([run["seconds"] for run in alone]),
         "encoder_share": ratio(alone, whole, "seconds", "seconds"),
         "inside_seconds": spread([run["inside_seconds"] for run in alone]),
