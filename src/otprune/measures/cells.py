@@ -61,7 +61,7 @@ class Cells:
             weights: `(m,)`, how much each token counts, instead of 1 each.
         """
         each = torch.ones_like(self.cell) if weights is None else weights.to(self.cell.device)
-        empty = torch.zeros(len(self.kept), device=self.cell.device)
+        empty = torch.zeros(len(self.kept), dtype=torch.float32, device=self.cell.device)
         return empty.index_add_(0, self.cell, each.float())
 
     def back(self, features: Tensor) -> Tensor:

@@ -182,6 +182,22 @@ def test_prune_inputs_enable_and_single_calls_agree(build):
     assert plain.shape != right.shape
 
 
+@pytest.mark.parametrize("encoder", [None, STAGE])
+def test_another_default_dtype(encoder, build):
+    model, inputs = build("gemma3"), FAMILIES["gemma3"].inputs((1, 1))
+    settings = otprune.Settings(
+        TransportPrune(0.25), merge=True, mass="token", encoder=encoder, distance=True
+    )
+    with torch.no_grad(), otprune.prune(model, settings):
+        right = model(**inputs).logits
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = model(**inputs).logits
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, right)
+
+
 def test_gradients_reach_the_encoder(build):
     model, inputs = FAMILIES["paligemma"].model(), FAMILIES["paligemma"].inputs((1, 1))
     with otprune.prune(model, DPPPrune(0.25), mass="token", encoder=STAGE):

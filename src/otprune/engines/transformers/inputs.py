@@ -197,13 +197,14 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     keep = torch.ones_like(ids, dtype=torch.bool)
     distanced = settings.has_distance and (settings.distance is True or takes_distance(model))
     biased = settings.has_mass or distanced
-    log_mass = torch.zeros(ids.shape, device=ids.device)
-    distance = torch.zeros(ids.shape, device=ids.device)
+    log_mass, distance = (
+        torch.zeros(ids.shape, dtype=torch.float32, device=ids.device) for _ in range(2)
+    )
     outputs, reports = PrunedOutputs(call.outputs), []
     for modality, some in call.images.items():
         at, choices = call.at[modality], [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
-        added, factor = (torch.zeros(len(kept), device=ids.device) for _ in range(2))
+        added, factor = (log_mass.new_zeros(len(kept)) for _ in range(2))
         for x, start, choice in zip(some.tokens, some.starts, choices, strict=True):
             here = start + choice.made.indices.to(ids.device)
             kept[here] = True

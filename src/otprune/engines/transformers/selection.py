@@ -199,6 +199,6 @@ def log_masses(choice: Choice, m: int, mass: Mass, alpha: float) -> Tensor:
     """`(k,)` float32, the log mass of each kept token of m; 0 for an image kept whole."""
     made = choice.made
     if len(made.indices) == m:
-        return torch.zeros(m)  # exactly 0, not 0 up to rounding
+        return torch.zeros(m, dtype=torch.float32)  # exactly 0, not 0 up to rounding
     # `masses` is computed when first read, and only "token" needs it.
     return log_mass(made.masses if mass == "token" else made.indices, m, mass, alpha)

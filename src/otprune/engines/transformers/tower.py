@@ -359,7 +359,7 @@ def _short(special: Tensor, units: list[Tensor], cells: list[Cells], rows: int, 
     device = special.device
     keep = torch.zeros(rows * n, dtype=torch.bool, device=device)
     padding = torch.ones_like(keep)
-    log_mass = torch.zeros(rows * n, device=device)
+    log_mass = torch.zeros(rows * n, dtype=torch.float32, device=device)
     whose = torch.arange(rows * n, device=device)
     keep[special], padding[special] = True, False
     for some, plan in zip(units, cells, strict=True):
