@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from otprune import DPPPrune, EncoderStage, TransportPrune, prune, recommended
+from otprune import DPPPrune, EncoderStage, TransportPrune, prune
 from otprune.encoders import vit_s
 from otprune.engines.transformers.tower import staged
 from otprune_bench.embedded import scoring
@@ -16,6 +16,7 @@ from otprune_bench.encoder.answers import Evaluation
 from otprune_bench.encoder.plan import (
     DEFAULT,
     EMBEDDED,
+    EUCLIDEAN,
     FINALS,
     FULL,
     GOALS,
@@ -26,13 +27,15 @@ from otprune_bench.encoder.plan import (
     Stage,
     Timed,
     answers_key,
+    behind,
     call_key,
+    chooser,
     features_key,
     time_key,
 )
 from otprune_bench.encoder.run import run
 from otprune_bench.encoder.summary import Point, Summary, front
-from otprune_bench.methods import NAMES, UNPRUNED, methods
+from otprune_bench.methods import NAMES, UNPRUNED
 from otprune_training.architecture import WORD_ID
 
 PLAN = replace(QUICK, images=2)
@@ -62,25 +65,21 @@ def evaluation(tmp_path_factory):
     return Evaluation(PLAN, SPLITS[0], tmp_path_factory.mktemp("none"))
 
 
-def chooser(method, random_seeds=1):
-    return methods(0, random_seeds)[method]
-
-
 @pytest.mark.parametrize("final", FINALS)
 @pytest.mark.parametrize(
     "stage",
     [
         DEFAULT,
         Stage("dpp", 0.5, 3, False),
-        Stage("otprune", 0.1, 1, True),  # fewer than the language model could get
+        Stage(EUCLIDEAN, 0.1, 1, True),  # fewer than the language model could get
     ],
 )
 def test_answers_are_those_of_pruning_the_stock_model(evaluation, stage, final):
-    tokens, cells = evaluation.encode(stage, chooser(stage.method))
+    tokens, cells = evaluation.encode(stage, chooser(stage.method, 0))
     right, losses = evaluation.score(final, tokens, cells)
     model, processor = evaluation._model
     inside = EncoderStage(
-        selector=chooser(stage.method)(stage.keep, 0), after=stage.after, mass=stage.mass
+        selector=chooser(stage.method, 0)(stage.keep, 0), after=stage.after, mass=stage.mass
     )
     expected = []
     for task in evaluation.tasks:
@@ -89,7 +88,7 @@ def test_answers_are_those_of_pruning_the_stock_model(evaluation, stage, final):
             images=[task.image] * len(asked), text=asked, padding=True, return_tensors="pt"
         )
         answer = torch.tensor([WORD_ID[question.answer] for question in task.questions])
-        with torch.no_grad(), prune(model, **recommended(final), encoder=inside):
+        with torch.no_grad(), prune(model, **behind(final), encoder=inside):
             logs = model(**inputs).logits[:, -1].log_softmax(-1)
         expected.append((logs.argmax(-1) == answer, -logs.gather(1, answer[:, None])[:, 0]))
     torch.testing.assert_close(losses, torch.cat([x[1] for x in expected]), atol=1e-4, rtol=1e-4)
@@ -99,7 +98,7 @@ def test_answers_are_those_of_pruning_the_stock_model(evaluation, stage, final):
 def test_keeping_all_tokens_in_the_encoder_changes_nothing(evaluation):
     model, _ = evaluation._model
     whole = scoring.encode_pixels(model, evaluation._pixels)
-    tokens, cells = evaluation.encode(DEFAULT._replace(keep=1.0), chooser("transport"))
+    tokens, cells = evaluation.encode(DEFAULT._replace(keep=1.0), chooser("transport", 0))
     assert torch.equal(tokens, whole)
     one, two = evaluation.score(0.098, whole, None), evaluation.score(0.098, tokens, cells)
     assert torch.equal(one[0], two[0])
@@ -108,7 +107,7 @@ def test_keeping_all_tokens_in_the_encoder_changes_nothing(evaluation):
 
 def test_random_draws_anew_for_every_image(evaluation):
     stage = Stage("random", 0.25, 3, True)
-    _, cells = evaluation.encode(stage, chooser("random 0"))
+    _, cells = evaluation.encode(stage, chooser("random", 0))
     assert len(cells) == PLAN.images
     assert not torch.equal(cells[0].kept, cells[1].kept)
 
@@ -204,7 +203,9 @@ def test_the_front_is_what_no_other_setting_beats():
 
 def test_the_full_plan_measures_every_method_with_and_without_mass():
     stages = dict(FULL.answers)[SPLITS[1]]
-    assert {(s.method, s.mass) for s in stages} == {(n, mass) for n in NAMES for mass in (0, 1)}
+    assert {(s.method, s.mass) for s in stages if s.method != EUCLIDEAN} == {
+        (n, mass) for n in NAMES for mass in (0, 1)
+    }
     assert DEFAULT in stages
     for _, of_size in FULL.features:
         at = {(s.method, s.keep, s.after, s.mass) for s in of_size}
@@ -213,22 +214,22 @@ def test_the_full_plan_measures_every_method_with_and_without_mass():
 
 
 def test_a_stage_of_another_model_has_the_accuracy_of_the_same_share_of_layers():
-    timed = TIMED[-1]
-    every = {call_key(s, 0.098): times_of(0.5) for s in timed.stages}
-    every |= {UNPRUNED: times_of(1.0), call_key(ONE, 0.098): times_of(0.9)}
+    timed = next(t for t in TIMED if t.layers and not t.finals)
+    every = {call_key(stage, None): times_of(0.5) for stage in timed.stages}
+    every[UNPRUNED] = times_of(1.0)
     made, _ = summary({(DEFAULT, 0.098): 3})
-    made.plan = replace(made.plan, timed=(timed,))
     made.results = {
         **made.results,
         **{time_key(timed, i): {"calls": every, "load": 1.0} for i in range(1, timed.rounds + 1)},
     }
     points = {point.who: point for point in made.points(SPLITS[1], timed)}
-    same = points[DEFAULT._replace(after=10)]  # 10 of 26 layers, 2 of 5
-    assert (same.time, same.retained) == (
-        0.5,
-        pytest.approx(made.retained(SPLITS[1], DEFAULT, 0.098).value),
-    )
-    assert points[ONE].time == 0.9
+    same = points[DEFAULT._replace(after=5)]  # 5 of 12 layers, 2 of 5
+    expected = made.retained(SPLITS[1], DEFAULT, 0.098).value
+    assert (same.time, same.retained) == (0.5, pytest.approx(expected))
+    assert points[UNPRUNED] == Point(UNPRUNED, 1.0, 1.0, 1.0)
+    for stage in dict(FULL.answers)[SPLITS[1]]:  # every one is in the plot
+        after = {round(s.after / timed.layers * 5): s.after for s in timed.stages}[stage.after]
+        assert stage._replace(after=after) in timed.stages
 
 
 def times_of(total):

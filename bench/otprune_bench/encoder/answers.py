@@ -16,9 +16,8 @@ from otprune.engines.transformers.selection import reduce_among
 from otprune.engines.transformers.tower import staged
 from otprune.measures.cells import Cells
 from otprune.measures.mass import log_mass
-from otprune.selectors import recommended
 from otprune_bench.embedded import scoring, tasks
-from otprune_bench.encoder.plan import FINALS, SPLITS, Plan, Stage
+from otprune_bench.encoder.plan import FINALS, SPLITS, Plan, Stage, behind
 from otprune_bench.methods import Choose
 
 
@@ -85,14 +84,14 @@ class Evaluation:
     ) -> tuple[Tensor, Tensor]:
         """Which answers are right, `(Q,)` bool, and their losses, `(Q,)`.
 
-        The selection behind the encoder is the recommended one; at 1.0 there is none.
+        The selection behind the encoder is that of `behind`; at 1.0 there is none.
 
         Args:
             keep: share of the tokens for the language model.
             tokens: `(P, m, d)`.
             cells: what was kept of them inside the encoder.
         """
-        how, m = recommended(keep), tokens.shape[1]
+        how, m = behind(keep), tokens.shape[1]
         if keep == 1.0:
             indices, features, bias = torch.arange(m).expand(len(tokens), -1), tokens, None
         else:
@@ -104,7 +103,7 @@ class Evaluation:
             indices = torch.stack([each.indices for each in made])
             features = torch.stack([each.features for each in made])
             masses = torch.stack([each.masses for each in made])
-            bias = log_mass(masses, m, how["mass"], how["alpha"])
+            bias = log_mass(masses, m, how["mass"])
         model, _ = self._model
         found = scoring.score_chunks(model, self._packed, features, indices, m, log_mass=bias)
         answer = torch.cat([part.answer for part in self._packed])

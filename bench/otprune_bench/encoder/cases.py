@@ -14,11 +14,12 @@ from otprune_bench.encoder.plan import (
     Plan,
     Timed,
     answers_key,
+    chooser,
     features_key,
     time_key,
 )
 from otprune_bench.encoder.times import Call, Rounds
-from otprune_bench.methods import RANDOM, UNPRUNED, Choose, methods
+from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Case
 
 
@@ -26,20 +27,15 @@ def cases(
     plan: Plan, photographs: Photographs, evaluations: dict[str, Evaluation]
 ) -> Iterable[Case]:
     """Answers, features, then times."""
-    of = methods(plan.seed, random_seeds=1)
-
-    def choose(method: str) -> Choose:
-        return of[f"{RANDOM} 0" if method == RANDOM else method]
-
     for split, evaluation in evaluations.items():
         yield answers_key(split, UNPRUNED), evaluation.unpruned
         yield answers_key(split, ONE), evaluation.one
         for stage in dict(plan.answers)[split]:
-            case = partial(evaluation.staged, stage, choose(stage.method))
+            case = partial(evaluation.staged, stage, chooser(stage.method, plan.seed))
             yield answers_key(split, stage), case
     for size, stages in plan.features:
         for stage in stages:
-            case = partial(photographs.measured, size, stage, choose(stage.method))
+            case = partial(photographs.measured, size, stage, chooser(stage.method, plan.seed))
             yield features_key(size, stage), case
     calls = _OneCall(plan.seed)
     for timed in plan.timed:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from otprune.encoders import vit_s
+from otprune.selectors import DPPPrune, TransportPrune
 from otprune_bench.embedded import photographs
-from otprune_bench.methods import NAMES, RANDOM
-from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape
+from otprune_bench.methods import NAMES, RANDOM, Choose, methods
+from otprune_bench.timing.shapes import LLAVA, TINY, Shape
 
 SPLITS = ("validation", "test")  # to choose by, and to look at once; those of the mass bench
 LAYERS = 5  # of the embedded model's encoder
@@ -45,7 +46,9 @@ LEAST_KIND = {0.098: 0.97}  # and in every kind of question
 MOST_SELECTION = 0.03  # of the encoder's time, unpruned
 
 MAIN = ("transport", "dpp")  # methods that are measured at every setting
-FEW = ("otprune", "transport", "divprune", "dpp", "grid", RANDOM)
+EUCLIDEAN = "transport, euclidean"  # between hidden states as they are, not at length one
+FEW = ("otprune", "transport", EUCLIDEAN, "divprune", "dpp", "grid", RANDOM)
+ORDER = tuple(x for name in NAMES for x in ((name, EUCLIDEAN) if name == MAIN[0] else (name,)))
 EVERYWHERE = tuple((after, keep) for after in range(1, LAYERS) for keep in (0.5, 0.35, 0.25))
 COMPARED = ((2, 0.5), (3, 0.35))  # of the embedded model: settings of every method
 
@@ -64,7 +67,8 @@ def stages(
 
 
 BOTH, WITH = (True, False), (True,)
-SWEEP = stages(MAIN, EVERYWHERE, WITH)
+_MIDDLE = ((2, 0.5), (2, 0.35), (3, 0.5), (3, 0.35))
+SWEEP = (*stages(MAIN, EVERYWHERE, WITH), *stages([EUCLIDEAN], _MIDDLE, WITH))
 TESTED = tuple(dict.fromkeys([*stages(NAMES, COMPARED, BOTH), *SWEEP]))
 _GOALS = tuple((goal.after, goal.keep) for goal in GOALS)
 _OTHERS = ((2, 0.35), (3, 0.5), (3, 0.25), (4, 0.35), (6, 0.5), (6, 0.25), (8, 0.35))
@@ -77,7 +81,13 @@ FEATURES = (
             *stages(MAIN[:1], _OTHERS, (False,)),
         ),
     ),
-    (448, (*stages((*MAIN, RANDOM), _GOALS, WITH), *stages(MAIN[:1], _GOALS, (False,)))),
+    (
+        448,
+        (
+            *stages((MAIN[0], EUCLIDEAN, MAIN[1], RANDOM), _GOALS, WITH),
+            *stages(MAIN[:1], _GOALS, (False,)),
+        ),
+    ),
 )
 
 
@@ -87,48 +97,48 @@ class Timed:
 
     Attributes:
         name: of the model.
-        shape: of a model with random weights; None for the embedded model and the ViT-S/14.
-        tower: only its encoder is called.
         stages: what is timed, each with the `finals`.
         finals: ratios of the language model's tokens; none for an encoder alone.
         size: of the ViT-S/14's input in pixels; 0 for the other models.
+        shape: of a model with random weights; None for the embedded model and the ViT-S/14.
+        layers: of the encoder, where times are plotted against the embedded model's accuracy after
+            the same share of layers; 0 where they are not.
         rounds: calls of every setting.
     """
 
     name: str
     stages: tuple[Stage, ...]
     finals: tuple[float, ...] = ()
-    shape: Shape | None = None
-    tower: bool = False
     size: int = 0
+    shape: Shape | None = None
+    layers: int = 0
     rounds: int = 3
 
 
 EMBEDDED = "embedded model"
+_AFTER = {1: 2, 2: 5, 3: 7, 4: 10}  # of 12 layers, nearest to the share of 5
 
 
-def _encoder(name: str, layers: int, rounds: int, **more: Any) -> Timed:
-    """An encoder alone, cut after a quarter and a half of its layers."""
+def _halves(layers: int) -> tuple[Stage, ...]:
+    """Cuts after a quarter and half of the layers."""
     where = [(layers // share, keep) for share in (4, 2) for keep in (0.5, 0.35, 0.25)]
-    few = [(layers // share, 0.35) for share in (4, 2)]
-    measured = (*stages(MAIN[:1], where, WITH), *stages(MAIN[1:], few, WITH))
-    return Timed(name, measured, tower=True, rounds=rounds, **more)
+    return (*stages(MAIN[:1], where, WITH), *stages(MAIN[1:], where[1::3], WITH))
 
 
 TIMED = (
-    Timed(EMBEDDED, TESTED, FINALS[1:], rounds=7),
-    _encoder("ViT-S/14, 576 tokens", 12, 5, size=336),
-    _encoder("ViT-S/14, 1024 tokens", 12, 5, size=448),
-    _encoder("CLIP ViT-L/14 of LLaVA-1.5, 576 tokens", 24, 3, shape=LLAVA),
-    # After as large a share of its 26 layers as in the embedded model.
+    Timed(EMBEDDED, TESTED, FINALS[1:], layers=LAYERS, rounds=7),
     Timed(
-        ONEVISION.name,
-        (
-            *stages(MAIN[:1], [(i, k) for i in (5, 10, 16) for k in (0.5, 0.35, 0.25)], WITH),
-            *stages(MAIN[1:], [(10, 0.35)], WITH),
-        ),
-        FINALS[1:2],
-        ONEVISION,
+        "ViT-S/14, 576 tokens",
+        tuple(stage._replace(after=_AFTER[stage.after]) for stage in TESTED),
+        size=336,
+        layers=12,
+    ),
+    Timed("ViT-S/14, 1024 tokens", _halves(12), size=448, rounds=5),
+    Timed(
+        "CLIP ViT-L/14 of LLaVA-1.5, 576 tokens",
+        stages(MAIN, [(6, 0.35), (12, 0.35)], WITH),
+        shape=LLAVA,
+        rounds=2,
     ),
 )
 
@@ -174,12 +184,27 @@ QUICK = Plan(
     answers=tuple((split, _FEW) for split in SPLITS),
     features=((224, tuple(s._replace(after=g.after) for g in GOALS for s in _FEW)),),
     timed=(
-        Timed(EMBEDDED, _FEW, FINALS[1:], rounds=2),
-        Timed("ViT-S/14, 256 tokens", _FEW[:1], tower=True, size=224, rounds=2),
-        Timed(TINY.name, (Stage("transport", 0.35, 1, True),), (0.098,), TINY),
+        Timed(EMBEDDED, _FEW, FINALS[1:], layers=LAYERS, rounds=2),
+        Timed("ViT-S/14, 256 tokens", (DEFAULT._replace(after=5),), size=224, layers=12, rounds=2),
+        Timed(TINY.name, (Stage("transport", 0.35, 1, True),), shape=TINY, rounds=2),
     ),
 )
 FULL = Plan()
+
+
+def chooser(method: str, seed: int) -> Choose:
+    """The selector of a method for a ratio and an image; random pruning draws for every image."""
+    if method == EUCLIDEAN:
+        return lambda keep, image: TransportPrune(keep, metric="euclidean")
+    return methods(seed, random_seeds=1)[f"{RANDOM} 0" if method == RANDOM else method]
+
+
+def behind(keep: float) -> dict[str, Any]:
+    """The selection behind the encoder, as `otprune.prune` takes it.
+
+    That of `otprune.recommended` without its distance term.
+    """
+    return {"selector": DPPPrune(keep), "merge": True, "mass": "token"}
 
 
 def tokens_of(size: int) -> int:

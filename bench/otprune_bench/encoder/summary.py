@@ -11,9 +11,9 @@ import numpy as np
 from otprune.errors import OTPruneError
 from otprune_bench.embedded.tasks import ALL, KINDS, Questions
 from otprune_bench.encoder.plan import (
-    EMBEDDED,
     FINALS,
     LAYERS,
+    LEAST,
     ONE,
     SPLITS,
     Plan,
@@ -142,24 +142,25 @@ class Summary:
         return (min(loads), max(loads)) if loads else (float("nan"), float("nan"))
 
     def points(self, split: str, timed: Timed) -> list[Point]:
-        """Accuracy of the embedded model against the time of a model.
+        """Accuracy of the embedded model against the time of a model with `layers`.
 
         Of another model than the embedded one, its stages are those of the same share of layers.
+        Of an encoder alone, the accuracy is that with the first ratio of `LEAST` behind it.
         """
-        layers = LAYERS
-        if timed.name != EMBEDDED and timed.shape is not None:
-            layers = timed.shape.full().vision_config.num_hidden_layers
-        same: dict[Who, Who] = {ONE: ONE}
-        for stage in timed.stages:
-            same[stage] = stage._replace(after=round(stage.after / layers * LAYERS))
         found = [Point(UNPRUNED, 1.0, 1.0, 1.0)]
         known = self.asked(split)
-        for who, ours in same.items():
-            for final in timed.finals:
+        finals: tuple[float | None, ...] = timed.finals or (None,)
+        for final in finals:
+            ratio = next(iter(LEAST)) if final is None else final
+            whos: list[Who] = [*timed.stages] if final is None else [ONE, *timed.stages]
+            for who in whos:
+                ours = who
+                if isinstance(who, Stage):
+                    ours = who._replace(after=round(who.after / timed.layers * LAYERS))
                 spent = self.spent(timed, who, final)
-                if spent is not None and ours in known and final in FINALS:
-                    value = self.retained(split, ours, final).value
-                    found.append(Point(who, final, spent.ratio, value))
+                if spent is not None and ours in known:
+                    value = self.retained(split, ours, ratio).value
+                    found.append(Point(who, ratio, spent.ratio, value))
         return found
 
     # -- JSON ------------------------------------------------------------------------------------
@@ -195,8 +196,17 @@ class Summary:
         for timed in self.plan.timed:
             for number in range(1, timed.rounds + 1):
                 case = time_key(timed, number)
-                found[case] = self.results[case]
+                found[case] = _rounded(self.results[case])
         return found
+
+
+def _rounded(result: Any) -> Any:
+    """Seconds to the microsecond."""
+    if isinstance(result, Mapping):
+        return {key: _rounded(value) for key, value in result.items()}
+    if isinstance(result, list):
+        return [_rounded(value) for value in result]
+    return round(result, 6) if isinstance(result, float) else result
 
 
 def front(points: list[Point]) -> list[Point]:

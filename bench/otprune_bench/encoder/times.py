@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel
+from transformers.initialization import no_init_weights
 
 from otprune.demo import load
 from otprune.encoders import vit_s
@@ -21,11 +22,10 @@ from otprune.engines.transformers import prune
 from otprune.engines.transformers.tower import staged
 from otprune.engines.transformers.towers import tower_of
 from otprune.measures.cells import Cells
-from otprune.selectors import recommended
 from otprune_bench.embedded.tasks import noise_images
-from otprune_bench.encoder.plan import EMBEDDED, ONE, Plan, Stage, Timed, call_key
-from otprune_bench.methods import UNPRUNED, methods
-from otprune_bench.timing.shapes import fill
+from otprune_bench.encoder.plan import EMBEDDED, ONE, Plan, Stage, Timed, behind, call_key, chooser
+from otprune_bench.methods import UNPRUNED
+from otprune_bench.timing.shapes import Shape, fill
 
 Seconds = list[float]  # of a clock and of the process's processors
 
@@ -77,7 +77,6 @@ class Rounds:
 
     def __init__(self, plan: Plan, timed: Timed) -> None:
         self.plan, self.timed = plan, timed
-        self.methods = methods(plan.seed, random_seeds=1)
 
     def settings(self) -> dict[str, tuple[TimedStage | None, float | None]]:
         """Name of every setting to its encoder stage and the language model's ratio."""
@@ -91,8 +90,7 @@ class Rounds:
         return found
 
     def _stage(self, stage: Stage) -> TimedStage:
-        name = "random 0" if stage.method == "random" else stage.method
-        selector = self.methods[name](stage.keep, 0)
+        selector = chooser(stage.method, self.plan.seed)(stage.keep, 0)
         return TimedStage(selector=selector, after=stage.after, mass=stage.mass)
 
     def round(self, call: Callable[[], Call], number: int) -> dict[str, Any]:
@@ -106,11 +104,20 @@ class Rounds:
         return {"load": os.getloadavg()[0], "threads": torch.get_num_threads(), "calls": found}
 
 
+def _encoder(shape: Shape) -> Any:
+    """A model's encoder with random weights, in float32."""
+    with no_init_weights():
+        config = AutoConfig.for_model(**copy.deepcopy(shape.config["vision_config"]))
+        model = AutoModel.from_config(config)
+    fill(model)
+    return model.eval()
+
+
 class Call:
     """A model with the inputs of one call, after a warm-up call."""
 
     def __init__(self, timed: Timed, seed: int) -> None:
-        self.alone = timed.tower
+        self.alone = not timed.finals
         self.model: Any
         if timed.name == EMBEDDED:
             self.model, processor = load()
@@ -122,16 +129,12 @@ class Call:
         elif timed.size:
             self.model = vit_s.load().model
             self.inputs = {"pixel_values": vit_s.pixels(noise_images(1, seed)[0], timed.size)}
-        elif timed.shape is not None and timed.tower:
-            shape = timed.shape
-            config = AutoConfig.for_model(**copy.deepcopy(shape.config["vision_config"]))
-            self.model = AutoModel.from_config(config, dtype=torch.bfloat16).eval()
-            fill(self.model)
-            pixels = torch.randn(shape.pixels, generator=torch.Generator().manual_seed(seed))
-            self.inputs = {"pixel_values": pixels.bfloat16()}
         elif timed.shape is not None:
-            self.model = timed.shape.build()
-            self.inputs = timed.shape.inputs(seed)
+            # float32: processors without bfloat16 of their own take many times longer with it.
+            self.model = _encoder(timed.shape) if self.alone else timed.shape.build().float()
+            inputs = timed.shape.inputs(seed)
+            inputs["pixel_values"] = inputs["pixel_values"].float()
+            self.inputs = {"pixel_values": inputs["pixel_values"]} if self.alone else inputs
         self.tower = tower_of(self.model)[0]
         self.timed(None, None)
 
@@ -154,6 +157,6 @@ class Call:
             return
         context: Any = nullcontext()
         if final is not None:
-            context = prune(self.model, **recommended(final), encoder=stage)
+            context = prune(self.model, **behind(final), encoder=stage)
         with context:
             self.model.generate(**self.inputs, max_new_tokens=1, do_sample=False)
