@@ -218,3 +218,16 @@ def test_merged_features_reach_the_language_model(build, name):
         torch.testing.assert_close(embedded[row, -len(at) :][at], merged)
         rows = torch.cat([x.features[x.indices] for x in mine])
         assert not torch.allclose(merged, rows)
+
+
+def test_auto_keeps_positions_of_the_callers_own():
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs((1, 2))
+    usual = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    for given, scheme in ((None, "compact"), (usual, "compact"), (3 * usual, "preserved")):
+        with torch.no_grad():
+            with prune(model, TransportPrune(0.3)) as run:
+                found = model(**inputs, position_ids=given).logits
+            assert run.positions == scheme
+            with prune(model, TransportPrune(0.3), positions=scheme):
+                right = model(**inputs, position_ids=given).logits
+        assert torch.equal(found, right)

@@ -38,6 +38,7 @@ from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.positions import (
     Positions,
     Scheme,
+    are_own,
     check_documents,
     compact_positions,
     documents_of,
@@ -230,7 +231,8 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         layout = Layout.packed(keep & attended, padding_side)
     full = full_positions(model, given, mask)
     documents = documents_of(given, full)
-    scheme = scheme_of(settings.positions, model, full, documents, biased)
+    fixed = biased or are_own(given, full, mask)
+    scheme = scheme_of(settings.positions, model, full, documents, fixed)
     check_documents(scheme, documents, full, layout.columns < 0)
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
     if documents is not None:

@@ -73,6 +73,14 @@ def compact_positions(mask: Tensor, like: Tensor, documents: Tensor | None = Non
     return counted.expand(*like.shape[:-2], *counted.shape).clone()
 
 
+def are_own(inputs: Mapping[str, Any], full: Tensor, mask: Tensor) -> bool:
+    """Whether the caller gave positions other than those that a call without any gets."""
+    if inputs.get("position_ids") is None:
+        return False
+    full = full.to(mask.device)
+    return bool(((full != compact_positions(mask, full)) & mask.bool()).any())
+
+
 def last_of(positions: Tensor, mask: Tensor) -> Tensor:
     """`(..., B, 1)`, the position of each sequence's last token; `mask` `(B, n)`, 1 at tokens."""
     column = mask.long().cumsum(dim=1).argmax(dim=1, keepdim=True).to(positions.device)
@@ -95,19 +103,19 @@ def documents_of(inputs: Mapping[str, Any], full: Tensor) -> Tensor | None:
 
 
 def scheme_of(
-    positions: Positions, model: Any, full: Tensor, documents: Tensor | None, biased: bool
+    positions: Positions, model: Any, full: Tensor, documents: Tensor | None, chosen: bool
 ) -> Scheme:
     """The scheme of one call.
 
-    "auto" is "preserved" for M-RoPE positions and for calls with mass or distance term, unless that
-    is refused for the model or the call, and "compact" otherwise.
+    "auto" is "preserved" for M-RoPE positions and where `chosen`, unless that is refused for the
+    model or the call, and "compact" otherwise.
 
     Args:
         positions: the scheme, or "auto".
         model: the model.
         full: positions of the full prompt.
         documents: as returned by `documents_of`.
-        biased: whether the call has mass or a distance term.
+        chosen: whether the call has mass or a distance term, or positions of the caller's own.
 
     Raises:
         UnsupportedError: "preserved" is asked for, and the model would misread gaps in positions or
@@ -122,7 +130,7 @@ def scheme_of(
         return "preserved"
     mrope = full.ndim == 3
     packed = documents is not None and not mrope
-    return "preserved" if (mrope or biased) and refused is None and not packed else "compact"
+    return "preserved" if (mrope or chosen) and refused is None and not packed else "compact"
 
 
 def check_documents(positions: Scheme, documents: Tensor | None, full: Tensor, new: Tensor) -> None:

@@ -30,9 +30,10 @@ class Settings:
         selector: any selector of `otprune.selectors`.
         positions: "preserved" (kept tokens keep their positions), "compact" (positions are counted
             without gaps) or "auto": compact for models with one position a token if there is
-            neither mass nor distance term, preserved otherwise, and compact wherever preserved is
-            refused. With one position a token, preserved ones are the worst choice in RESTORE
-            (arXiv 2606.01711, Table 4) without mass, and the best with mass and distance term.
+            neither mass nor distance term nor position_ids of the caller's own, preserved
+            otherwise, and compact wherever preserved is refused. With one position a token,
+            preserved ones are the worst choice in RESTORE (arXiv 2606.01711, Table 4) without mass,
+            and the best with mass and distance term.
             `Run.positions` says what was chosen.
         merge: each kept token becomes the mean of the tokens that it stands for.
         mass: how much a kept token counts in the language model's attention, in every layer, for

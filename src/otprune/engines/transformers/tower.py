@@ -321,12 +321,12 @@ class _Short:
 
     def take(self, hidden: Tensor) -> Tensor:
         """`(R, n, d)`, or `(n, d)` of one sequence, to `(R, n', d)` or `(n', d)`."""
-        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.index)
+        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.index.to(hidden.device))
         return flat if hidden.ndim == 2 else flat.view(*self.columns.shape, -1)
 
     def give_back(self, hidden: Tensor) -> Tensor:
         """`(R, n', d)` or `(n', d)` to `(R, n, d)` or `(n, d)`."""
-        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.back)
+        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.back.to(hidden.device))
         return flat if hidden.ndim == 2 else flat.view(len(self.columns), self.n, -1)
 
     def borders(self, old: Tensor) -> Tensor:
