@@ -18,7 +18,7 @@ Photos = Annotated[
 def command(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photos = None) -> None:
     """Selection inside the vision encoder: features and answers kept, and time saved.
 
-    Needs `otprune fetch vit-s` once. Some twenty-five minutes on one core.
+    Needs `otprune fetch vit-s` once. Half an hour on one core, and 5 GB of memory.
     """
     below = photographs(photos, PHOTOS, quick)
     start("encoder", out, seed, quick, below)

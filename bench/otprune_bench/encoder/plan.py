@@ -10,7 +10,7 @@ from otprune.encoders import vit_s
 from otprune.selectors import DPPPrune, TransportPrune
 from otprune_bench.embedded import photographs
 from otprune_bench.methods import NAMES, RANDOM, Choose, methods
-from otprune_bench.timing.shapes import LLAVA, TINY, Shape
+from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape
 
 SPLITS = ("validation", "test")  # to choose by, and to look at once; those of the mass bench
 LAYERS = 5  # of the embedded model's encoder
@@ -138,6 +138,17 @@ TIMED = (
         "CLIP ViT-L/14 of LLaVA-1.5, 576 tokens",
         stages(MAIN, [(6, 0.35), (12, 0.35)], WITH),
         shape=LLAVA,
+        rounds=2,
+    ),
+    Timed(
+        ONEVISION.name,
+        (
+            *stages(MAIN[:1], [(5, 0.5), (10, 0.5), (10, 0.35), (16, 0.5), (16, 0.35)], WITH),
+            *stages(MAIN[1:], [(16, 0.35)], WITH),
+        ),
+        FINALS[1:2],
+        shape=ONEVISION,
+        layers=26,
         rounds=2,
     ),
 )

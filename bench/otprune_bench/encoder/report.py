@@ -305,7 +305,7 @@ def _times(summary: Summary) -> list[str]:
             rows.append(
                 [
                     label,
-                    *(f"{1e3 * x:.3g}" for x in spent[:3]),
+                    *map(_milliseconds, spent[:3]),
                     "-" if share is None else f"{100 * share:.1f}%",
                     f"{100 * spent.ratio:.0f}%",
                 ]
@@ -313,6 +313,10 @@ def _times(summary: Summary) -> list[str]:
         head = [timed.name, "total, ms", "encoder", "selection", "share", "total / unpruned"]
         parts.append(table(head, rows) + "\n")
     return parts
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f}" if seconds >= 1 else f"{1e3 * seconds:.3g}"
 
 
 def _shown(timed: Timed) -> list[Stage]:
@@ -333,7 +337,7 @@ def draw(folder: Path, summary: Summary) -> None:
             what = "whole call" if timed.finals else "encoder alone"
             axes.set_title(f"{timed.name}: {what}", fontsize=11)
             axes.set_xlabel("time against the unpruned one, %")
-            axes.set_ylim(bottom=LOWEST)
+            axes.set_ylim(LOWEST, 102)
         grid[0].set_ylabel("share of unpruned accuracy, %\n(embedded model, test images)")
         handles = _legend()
         grid[-1].legend(
