@@ -191,7 +191,7 @@ EncoderAfter = Annotated[
         metavar="SHARE|NUMBER",
         help="--encoder-keep: so many of the encoder's layers see all tokens; with a point a share "
         "(0.5), without a number (12).",
-        show_default="0.5",
+        show_default="0.6",
         rich_help_panel=_WHAT,
     ),
 ]

@@ -13,7 +13,7 @@ from otprune.engines.common.selection import timed_call
 from otprune.errors import KeepError, OTPruneError
 from otprune.keep import Keep
 from otprune.measures.cells import Cells
-from otprune.selectors import Selector, TransportPrune, check_selector
+from otprune.selectors import DPPPrune, Selector, check_selector
 from otprune.selectors.gate import check_cues
 
 
@@ -33,13 +33,18 @@ class EncoderStage:
     frame of a video. Where the model combines blocks of s x s tokens behind the encoder, blocks are
     kept or dropped as a whole.
 
-        stage = otprune.EncoderStage(keep=0.35, after=0.5)
+    The default method and layer are the cheapest that kept 99% of the embedded model's answers at
+    keep 0.35, and 97% in every kind of question (docs/results/encoder). An earlier selection saves
+    more and loses more. `TransportPrune` follows the encoder's features more closely than
+    `DPPPrune`, and takes two to three times as long.
+
+        stage = otprune.EncoderStage(keep=0.35)
         with otprune.prune(model, otprune.TransportPrune(0.1), encoder=stage):
             model.generate(**inputs)
 
     Attributes:
-        keep: ratio in (0, 1] as a float or number of tokens as an int, for `TransportPrune`. None
-            if `selector` is given.
+        keep: ratio in (0, 1] as a float or number of tokens as an int, for `DPPPrune`. None if
+            `selector` is given.
         after: number of layers before the selection, as an int, or their share of the encoder's
             layers in [0, 1), as a float.
         selector: another method, with its own keep. It sees the hidden states that enter the layer
@@ -54,14 +59,14 @@ class EncoderStage:
     """
 
     keep: Keep | None = None
-    after: float | int = 0.5
+    after: float | int = 0.6
     selector: Selector | None = None
     mass: bool = True
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.selector is None):
             raise OTPruneError(
-                "an encoder stage needs keep= (for TransportPrune) or selector=, one of the two"
+                "an encoder stage needs keep= (for DPPPrune) or selector=, one of the two"
             )
         if self.selector is not None:
             check_selector(self.selector)
@@ -78,7 +83,7 @@ class EncoderStage:
     @property
     def method(self) -> Selector:
         """The selector that is used."""
-        return TransportPrune(self.keep) if self.selector is None else self.selector  # type: ignore[arg-type]
+        return DPPPrune(self.keep) if self.selector is None else self.selector  # type: ignore[arg-type]
 
     def layer(self, layers: int) -> int:
         """Index of the first layer behind the selection, of an encoder with so many layers.
