@@ -20,6 +20,7 @@ from otprune_bench.encoder.plan import (
     FINALS,
     FULL,
     GOALS,
+    LAYERS,
     ONE,
     QUICK,
     SPLITS,
@@ -70,7 +71,7 @@ def evaluation(tmp_path_factory):
     "stage",
     [
         DEFAULT,
-        Stage("dpp", 0.5, 3, False),
+        Stage("transport", 0.5, 2, False),
         Stage(EUCLIDEAN, 0.1, 1, True),  # fewer than the language model could get
     ],
 )
@@ -98,7 +99,7 @@ def test_answers_are_those_of_pruning_the_stock_model(evaluation, stage, final):
 def test_keeping_all_tokens_in_the_encoder_changes_nothing(evaluation):
     model, _ = evaluation._model
     whole = scoring.encode_pixels(model, evaluation._pixels)
-    tokens, cells = evaluation.encode(DEFAULT._replace(keep=1.0), chooser("transport", 0))
+    tokens, cells = evaluation.encode(DEFAULT._replace(keep=1.0), chooser("dpp", 0))
     assert torch.equal(tokens, whole)
     one, two = evaluation.score(0.098, whole, None), evaluation.score(0.098, tokens, cells)
     assert torch.equal(one[0], two[0])
@@ -190,6 +191,12 @@ def test_shares_are_of_the_unpruned_accuracy():
     assert least.value < 1
 
 
+def test_the_default_is_that_of_the_library():
+    stage = EncoderStage(DEFAULT.keep)
+    assert stage.method == chooser(DEFAULT.method, 0)(DEFAULT.keep, 0)
+    assert (stage.layer(LAYERS), stage.mass) == (DEFAULT.after, DEFAULT.mass)
+
+
 def test_the_front_is_what_no_other_setting_beats():
     points = [
         Point("a", 1.0, 1.0, 1.0),
@@ -223,7 +230,7 @@ def test_a_stage_of_another_model_has_the_accuracy_of_the_same_share_of_layers()
         **{time_key(timed, i): {"calls": every, "load": 1.0} for i in range(1, timed.rounds + 1)},
     }
     points = {point.who: point for point in made.points(SPLITS[1], timed)}
-    same = points[DEFAULT._replace(after=5)]  # 5 of 12 layers, 2 of 5
+    same = points[DEFAULT._replace(after=7)]  # 7 of 12 layers, 3 of 5
     expected = made.retained(SPLITS[1], DEFAULT, 0.098).value
     assert (same.time, same.retained) == (0.5, pytest.approx(expected))
     assert points[UNPRUNED] == Point(UNPRUNED, 1.0, 1.0, 1.0)
