@@ -275,7 +275,7 @@ def test_merged_features_enter_the_language_model(name: str) -> None:
 def test_beam_scores_equal_the_reference(name: str, keep: float | Auto) -> None:
     """Images stay with their sequence when generate() repeats them for beams."""
     model, inputs = tiny(name), FAMILIES[name].inputs(BATCH)
-    with torch.no_grad(), prune(model, DivPrune(keep)) as run:
+    with torch.no_grad(), prune(model, DivPrune(keep), "preserved") as run:
         out = model.generate(
             **inputs,
             max_new_tokens=STEPS,

@@ -231,7 +231,7 @@ def test_preserved_is_refused_where_generate_drops_positions() -> None:
     inputs = case(name, "one").inputs
     with (
         torch.no_grad(),
-        prune(model(name), HALF),
+        prune(model(name), HALF, "preserved"),
         pytest.raises(
             UnsupportedError, match=r"generate\(\) drops position_ids.*positions='compact'"
         ),
