@@ -123,8 +123,9 @@ that one counts. It is right for these, whatever the class of the model:
 - **refused**: `prune` with `encoder=` raises `UnsupportedError`, since it is not known which tokens
   of this encoder show what. Without `encoder=` the verdict holds.
 
-*among all*: the model adds tokens to those of its encoder, mixes them, or reads several layers. The
-selector in front of the language model then chooses among all its tokens, copies included.
+*among all*: the model mixes the tokens of its encoder, in images or in videos, or reads several
+layers. The selector in front of the language model then chooses among all its tokens, copies
+included.
 
 | class | model type | verdict | one image | one video | inside the encoder | note |
 | --- | --- | --- | --- | --- | --- | --- |

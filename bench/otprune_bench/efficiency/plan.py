@@ -44,7 +44,7 @@ class Plan:
     tokens: tuple[tuple[int, int], ...] = ((576, 4096), (1485, 896))
     new: int = 5
     repeats: int = 3
-    stages: tuple[EncoderStage, ...] = (EncoderStage(0.35, 0.25), EncoderStage(0.35, 0.5))
+    stages: tuple[EncoderStage, ...] = (EncoderStage(0.35, 0.25), EncoderStage(0.35, 0.6))
     dtype: str = "bfloat16"
     encoder_only: bool = False
     quick: bool = False

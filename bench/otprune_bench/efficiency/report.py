@@ -36,7 +36,7 @@ prefill time that pruning saved: above 100% pruning costs more than it gives. An
 second of the whole call, encoder and selection included, for an answer of {new} tokens."""
 
 INSIDE = """The same models with a selection inside the encoder too (`otprune.EncoderStage`,
-`TransportPrune`). *keep 0.35 after 0.25*: after a quarter of the encoder's layers 35% of the tokens
+`DPPPrune`). *keep 0.35 after 0.25*: after a quarter of the encoder's layers 35% of the tokens
 of each image or tile stay, and the other layers work on these alone. *whole*: no selection there.
 In front of the language model all keep the same number of tokens, by {setting}. *First token*: one
 call from pixels to the first token, everything included. *Encoder*: encoder and projector timed by
