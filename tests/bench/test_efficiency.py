@@ -161,14 +161,14 @@ def test_only_the_encoder_in_another_dtype(run, tmp_path):
     assert set(figures) == {
         f"tiny LLaVA/{what} {label}"
         for what in ("staged", "memory/encoder")
-        for label in ("whole", "keep 0.5 after 0.5")
+        for label in ("whole", "keep 0.5 after 0.6")
     }
-    one = figures["tiny LLaVA/staged keep 0.5 after 0.5"]
+    one = figures["tiny LLaVA/staged keep 0.5 after 0.6"]
     assert len(one["first_token_seconds"]["runs"]) == len(one["load"]["runs"]) == 2
     report = (tmp_path / "report.md").read_text()
     assert "in float32" in report
     assert "## Operations" not in report
-    assert "| keep 0.5 after 0.5 | " in report
+    assert "| keep 0.5 after 0.6 | " in report
 
 
 def test_wrong_stages_are_refused(refused, tmp_path):
