@@ -44,6 +44,10 @@ class Cells:
             m, k = m + len(part.cell), k + len(part.kept)
         return cls(torch.cat(kept), torch.cat(cell))
 
+    def to(self, device: torch.device) -> Cells:
+        """The same on another device."""
+        return Cells(self.kept.to(device), self.cell.to(device))
+
     @property
     def is_whole(self) -> bool:
         """Whether every token is kept."""

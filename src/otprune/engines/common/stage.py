@@ -43,8 +43,8 @@ class EncoderStage:
             model.generate(**inputs)
 
     Attributes:
-        keep: ratio in (0, 1] as a float or number of tokens as an int, for `DPPPrune`. None if
-            `selector` is given.
+        keep: ratio in (0, 1] as a float or number of tokens as an int (of blocks, where tokens are
+            combined), for `DPPPrune`. None if `selector` is given.
         after: number of layers before the selection, as an int, or their share of the encoder's
             layers in [0, 1), as a float.
         selector: another method, with its own keep. It sees the hidden states that enter the layer

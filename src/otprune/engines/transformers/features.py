@@ -232,10 +232,11 @@ def cells_of_images(calls: list[Staged], images: Iterable[Images]) -> list[Cells
             more = _in_order(call.cells, left)
         else:
             whole = Cells.joined(call.cells)
-            more = [whole.shown(origin) for origin in call.origins]
+            more = [whole.shown(origin.to(whole.cell.device)) for origin in call.origins]
         if [len(one.cell) for one in more] != [len(x) for x in left[: len(more)]] or not more:
             break  # which images this call encoded is not known
-        found += more
+        # The projector may lie on another device than the encoder.
+        found += [one.to(x.device) for one, x in zip(more, left, strict=False)]
     known = [
         cells if _are_copies(tokens.detach(), cells) else None
         for tokens, cells in zip(every, found, strict=False)
