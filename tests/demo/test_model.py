@@ -94,6 +94,8 @@ def test_the_denser_model_differs_in_its_vision_tower_alone(embedded, dense) -> 
     assert all(name.startswith("model.vision_tower.") for name in other)
     with pytest.raises(OTPruneError, match="144 or 324"):
         load(tokens=576)
+    with pytest.raises(OTPruneError, match="leave tokens out"):
+        load(MODEL_DIR, tokens=324)
 
 
 def test_what_is_exported_is_named_so_and_loads_as_it_was(tmp_path) -> None:

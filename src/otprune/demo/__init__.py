@@ -50,10 +50,12 @@ def load(
 
     Args:
         folder: another checkpoint of its kind.
-        tokens: 144 or 324, of each image. Both models have the same projector and language model.
+        tokens: 144 or 324, of each image; not with `folder`. Both models have the same projector
+            and language model.
 
     Raises:
-        OTPruneError: there is no model with so many tokens, or `folder` holds no checkpoint.
+        OTPruneError: there is no model with so many tokens, `folder` and `tokens` are both given, or
+            `folder` holds no checkpoint.
     """
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -62,6 +64,8 @@ def load(
         if tokens not in FOLDERS:
             raise OTPruneError(f"tokens={tokens}: the embedded model has 144 or 324")
         folder = FOLDERS[tokens]
+    elif tokens != 144:
+        raise OTPruneError(f"tokens={tokens}: a folder's model has its own number, leave tokens out")
     if not (folder / "model.safetensors").exists():
         raise OTPruneError(
             f"no checkpoint in {folder}: the installation is incomplete, install otprune again"
