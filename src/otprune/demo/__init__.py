@@ -54,8 +54,8 @@ def load(
             and language model.
 
     Raises:
-        OTPruneError: there is no model with so many tokens, `folder` and `tokens` are both given, or
-            `folder` holds no checkpoint.
+        OTPruneError: there is no model with so many tokens, `folder` and `tokens` are both given,
+            or `folder` holds no checkpoint.
     """
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -65,7 +65,7 @@ def load(
             raise OTPruneError(f"tokens={tokens}: the embedded model has 144 or 324")
         folder = FOLDERS[tokens]
     elif tokens != 144:
-        raise OTPruneError(f"tokens={tokens}: a folder's model has its own number, leave tokens out")
+        raise OTPruneError(f"tokens={tokens}: a folder's model has its own, leave tokens out")
     if not (folder / "model.safetensors").exists():
         raise OTPruneError(
             f"no checkpoint in {folder}: the installation is incomplete, install otprune again"
