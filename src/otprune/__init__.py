@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from otprune.engines.transformers.prune import disable, enable, prune
     from otprune.engines.transformers.settings import Settings
     from otprune.errors import (
+        CueError,
         KeepError,
         MissingDependencyError,
         OTPruneError,
@@ -54,6 +55,7 @@ __all__ = [
     "METHODS",
     "Auto",
     "Budget",
+    "CueError",
     "Cues",
     "DPPPrune",
     "DivPrune",

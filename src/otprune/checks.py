@@ -1,4 +1,4 @@
-"""What an array of tokens, and the weights of tokens, must be."""
+"""What an array of tokens must be, and what is given beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.errors import TokenError, WeightError
+from otprune.errors import CueError, TokenError, WeightError
 from otprune.numerics import threads
 from otprune.numerics.arrays import as_array, by_tokens, host_readable
 
@@ -83,6 +83,69 @@ def check_finite(tokens: Tensor) -> None:
         )
 
 
+# What a cue's shape is for one set of m tokens with d features; letters in quotes may be any size.
+_SHAPES: dict[str, tuple[str, ...]] = {
+    "weights": ("m",),
+    "saliency": ("m",),
+    "keys": ("m", "heads", "c"),
+    "encoded": ("m", "e"),
+    "question": ("n", "d"),
+    "grid": ("m", "3"),
+}
+
+
+def check_cue(name: str, value: Any, tokens: Tensor) -> Tensor:
+    """A cue for tokens `(m, d)` or `(B, m, d)` as a tensor on their device; see `Cues`.
+
+    float32, but int64 for "grid". Weights are scaled to mean 1.
+
+    Raises:
+        CueError: it is no array of numbers, has another shape than `Cues` says, holds NaN or Inf,
+            or is negative where that has no meaning.
+        WeightError: the same of weights.
+    """
+    if name == "weights":
+        return check_weights(value, tuple(tokens.shape[:-1])).float().to(tokens.device)
+    try:
+        x = _dense(value).detach().to(tokens.device)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise CueError(f"{name} is no array of numbers: {cause}") from cause
+    expected = _SHAPES[name]
+    batch, sizes = tokens.shape[:-2], {"m": tokens.shape[-2], "d": tokens.shape[-1], "3": 3}
+    fits = len(x.shape) == len(batch) + len(expected) and all(
+        sizes.get(letter, size) == size
+        for letter, size in zip(expected, x.shape[len(batch) :], strict=True)
+    )
+    if not fits or x.shape[: len(batch)] != batch:
+        shape = ", ".join(("B", *expected) if batch else expected)
+        raise CueError(
+            f"{name} has shape {tuple(x.shape)}: expected ({shape}) for tokens of shape "
+            f"{tuple(tokens.shape)}"
+        )
+    if name == "grid":
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise CueError(f"grid has dtype {x.dtype}: expected whole numbers, such as int64")
+        return x.long()
+    if not x.is_floating_point():
+        raise CueError(f"{name} has dtype {x.dtype}: expected real floating numbers")
+    x = x.float()
+    if torch.compiler.is_compiling() or not x.numel():
+        return x
+    if not bool(x.isfinite().all()):
+        raise CueError(f"{name} holds NaN or Inf (in float32): expected finite numbers")
+    if name == "saliency" and bool((x < 0).any()):
+        raise CueError("saliency holds negative numbers: expected non-negative ones")
+    return x
+
+
+def _dense(values: Any) -> Tensor:
+    """Anything that torch takes as an array, as a strided tensor."""
+    if isinstance(values, np.ndarray):
+        values = np.ascontiguousarray(values)  # torch takes no negative strides
+    x = torch.as_tensor(values)
+    return x if x.layout == torch.strided else x.to_dense()
+
+
 def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
     """`weights` as a float64 tensor of mean 1 along the last dimension, on the CPU.
 
@@ -92,11 +155,7 @@ def check_weights(weights: Any, shape: tuple[int, ...]) -> Tensor:
         WeightError: wrong shape, negative, not finite, or all zero.
     """
     try:
-        if isinstance(weights, np.ndarray):
-            weights = np.ascontiguousarray(weights)  # torch takes no negative strides
-        w = torch.as_tensor(weights, device="cpu")
-        if w.layout != torch.strided:
-            w = w.to_dense()
+        w = _dense(weights).cpu()
     except (TypeError, ValueError, RuntimeError) as cause:
         raise WeightError(f"weights are not numbers ({cause}): expected one a token") from cause
     if tuple(w.shape) != shape:

@@ -13,8 +13,12 @@ class KeepError(OTPruneError):
     """`keep` is neither a ratio in (0, 1] nor a number of tokens >= 1."""
 
 
-class WeightError(OTPruneError):
-    """Weights that do not fit the tokens, that the method does not use, or that it lacks."""
+class CueError(OTPruneError):
+    """A cue that does not fit the tokens, that the method does not use, or that it lacks."""
+
+
+class WeightError(CueError):
+    """The same of weights."""
 
 
 class UnsupportedError(OTPruneError):

@@ -152,7 +152,7 @@ def test_certified_share_of_what_any_max_keep_tokens_are_worth(method, target):
     tokens = random_tokens(8, 4, seed=3)
 
     def value(chosen):
-        said = method(len(chosen))._certify(tokens.double(), torch.tensor(chosen), None)
+        said = method(len(chosen))._certify(tokens.double()[None], torch.tensor(chosen), Cues())
         return said.value
 
     best = best_by_brute_force(value, 8, 4)

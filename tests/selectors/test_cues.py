@@ -8,6 +8,7 @@ import torch
 from otprune import (
     METHODS,
     Auto,
+    CueError,
     Cues,
     Selector,
     SelectorError,
@@ -63,7 +64,7 @@ def test_nothing_runs_without_what_is_needed(keep):
         with pytest.raises(WeightError, match="Heaviest needs weights, one a token"):
             call()
     for call in calls(Salient(keep)):
-        with pytest.raises(UnsupportedError, match="Salient needs grid and saliency, which cannot"):
+        with pytest.raises(CueError, match="Salient needs grid and saliency: pass cues="):
             call()
     with pytest.raises(WeightError, match="Heaviest needs weights"):
         Heaviest(keep).select_each([X, X], weights=[W, None])
@@ -108,14 +109,108 @@ def test_every_way_of_asking_hands_the_weights_over(keep):
 @pytest.mark.parametrize("wrong", [{"weight"}, "weights", frozenset({"weights", "text"})])
 @pytest.mark.parametrize("attribute", ["uses", "needs"])
 def test_a_cue_that_does_not_exist_is_refused_with_the_class(attribute, wrong):
-    with pytest.raises(SelectorError, match=f"Own.{attribute} is .*weights, saliency, question"):
+    with pytest.raises(
+        SelectorError, match=f"Own.{attribute} is .*weights, saliency, keys, encoded, question"
+    ):
         type("Own", (Selector,), {attribute: wrong})
 
 
-def test_methods_of_the_package_do_without_cues():
+GIVEN = Cues(
+    weights=W,
+    saliency=W.double(),
+    keys=torch.rand(20, 2, 3).numpy(),
+    encoded=torch.rand(20, 5).half(),
+    question=torch.rand(4, 6),
+    grid=torch.zeros(20, 3, dtype=torch.int32),
+)
+
+
+@dataclass(frozen=True)
+class Everything(Selector):
+    """Asserts that it gets all cues as `Cues` says, and picks the first tokens."""
+
+    needs = frozenset(CUES)
+
+    def pick(self, tokens, k, cues):
+        b = len(tokens)
+        shapes = [(b, 20), (b, 20), (b, 20, 2, 3), (b, 20, 5), (b, 4, 6), (b, 20, 3)]
+        assert [tuple(x.shape) for x in cues.given] == shapes
+        assert {x.dtype for x in cues.given[:-1]} == {torch.float32}
+        assert cues.grid.dtype == torch.int64
+        return cues.saliency.argsort(dim=-1, descending=True)[:, :k]
+
+
+@pytest.mark.parametrize("keep", [4, Auto(0.3), 1.0])
+def test_every_cue_reaches_the_method(keep):
+    for call in calls(Everything(keep), cues=GIVEN):
+        call()
+    stacked = Cues(*(torch.stack([torch.as_tensor(x)] * 2) for x in GIVEN.given))
+    if keep == 4:
+        best = W.topk(4).indices.sort().values
+        assert Everything(4).select(torch.stack([X, X]), cues=stacked).equal(best.expand(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("saliency", torch.rand(19), r"saliency has shape \(19,\): expected \(m\) for"),
+        ("saliency", -torch.rand(20), "saliency holds negative"),
+        ("saliency", torch.full((20,), torch.nan), "saliency holds NaN or Inf"),
+        ("saliency", torch.arange(20), "saliency has dtype torch.int64: expected real floating"),
+        ("saliency", ["much"] * 20, "saliency is no array of numbers"),
+        ("keys", torch.rand(20, 6), r"keys has shape \(20, 6\): expected \(m, heads, c\)"),
+        ("question", torch.rand(4, 5), r"question has shape \(4, 5\): expected \(n, d\)"),
+        ("question", torch.rand(2, 4, 6), r"expected \(n, d\)"),
+        ("grid", torch.rand(20, 3), "grid has dtype torch.float32: expected whole numbers"),
+        ("grid", torch.zeros(20, 2).long(), r"grid has shape \(20, 2\): expected \(m, 3\)"),
+        ("weights", torch.rand(19), "weights have shape"),
+    ],
+)
+def test_a_cue_that_does_not_fit_is_refused(name, wrong, says):
+    cues = Cues(**{n: getattr(GIVEN, n) for n in CUES} | {name: wrong})
+    with pytest.raises(CueError, match=says):
+        Everything(4).select(X, cues=cues)
+
+
+def test_cues_for_several_sets_are_a_list():
+    for wrong, says in (
+        (GIVEN, "cues is one Cues for several sets"),
+        ([GIVEN], "cues for 1 sets, and there are 2"),
+        ([GIVEN, {}], "cues is a dict"),
+    ):
+        with pytest.raises(CueError, match=says):
+            Everything(4).select_each([X, X], cues=wrong)
+    with pytest.raises(WeightError, match="weights are given twice"):
+        Everything(4).select(X, weights=W, cues=GIVEN)
+
+
+def test_a_cue_that_is_not_used_is_refused():
+    with pytest.raises(CueError, match="Heaviest does not use saliency: leave it out"):
+        Heaviest(3).select(X, cues=Cues(weights=W, saliency=W))
+    assert (
+        Heaviest(3)
+        .select(X, cues=GIVEN.only(Heaviest.uses))
+        .equal(Heaviest(3).select(X, weights=W))
+    )
+
+
+def test_questions_of_different_lengths_in_sets_of_one_size():
+    @dataclass(frozen=True)
+    class Words(Selector):
+        needs = frozenset({"question"})
+
+        def pick(self, tokens, k, cues):
+            first = cues.question.shape[1]
+            return torch.arange(first, first + k).expand(len(tokens), k)
+
+    cues = [Cues(question=torch.rand(n, 6)) for n in (0, 3)]
+    kept = Words(2).select_each([X, X], cues=cues)
+    assert [x.tolist() for x in kept] == [[0, 1], [3, 4]]
+
+
+def test_methods_of_the_package_use_cues_that_exist():
     for method in METHODS.values():
-        assert not method.needs
-        assert method.uses <= set(CUES)
+        assert method.needs <= method.uses <= set(CUES)
 
 
 def test_cues_that_are_changed_or_joined_keep_their_fields():

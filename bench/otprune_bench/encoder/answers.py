@@ -16,6 +16,7 @@ from otprune.engines.transformers.selection import reduce_among
 from otprune.engines.transformers.tower import staged
 from otprune.measures.cells import Cells
 from otprune.measures.mass import log_mass
+from otprune.selectors import Cues
 from otprune_bench.embedded import scoring, tasks
 from otprune_bench.encoder.plan import FINALS, SPLITS, Plan, Stage, behind
 from otprune_bench.methods import Choose
@@ -98,7 +99,7 @@ class Evaluation:
             if cells is None:
                 made = [how["selector"].reduce(each, merge=how["merge"]) for each in tokens]
             else:
-                empty = [None] * len(tokens)
+                empty = [Cues()] * len(tokens)
                 made = reduce_among(how["selector"], list(tokens), cells, how["merge"], empty)
             indices = torch.stack([each.indices for each in made])
             features = torch.stack([each.features for each in made])

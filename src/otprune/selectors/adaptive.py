@@ -130,9 +130,8 @@ def proven(walk: Walk, target: float, limit: int) -> list[Choice]:
     on the CPU, as in `explain`.
     """
     order = walk.pick(limit)[0]
-    tokens, weights = walk.batch.tokens, walk.batch.cues.weights
-    weights = None if weights is None else weights[0].cpu().double()
-    proof = walk.selector._certify(tokens[0].cpu().double(), order.cpu(), weights)
+    tokens, cues = walk.batch.tokens, walk.batch.cues.each(lambda x: x.cpu().double())
+    proof = walk.selector._certify(tokens.cpu().double(), order.cpu(), cues)
     assert proof is not None
     k = next((i for i, share in enumerate(proof.shares, 1) if share >= target), limit)
     return [Choice(order[:k], proof.shares[k - 1])]

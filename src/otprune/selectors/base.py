@@ -49,10 +49,10 @@ class Selector(ABC):
             needs, `Budget` for one total over several images.
         name: short name, the key in `METHODS`; not needed for your own methods.
         summary: one line for a table of methods; not needed for your own methods.
-        uses: names of the fields of `Cues` that the method uses. Weights are refused by a method
-            that does not use them.
+        uses: names of the fields of `Cues` that the method uses. Others are refused by hand, and
+            not provided by engines. `__post_init__` may set it for one instance.
         needs: names of the fields that the method requires. A call without them is refused. They
-            are added to `uses`.
+            are added to `uses`. `__post_init__` may set it for one instance.
         certifies: whether `explain` gives a certificate.
         nested: whether the first k tokens of a longer run, in the order of picking, are those of a
             run for k. Rules then need one run to try every k; otherwise one for each.
@@ -130,8 +130,11 @@ class Selector(ABC):
             set. Anything else raises SelectorError.
         """
 
-    def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate | None:
-        """The certificate for one set `(m, d)` float64 and its kept tokens in order, `(k,)`."""
+    def _certify(self, tokens: Tensor, order: Tensor, cues: Cues) -> Certificate | None:
+        """The certificate for one set `(1, m, d)` and its kept tokens in order, `(k,)`.
+
+        Tokens and cues are in float64, on the CPU.
+        """
         return None
 
     def count(self, m: int) -> int:
@@ -142,13 +145,14 @@ class Selector(ABC):
         """
         return budget.count(self.keep, m)  # type: ignore[arg-type]
 
-    def select(self, tokens: Any, weights: Any = None) -> Tensor:
+    def select(self, tokens: Any, weights: Any = None, cues: Cues | None = None) -> Tensor:
         """Indices of the tokens to keep, strictly ascending, int64, on the tokens' device.
 
         Args:
             tokens: `(m, d)` or `(B, m, d)`, any floating dtype; numpy arrays too.
             weights: how much each token counts in the full set, non-negative, shape
                 `tokens.shape[:-1]`; only their ratios matter. None: all tokens count the same.
+            cues: what else is known of the tokens. Its field `weights` may hold the weights.
 
         Returns:
             `(k,)` or `(B, k)` with `k = count(m)`. On a CPU the result for a batch is always that
@@ -158,16 +162,18 @@ class Selector(ABC):
         Raises:
             TokenError: the tokens are not a finite floating array of that shape.
             WeightError: the weights do not fit, the method does not use any, or needs some.
-            UnsupportedError: the method needs another cue.
+            CueError: the same of another cue.
             KeepError: `keep` is a rule and the tokens are a batch, whose sets would keep different
                 numbers: use `select_each`.
             SelectorError: your own method did not pick k distinct tokens.
         """
-        batch = gate.admit(self, tokens, weights)
+        batch = gate.admit(self, tokens, weights, cues)
         indices = self._order(batch).sort(dim=-1).values
         return indices if tokens.ndim == 3 else indices[0]
 
-    def reduce(self, tokens: Any, merge: bool = False, weights: Any = None) -> Reduction:
+    def reduce(
+        self, tokens: Any, merge: bool = False, weights: Any = None, cues: Cues | None = None
+    ) -> Reduction:
         """The kept tokens with their masses, optionally merged with the tokens that they stand for.
 
         Every token is assigned to its nearest kept one in `assignment_metric`; a kept token to
@@ -177,12 +183,17 @@ class Selector(ABC):
         assignment is computed only when the masses are first read. Gradients flow into the
         features. Arguments and errors as for `select`.
         """
-        batch = gate.admit(self, tokens, weights)
+        batch = gate.admit(self, tokens, weights, cues)
         indices = self._order(batch).sort(dim=-1).values
         made = merging.reduction(batch, indices, self.assignment_metric, merge)
         return made if tokens.ndim == 3 else made.unbind()[0]
 
-    def select_each(self, sets: Iterable[Any], weights: Any = None) -> list[Tensor]:
+    def select_each(
+        self,
+        sets: Iterable[Any],
+        weights: Any = None,
+        cues: Sequence[Cues | None] | None = None,
+    ) -> list[Tensor]:
         """Indices of the tokens to keep of several sets, `(k_i,)` each, as `select` returns them.
 
         The sets may differ in size. If `keep` is a rule, they may also keep different numbers:
@@ -191,19 +202,24 @@ class Selector(ABC):
         Args:
             sets: arrays `(m_i, d)`, or a batch `(B, m, d)`.
             weights: for each set `(m_i,)`, or None if its tokens all count the same.
+            cues: for each set, or None.
 
         Raises:
-            TokenError, WeightError, UnsupportedError, SelectorError: as for `select`.
+            TokenError, CueError, WeightError, SelectorError: as for `select`.
             KeepError: the total of a `Budget` is less than the sum of its floors.
         """
-        admitted = gate.admit_sets(self, sets, weights)
+        admitted = gate.admit_sets(self, sets, weights, cues)
         return [order.sort().values for order in self._orders(admitted)]
 
     def reduce_each(
-        self, sets: Iterable[Any], merge: bool = False, weights: Any = None
+        self,
+        sets: Iterable[Any],
+        merge: bool = False,
+        weights: Any = None,
+        cues: Sequence[Cues | None] | None = None,
     ) -> list[Reduction]:
         """`reduce` for several sets, with the tokens that `select_each` keeps."""
-        admitted = gate.admit_sets(self, sets, weights)
+        admitted = gate.admit_sets(self, sets, weights, cues)
         kept = [order.sort().values.unsqueeze(0) for order in self._orders(admitted)]
         metric = self.assignment_metric
         return [
@@ -211,14 +227,19 @@ class Selector(ABC):
             for batch, indices in zip(admitted, kept, strict=True)
         ]
 
-    def cells_each(self, sets: Iterable[Any], weights: Any = None) -> list[Cells]:
+    def cells_each(
+        self,
+        sets: Iterable[Any],
+        weights: Any = None,
+        cues: Sequence[Cues | None] | None = None,
+    ) -> list[Cells]:
         """The kept tokens of several sets, and the kept token that each token belongs to.
 
         Kept are the tokens that `select_each` keeps. Every token belongs to its nearest kept one in
         `assignment_metric`, as in `reduce`; a kept token to itself. Arguments and errors as for
         `select_each`.
         """
-        admitted = gate.admit_sets(self, sets, weights)
+        admitted = gate.admit_sets(self, sets, weights, cues)
         metric, made = self.assignment_metric, []
         for batch, order in zip(admitted, self._orders(admitted), strict=True):
             m = batch.tokens.shape[1]
@@ -228,7 +249,7 @@ class Selector(ABC):
                 made += merging.cells(batch, order.sort().values.unsqueeze(0), metric)
         return made
 
-    def explain(self, tokens: Any, weights: Any = None) -> Selection:
+    def explain(self, tokens: Any, weights: Any = None, cues: Cues | None = None) -> Selection:
         """What is kept of one set of tokens, `(m, d)`, and how good that is.
 
         This is much slower than `select`: certificate and distances are computed in float64 on the
@@ -238,7 +259,7 @@ class Selector(ABC):
         Raises:
             TokenError: also for a batch; call it for each set.
         """
-        batch = gate.admit(self, tokens, weights)
+        batch = gate.admit(self, tokens, weights, cues)
         if tokens.ndim != 2:
             raise TokenError(
                 f"explain got tokens of shape {tuple(tokens.shape)}: expected one set, (m, d)"
@@ -249,10 +270,11 @@ class Selector(ABC):
             order, reached = self._order(batch)[0], None
         indices = order.sort().values
         masses = merging.masses(batch, indices.unsqueeze(0), self.assignment_metric)[0]
-        full, w = batch.tokens[0].detach().cpu().double(), batch.cues.weights
-        w = None if w is None else w[0].cpu().double()
-        proof = self._certify(full, order.cpu(), w)
-        return measured(full, w, indices, masses, proof, reached)
+        full = batch.tokens.detach().cpu().double()
+        known = batch.cues.each(lambda x: x.cpu().double())
+        proof = self._certify(full, order.cpu(), known)
+        w = None if known.weights is None else known.weights[0]
+        return measured(full[0], w, indices, masses, proof, reached)
 
     @torch.no_grad()
     def _order(self, batch: Batch) -> Tensor:

@@ -66,7 +66,8 @@ def shared_out(task: Callable[[A], Tensor], sets: Iterable[A], size: int) -> lis
 
 def stack_key(one: Batch) -> Hashable:
     """Equal for batches that can be concatenated."""
-    return (pad_key(one), one.tokens.shape)
+    sizes = tuple(None if x is None else x.shape for x in one.cues.given)
+    return (pad_key(one), one.tokens.shape, sizes)
 
 
 def pad_key(one: Batch) -> Hashable:

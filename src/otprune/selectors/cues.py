@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-Cue = Literal["weights", "saliency", "question", "grid"]
+from otprune.checks import check_cue
+
+Cue = Literal["weights", "saliency", "keys", "encoded", "question", "grid"]
 CUES: tuple[Cue, ...] = get_args(Cue)
 
 
 @dataclass(frozen=True, eq=False)
 class Cues:
-    """Additional information about B sets of m tokens; a field that is not known is None.
+    """What is known about a set of m tokens besides their features; None where it is not known.
 
     `Selector.uses` names the fields that a method uses, `Selector.needs` those that it requires.
-    Only `weights` can be given today; the other fields are reserved for engines.
+    The engine for transformers fills them. By hand they are given beside the tokens:
+
+        otprune.SCOPE(0.1).select(tokens, cues=otprune.Cues(saliency=attention))
+
+    Arrays of any floating dtype (`grid`: any integer dtype), numpy arrays too. Shapes are those for
+    one set `(m, d)`; a batch `(B, m, d)` has B in front of each. `pick` gets tensors on the tokens'
+    device, always with B in front, in float32 (`grid` in int64).
 
     Attributes:
-        weights: `(B, m)` float32, non-negative and of mean 1 in each set: how much each token
-            counts in the full set.
-        saliency: `(B, m)` float32, how much a model attends to each token.
-        question: `(B, n, d)` float32, the embedded tokens of the question.
-        grid: `(B, m, 2)` int64, row and column of each token on the image.
+        weights: `(m,)` non-negative: how much each token counts in the full set. Only ratios
+            matter; `pick` gets weights of mean 1.
+        saliency: `(m,)` non-negative: the attention that each token gets in the vision encoder, in
+            the layer that produced the features. Mean over the heads, of the class token's row; of
+            the mean over all queries in encoders without a class token.
+        keys: `(m, heads, c)` the keys of that layer.
+        encoded: `(m, e)` the encoder's features before the projector.
+        question: `(n, d)` the text tokens of the question, embedded by the language model in the
+            space of the tokens; n may be 0.
+        grid: `(m, 3)` tile (or frame), row and column of each token; -1 for tokens that the model
+            adds, such as anyres newlines.
     """
 
-    weights: Tensor | None = None
-    saliency: Tensor | None = None
-    question: Tensor | None = None
-    grid: Tensor | None = None
+    weights: Any = None
+    saliency: Any = None
+    keys: Any = None
+    encoded: Any = None
+    question: Any = None
+    grid: Any = None
 
     @property
-    def given(self) -> tuple[Tensor | None, ...]:
+    def given(self) -> tuple[Any, ...]:
         """The fields in the order of `CUES`."""
-        return self.weights, self.saliency, self.question, self.grid
+        return tuple(getattr(self, name) for name in CUES)
+
+    @property
+    def names(self) -> frozenset[Cue]:
+        """Names of the fields that are not None."""
+        return frozenset(name for name in CUES if getattr(self, name) is not None)
+
+    def only(self, names: Collection[str]) -> Cues:
+        """The same without all other fields."""
+        return Cues(**{name: getattr(self, name) for name in self.names if name in names})
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Cues:
         """`change` applied to each field that is not None."""
         return Cues(*(None if x is None else change(x) for x in self.given))
+
+    def checked(self, tokens: Tensor) -> Cues:
+        """The fields as tensors `(B, ...)` that `pick` gets, for tokens `(m, d)` or `(B, m, d)`.
+
+        Raises:
+            CueError: a field does not fit the tokens, or is not finite; says which and why.
+            WeightError: the same for weights.
+        """
+        made = {name: check_cue(name, getattr(self, name), tokens) for name in self.names}
+        cues = Cues(**made)
+        return cues if tokens.ndim == 3 else cues.each(lambda x: x.unsqueeze(0))
 
     @staticmethod
     def joined(several: Sequence[Cues]) -> Cues:

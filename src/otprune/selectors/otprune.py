@@ -157,7 +157,6 @@ class OTPrune(Selector):
             order = self._greedy(tokens.float(), max(counts), weights, gamma, *lengths_counts)
         return [row[:k] for row, k in zip(order, counts, strict=True)]
 
-    def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
-        w = None if weights is None else weights.unsqueeze(0)
-        gamma = self.gamma_for(*tokens.shape)
-        return logdet.certify(logdet.kernel(tokens.unsqueeze(0), gamma, w), order)
+    def _certify(self, tokens: Tensor, order: Tensor, cues: Cues) -> Certificate:
+        gamma = self.gamma_for(*tokens.shape[-2:])
+        return logdet.certify(logdet.kernel(tokens, gamma, cues.weights), order)

@@ -55,8 +55,8 @@ class TransportPrune(Selector):
         mass = tokens.new_ones(tokens.shape[:-1]) if cues.weights is None else cues.weights
         return cover.greedy(points, mass / mass.shape[-1], k, ties.preference(norms))
 
-    def _certify(self, tokens: Tensor, order: Tensor, weights: Tensor | None) -> Certificate:
-        points = transport.embed(tokens, self.metric)
-        mass = tokens.new_ones(tokens.shape[0]) if weights is None else weights
+    def _certify(self, tokens: Tensor, order: Tensor, cues: Cues) -> Certificate:
+        points = transport.embed(tokens, self.metric)[0]
+        mass = tokens.new_ones(len(points)) if cues.weights is None else cues.weights[0]
         distance = squared_distances(points, points)
-        return transport.certify(distance, mass / mass.shape[0], order)
+        return transport.certify(distance, mass / len(points), order)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from otprune import Budget, OTPrune, Reduction, SelectorError, TransportPrune
+from otprune import Budget, Cues, OTPrune, Reduction, SelectorError, TransportPrune
 from otprune.engines.common import selection
 from otprune.engines.transformers.selection import choose
 from tests.random_tokens import random_tokens
@@ -49,7 +49,7 @@ def test_with_weights_or_without(merge):
     w = torch.rand(3, 12, generator=torch.Generator().manual_seed(0))
     batch = torch.stack([SETS[0], SETS[2], SETS[2].flip(0)])
     for weights in (None, w):
-        made = selection.reduce_checked(TransportPrune(4), batch, merge, weights)
+        made = selection.reduce_checked(TransportPrune(4), batch, merge, Cues(weights=weights))
         wanted = TransportPrune(4).reduce(batch, merge=merge, weights=weights)
         for name in ("indices", "masses", "features"):
             assert getattr(made, name).equal(getattr(wanted, name))

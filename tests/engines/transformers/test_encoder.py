@@ -7,7 +7,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, ViTConfig
 
 import otprune
-from otprune import DPPPrune, EncoderStage, OTPruneError, TransportPrune, UnsupportedError
+from otprune import Cues, DPPPrune, EncoderStage, OTPruneError, TransportPrune, UnsupportedError
 from otprune.engines.transformers.selection import choose, reduce_among
 from otprune.measures.cells import Cells
 from tests.families.base import TEXT
@@ -275,7 +275,7 @@ def _by_cell(cells, made, right):
 @pytest.mark.parametrize("merge", [False, True])
 def test_weights_stand_for_copies(copies, merge):
     tokens, cells = copies
-    (made,) = reduce_among(TransportPrune(0.1), [tokens], [cells], merge, [None])
+    (made,) = reduce_among(TransportPrune(0.1), [tokens], [cells], merge, [Cues()])
     right = TransportPrune(0.1).reduce(tokens, merge=merge)
     order = _by_cell(cells, made, right)
     assert torch.allclose(made.masses, right.masses[order])
@@ -286,7 +286,7 @@ def test_weights_stand_for_copies(copies, merge):
 def test_never_more_than_the_encoder_kept_but_all_if_all_are_asked_for(copies):
     tokens, cells = copies
     few, most, every = (
-        reduce_among(DPPPrune(keep), [tokens], [cells], False, [None])[0] for keep in (3, 20, 1.0)
+        reduce_among(DPPPrune(keep), [tokens], [cells], False, [Cues()])[0] for keep in (3, 20, 1.0)
     )
     assert len(few.indices) == 3
     assert torch.equal(most.indices, cells.kept)
@@ -299,7 +299,7 @@ def test_weights_of_the_caller_add_up(copies):
     tokens, cells = copies
     weights = torch.rand(40, generator=torch.Generator().manual_seed(3)) ** 4
     weights = weights / weights.mean()
-    (made,) = reduce_among(TransportPrune(4), [tokens], [cells], False, [weights])
+    (made,) = reduce_among(TransportPrune(4), [tokens], [cells], False, [Cues(weights=weights)])
     right = TransportPrune(4).reduce(tokens, weights=weights)
     order = _by_cell(cells, made, right)
     assert torch.allclose(made.masses, right.masses[order], atol=1e-6)
@@ -308,22 +308,22 @@ def test_weights_of_the_caller_add_up(copies):
 def test_rules_decide_on_what_the_encoder_kept(copies):
     tokens, cells = copies
     made = reduce_among(
-        TransportPrune(otprune.Budget(9)), [tokens, tokens], [cells, cells], False, [None, None]
+        TransportPrune(otprune.Budget(9)), [tokens, tokens], [cells, cells], False, [Cues(), Cues()]
     )
     assert sum(len(one.indices) for one in made) == 9
-    (auto,) = reduce_among(TransportPrune("auto"), [tokens], [cells], False, [None])
+    (auto,) = reduce_among(TransportPrune("auto"), [tokens], [cells], False, [Cues()])
     assert set(auto.indices.tolist()) <= set(cells.kept.tolist())
 
 
 def test_ratios_in_rules_are_shares_of_all_tokens(copies):
     tokens, cells = copies  # 12 of 40
     budget, auto = (
-        reduce_among(TransportPrune(keep), [tokens] * 2, [cells] * 2, False, [None] * 2)
+        reduce_among(TransportPrune(keep), [tokens] * 2, [cells] * 2, False, [Cues()] * 2)
         for keep in (otprune.Budget(0.25), otprune.Auto(1e-9, max_keep=0.25))
     )
     assert sum(len(one.indices) for one in budget) == 20
     assert [len(one.indices) for one in auto] == [10, 10]
-    (most,) = reduce_among(TransportPrune(otprune.Budget(0.9)), [tokens], [cells], False, [None])
+    (most,) = reduce_among(TransportPrune(otprune.Budget(0.9)), [tokens], [cells], False, [Cues()])
     assert torch.equal(most.indices, cells.kept)
 
 
@@ -344,7 +344,7 @@ def test_masses_of_an_image_kept_whole_are_the_weights(copies):
     tokens, cells = copies
     weights = torch.arange(1, 41).double() / 20.5
     for plan in (None, cells):
-        (one,) = choose(TransportPrune(1.0), [tokens], [0], False, [weights], [plan])
+        (one,) = choose(TransportPrune(1.0), [tokens], [0], False, [Cues(weights=weights)], [plan])
         assert torch.allclose(one.made.masses, weights.float() / 40)
 
 
@@ -354,6 +354,6 @@ def test_a_method_with_its_own_constructor(copies):
             super().__init__(0.25)
 
     tokens, cells = copies
-    (made,) = reduce_among(Quarter(), [tokens], [cells], False, [None])
-    (right,) = reduce_among(TransportPrune(0.25), [tokens], [cells], False, [None])
+    (made,) = reduce_among(Quarter(), [tokens], [cells], False, [Cues()])
+    (right,) = reduce_among(TransportPrune(0.25), [tokens], [cells], False, [Cues()])
     assert torch.equal(made.indices, right.indices)

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from otprune.selectors import Reduction, Selector
+from otprune.selectors import Cues, Reduction, Selector
 from otprune.selectors.picks import check_kept
 
 A = TypeVar("A")
+
+NOTHING = Cues()  # known of the tokens
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,24 @@ class Choice:
 
 
 def reduce_checked(
-    selector: Selector, tokens: Tensor, merge: bool, weights: Tensor | None = None
+    selector: Selector, tokens: Tensor, merge: bool, cues: Cues = NOTHING
 ) -> Reduction:
     """`selector.reduce` of `(m, d)`, or of sets of one size `(B, m, d)`, its indices checked.
 
     Raises:
         SelectorError: the indices are not strictly ascending places of a set.
     """
-    made = selector.reduce(tokens, merge=merge, **_given(weights))
+    made = selector.reduce(tokens, merge=merge, **_given(cues, cues.names))
     check_kept(type(selector), made.indices, tokens.shape[-2])
     return made
 
 
 def reduce_each_checked(
-    selector: Selector, sets: Sequence[Tensor], merge: bool, weights: Sequence[Any] | None = None
+    selector: Selector, sets: Sequence[Tensor], merge: bool, cues: Sequence[Cues] = ()
 ) -> list[Reduction]:
     """`selector.reduce_each` of sets `(m_i, d)`, likewise."""
-    made = selector.reduce_each(sets, merge=merge, **_given(weights))
+    known = any(one.names for one in cues)
+    made = selector.reduce_each(sets, merge=merge, **_given(list(cues), known))
     for one, tokens in zip(made, sets, strict=True):
         check_kept(type(selector), one.indices, len(tokens))
     return made
@@ -66,9 +69,9 @@ def timed_call(task: Callable[[], A], device: torch.device) -> tuple[A, float]:
     return made, time.perf_counter() - start
 
 
-def _given(weights: Any) -> dict[str, Any]:
-    """An object that reduces as a selector does need not know of weights to do without them."""
-    return {} if weights is None else {"weights": weights}
+def _given(cues: Any, known: Any) -> dict[str, Any]:
+    """An object that reduces as a selector does need not know of cues to do without them."""
+    return {"cues": cues} if known else {}
 
 
 def _wait(device: torch.device) -> None:

@@ -54,6 +54,7 @@ from otprune.engines.transformers.settings import Settings, Weigh
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.selectors.cues import Cues
 from otprune.selectors.results import LazyTensor
 
 if TYPE_CHECKING:
@@ -269,20 +270,21 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
 def _choose(settings: Settings, call: Encoded) -> list[Choice]:
     """Run the selector on each image, modality by modality."""
     visual = call.visual
-    weights: list[Tensor | None] | None = None
+    cues = [Cues()] * len(visual)
     if settings.weights is not None:
         order = call.prompt_order
         # Copies: what the caller's function changes in place must not reach the model.
         seen = [replace(visual[i], features=visual[i].features.detach().clone()) for i in order]
         with torch.no_grad():
             given = weights_of(settings.weights, seen)
-        weights = [given[order.index(i)] for i in range(len(visual))]
+        for place, weights in zip(order, given, strict=True):
+            cues[place] = replace(cues[place], weights=weights)
     return choose(
         settings.selector,
         [image.features for image in visual],
         [image.row for image in visual],
         settings.merge,
-        weights,
+        cues,
         cells_of_images(call.calls, call.images.values()) if call.calls else None,
     )
 

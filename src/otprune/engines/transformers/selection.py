@@ -14,6 +14,7 @@ from torch import Tensor
 from otprune import keep as budget
 from otprune.checks import check_weights
 from otprune.engines.common.selection import (
+    NOTHING,
     Choice,
     reduce_checked,
     reduce_each_checked,
@@ -38,7 +39,7 @@ def choose(
     images: Sequence[Tensor],
     rows: Sequence[int],
     merge: bool,
-    weights: Sequence[Tensor | None] | None = None,
+    cues: Sequence[Cues] | None = None,
     cells: Sequence[Cells | None] | None = None,
 ) -> list[Choice]:
     """Reduce the tokens `(m, d)` of each image; images of one size are one batch.
@@ -48,7 +49,7 @@ def choose(
 
     Args:
         rows: index of each image's sequence in the batch.
-        weights: `(m,)` for each image, or None for one whose tokens all count the same.
+        cues: what is known of each image's tokens, for a set of its own (`Cues`).
         cells: for each image the plan of a selection inside the encoder, or None. Tokens of one
             cell are copies. Of m tokens `count(m)` are kept, chosen among those that the encoder
             kept, and at most those; ratios in a rule are shares of m, too. If `count(m)` is m, all
@@ -58,34 +59,34 @@ def choose(
         SelectorError: the selector's indices are not strictly ascending, or not valid for an image.
     """
     ruled = isinstance(getattr(selector, "keep", None), (Auto, Budget))
-    weighed = [None] * len(images) if weights is None else list(weights)
+    known = [NOTHING] * len(images) if cues is None else list(cues)
     plans = [None] * len(images) if cells is None else list(cells)
 
-    def key(tokens: Tensor, row: int, weight: Tensor | None, plan: Cells | None) -> object:
+    def key(tokens: Tensor, row: int, cue: Cues, plan: Cells | None) -> object:
         if ruled:
             return row
-        return plan is None, tokens.shape, tokens.dtype, weight is None
+        sizes = tuple((name, getattr(cue, name).shape) for name in sorted(cue.names))
+        return plan is None, tokens.shape, tokens.dtype, sizes
 
     def together(places: list[int]) -> list[Choice]:
         sets = [images[i] for i in places]
-        ours = [weighed[i] for i in places]
+        ours = [known[i] for i in places]
         if any(plans[i] for i in places) and isinstance(selector, Selector):
             # One rule covers all images of a sequence, also those whose plan is not known.
-            known = [plans[i] or Cells.whole(len(images[i]), images[i].device) for i in places]
-            return timed(lambda: reduce_among(selector, sets, known, merge, ours), sets[0].device)
-        given = [w for w in ours if w is not None]
+            there = [plans[i] or Cells.whole(len(images[i]), images[i].device) for i in places]
+            return timed(lambda: reduce_among(selector, sets, there, merge, ours), sets[0].device)
 
         def task() -> list[Reduction]:
             if ruled:
-                return reduce_each_checked(selector, sets, merge, ours if given else None)
+                return reduce_each_checked(selector, sets, merge, ours)
             if len(sets) == 1:
                 return [reduce_checked(selector, sets[0], merge, ours[0])]
-            stacked = torch.stack(given) if given else None
-            return reduce_checked(selector, torch.stack(sets), merge, stacked).unbind()
+            joined = Cues.joined([one.each(lambda x: x.unsqueeze(0)) for one in ours])
+            return reduce_checked(selector, torch.stack(sets), merge, joined).unbind()
 
         return timed(task, sets[0].device)
 
-    return in_groups(map(key, images, rows, weighed, plans), together)
+    return in_groups(map(key, images, rows, known, plans), together)
 
 
 def reduce_among(
@@ -93,7 +94,7 @@ def reduce_among(
     sets: Sequence[Tensor],
     cells: Sequence[Cells],
     merge: bool,
-    weights: Sequence[Tensor | None],
+    cues: Sequence[Cues],
 ) -> list[Reduction]:
     """Reduce tokens `(m, d)` of which only the kept ones of `cells` differ; see `choose`.
 
@@ -107,18 +108,27 @@ def reduce_among(
         m = len(tokens)
         if isinstance(selector.keep, (float, int)) and selector.count(m) == m:
             every = torch.arange(m, device=tokens.device)
-            made[i] = _reduction(tokens, every, weights[i], selector, merge)
+            made[i] = _reduction(tokens, every, cues[i].weights, selector, merge)
         else:
             groups.setdefault(_keep_among(selector, m, len(plan.kept), total), []).append(i)
     for keep, places in groups.items():
         few = [sets[i][cells[i].kept] for i in places]
-        counts = [cells[i].counts(weights[i]) for i in places]
-        weighed = counts if "weights" in selector.uses else None
-        found = _keeping(selector, keep).select_each(few, weights=weighed)
+        counts = [cells[i].counts(cues[i].weights) for i in places]
+        known = [
+            _cues_of_kept(cues[i], cells[i], count).only(selector.uses)
+            for i, count in zip(places, counts, strict=True)
+        ]
+        found = _keeping(selector, keep).select_each(few, cues=known)
         for i, tokens, count, indices in zip(places, few, counts, found, strict=True):
             one = _reduction(tokens, indices, count / count.mean(), selector, merge)
             made[i] = Reduction(cells[i].kept[indices], one.lazy_masses, one.features)
     return [one for one in made if one is not None]
+
+
+def _cues_of_kept(cues: Cues, cells: Cells, weights: Tensor) -> Cues:
+    """What is known of the kept tokens of `cells`; the question is that of all tokens."""
+    of_each = replace(cues, question=None, weights=None).each(lambda x: x[cells.kept])
+    return replace(of_each, question=cues.question, weights=weights)
 
 
 def _reduction(
