@@ -208,6 +208,39 @@ def apply_key_bias(key_bias: LayerBias | None, layers: bool = True) -> Iterator[
         _MASK_BIAS.reset(in_masks)
 
 
+# What is called with an attention layer, its queries and keys, its mask and further arguments.
+Watch = Callable[[Any, Tensor, Tensor, Any, Mapping[str, Any]], None]
+_WATCH: ContextVar[Watch | None] = ContextVar("otprune_attention_watch", default=None)
+
+
+@contextmanager
+def watch_attention(watch: Watch) -> Iterator[None]:
+    """Inside, in this thread and context only, `watch` sees what attention functions are given."""
+    token = _WATCH.set(watch)
+    _interfaces.enter()
+    try:
+        yield
+    finally:
+        _interfaces.leave()
+        _WATCH.reset(token)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _watched(
+    function: Callable[..., Any],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    **kwargs: Any,
+) -> Any:
+    watch = _WATCH.get()
+    if watch is not None:
+        watch(module, query, key, attention_mask, kwargs)
+    return function(module, query, key, value, attention_mask, **kwargs)
+
+
 def check_attention(model: Any, distance: bool = False) -> None:
     """Refuse models and attention functions in which mass would be lost or has no meaning.
 
@@ -268,8 +301,8 @@ def _configs(model: Any, decoder: Any) -> list[Any]:
 class _InterfacePatch:
     """Patches the lookup of attention and mask functions in transformers.
 
-    The patch is installed while any call, in any thread, has a key bias. A call without one gets
-    the unchanged functions.
+    The patch is installed while any call, in any thread, has a key bias or is watched. A call
+    without gets the unchanged functions.
     """
 
     def __init__(self) -> None:
@@ -286,6 +319,8 @@ class _InterfacePatch:
 
             def get_interface(interface: Any, chosen: str, default: Any) -> Any:
                 found = function(interface, chosen, default)
+                if _WATCH.get() is not None and getattr(found, "func", None) is not _watched:
+                    found = functools.partial(_watched, found)
                 if _KEY_BIAS.get() is None or getattr(found, "func", None) is _biased_attention:
                     return found
                 shared = interface is ALL_ATTENTION_FUNCTIONS

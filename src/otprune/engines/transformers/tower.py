@@ -14,17 +14,11 @@ the mass would be lost raises an error.
 
 from __future__ import annotations
 
-import inspect
-import operator
-import threading
-import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -32,6 +26,7 @@ from torch import Tensor
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import Decoder, apply_key_bias, checkpointing
 from otprune.engines.transformers.bias import as_mask
+from otprune.engines.transformers.following import PACK, followed, named, packed_origins
 from otprune.engines.transformers.short import Short, short_of, shortened, whole_again
 from otprune.engines.transformers.towers import Tower, layers_of, side_of, tower_of
 from otprune.errors import UnsupportedError
@@ -78,17 +73,8 @@ def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
     side = side_of(getattr(model, "config", None))
     places = {id(layer): i for i, layer in enumerate(layers)}
     plan = _Plan(stage, tower, row, side, first, len(layers), places, Decoder(tower))
-    token = _PLAN.set(plan)
-    methods = [(x, "forward") for x in (tower, *layers[first:])]
-    base = getattr(model, "base_model", model)
-    if hasattr(type(base), _PACK):
-        methods.append((base, _PACK))
-    _acquire(tower, methods)
-    try:
+    with followed(model, tower, layers[first:], plan):
         yield plan.calls
-    finally:
-        _release(tower)
-        _PLAN.reset(token)
 
 
 def check_stage(model: Any, stage: EncoderStage) -> None:
@@ -111,6 +97,23 @@ class _Plan:
     decoder: Decoder
     calls: list[Staged] = field(default_factory=list)
 
+    def call(
+        self,
+        module: Any,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if name == PACK:
+            return _call_pack(self, module, function, args, kwargs)
+        if module is self.tower:
+            return _call_tower(self, function, args, kwargs)
+        place = self.places.get(id(module))
+        if place is None or place < self.first:
+            return function(*args, **kwargs)
+        return _call_layer(self, module, place, function, args, kwargs)
+
 
 @dataclass(eq=False)
 class _Call:
@@ -121,79 +124,7 @@ class _Call:
     short: Short | None = None
 
 
-_PLAN: ContextVar[_Plan | None] = ContextVar("otprune_encoder_stage", default=None)
 _CALL: ContextVar[_Call | None] = ContextVar("otprune_encoder_call", default=None)
-
-
-# -- replacing methods ---------------------------------------------------------------------------
-
-_PACK = "pack_image_features"
-_lock = threading.RLock()
-_users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-_replaced: WeakKeyDictionary[Any, list[tuple[Any, str]]] = WeakKeyDictionary()
-
-
-def _acquire(tower: Any, methods: list[tuple[Any, str]]) -> None:
-    with _lock:
-        _users[tower] = _users.get(tower, 0) + 1
-        for module, name in methods:
-            if not isinstance(vars(module).get(name), _Method):
-                setattr(module, name, _Method(module, name, vars(module).get(name)))
-                _replaced.setdefault(tower, []).append((module, name))
-
-
-def _release(tower: Any) -> None:
-    with _lock:
-        _users[tower] -= 1
-        if _users[tower]:
-            return
-        del _users[tower]
-        for module, name in _replaced.pop(tower, []):
-            ours = vars(module).get(name)
-            if isinstance(ours, _Method):  # other code may have replaced it: left alone
-                delattr(module, name)
-                if ours.own is not None:
-                    setattr(module, name, ours.own)
-
-
-class _Method:
-    """A method of an encoder, a layer or a model, while a stage is in use in any thread.
-
-    own: the instance attribute that it replaced, such as accelerate's; None if there was none.
-    """
-
-    def __init__(self, module: Any, name: str, own: Callable[..., Any] | None) -> None:
-        self.module = module
-        self.name = name
-        self.own = own
-
-    @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        if self.own is not None:
-            return self.own
-        method: Callable[..., Any] = types.MethodType(
-            getattr(type(self.module), self.name), self.module
-        )
-        return method
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        plan = _PLAN.get()
-        if plan is None:
-            return self.__wrapped__(*args, **kwargs)
-        if self.name == _PACK:
-            return _call_pack(plan, self.module, self.__wrapped__, args, kwargs)
-        if self.module is plan.tower:
-            return _call_tower(plan, self.__wrapped__, args, kwargs)
-        place = plan.places.get(id(self.module))
-        if place is None or place < plan.first:
-            return self.__wrapped__(*args, **kwargs)
-        return _call_layer(plan, self.module, place, self.__wrapped__, args, kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # No stage applies to a copy or a saved model, so it can be loaded without otprune.
-        if self.own is not None:
-            return operator.getitem, ((self.own,), 0)
-        return getattr, (self.module, self.name)
 
 
 def _call_pack(
@@ -203,34 +134,18 @@ def _call_pack(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Pack an encoder's output into images, and see which of its tokens went where.
-
-    The same method packs the tokens' numbers, with -1 for the row that it adds.
-    """
-    given = _named(model, args, kwargs, _PACK)
-    tiles = given["image_features"]
-    if plan.calls and sum(len(one.cell) for one in plan.calls[-1].cells) == sum(
-        x.shape[:-1].numel() for x in tiles
-    ):
-        number = torch.arange(sum(x.shape[:-1].numel() for x in tiles), dtype=torch.float64)
-        parts = number.split([x.shape[:-1].numel() for x in tiles])
-        given["image_features"] = [
-            part.view(*x.shape[:-1], 1) for part, x in zip(parts, tiles, strict=True)
-        ]
-        if given.get("image_newline") is not None:
-            given["image_newline"] = number.new_tensor([-1.0])
-        packed = [x[:, 0] for x in function(**given)[0]]
-        # Numbers between two tokens are mixtures (of an image that was made smaller).
-        if all(torch.equal(x, x.round()) for x in packed):
-            origins = [x.long().to(tiles[0].device) for x in packed]
-            plan.calls[-1] = replace(plan.calls[-1], origins=origins)
+    """Pack an encoder's output into images, and see which of its tokens went where."""
+    given = named(model, args, kwargs, PACK)
+    total = sum(x.shape[:-1].numel() for x in given["image_features"])
+    if plan.calls and sum(len(one.cell) for one in plan.calls[-1].cells) == total:
+        plan.calls[-1] = replace(plan.calls[-1], origins=packed_origins(function, given))
     return function(*args, **kwargs)
 
 
 def _call_tower(
     plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    token = _CALL.set(_Call(plan, _named(plan.tower, args, kwargs)))
+    token = _CALL.set(_Call(plan, named(plan.tower, args, kwargs)))
     try:
         return function(*args, **kwargs)
     finally:
@@ -253,7 +168,7 @@ def _call_layer(
             "the stage: call gradient_checkpointing_disable() on the encoder, or prune without "
             "encoder="
         )
-    given = _named(layer, args, kwargs)
+    given = named(layer, args, kwargs)
     call = _CALL.get()
     if call is None or call.plan is not plan:
         raise UnsupportedError(
@@ -279,23 +194,6 @@ def _call_layer(
         out = function(**given)
     bias.check_used()
     return whole_again(out, short)
-
-
-def _named(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "forward"
-) -> dict[str, Any]:
-    """The arguments of a module's method by name."""
-    signature = _signature(getattr(type(module), method))
-    named: dict[str, Any] = {}
-    for name, value in list(signature.bind(module, *args, **kwargs).arguments.items())[1:]:
-        more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-        named |= value if more else {name: value}
-    return named
-
-
-@lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)
 
 
 def _select(call: _Call, hidden: Tensor) -> Short | None:

@@ -25,11 +25,14 @@ class Layout:
     units: for each attention set (image, tile or frame) `(U, g)` int64: the indices of the tokens
         of each block that the model combines behind the encoder, in the order of its output. g is 1
         where it combines none. Indices count through all sequences, `row * n + column`.
-    special: `(S,)` int64, likewise: special tokens, which always stay. All others are padding.
+    special: `(S,)` int64, likewise: special tokens, which always stay. The class token is the first
+        of a sequence, registers follow it. All others are padding.
+    places: for each set `(U, 2)` int64: row and column of each block on the grid of blocks.
     """
 
     units: list[Tensor]
     special: Tensor
+    places: list[Tensor]
 
 
 # From an encoder, the arguments of its call, the shape `(rows, n)` of its sequences, and the side
@@ -58,6 +61,15 @@ def _blocks(height: int, width: int, side: int) -> Tensor:
     return grid.transpose(1, 2).reshape(-1, side * side)
 
 
+@lru_cache(maxsize=64)
+def _places(height: int, width: int, side: int) -> Tensor:
+    """`(U, 2)`: row and column of each of `_blocks`."""
+    if height % side or width % side:
+        side = 1
+    rows, columns = torch.arange(height // side), torch.arange(width // side)
+    return torch.cartesian_prod(rows, columns)
+
+
 def _pair(size: Any) -> tuple[int, int]:
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
@@ -76,6 +88,7 @@ def _square(special: Callable[[Any], int]) -> Find:
         return Layout(
             [units + row * n for row in range(rows)],
             torch.cat([ahead + row * n for row in range(rows)]),
+            [_places(height, width, side)] * rows,
         )
 
     return find
@@ -87,22 +100,27 @@ def _masked(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: 
     patch, size = _pair(tower.config.patch_size), given["pixel_values"].shape[-2:]
     height, width = (int(a) // b for a, b in zip(size, patch, strict=True))
     _check_size(tower, n, height * width)
-    units, mask = _blocks(height, width, side), given.get("patch_attention_mask")
+    units, places = _blocks(height, width, side), _places(height, width, side)
+    mask = given.get("patch_attention_mask")
     if mask is None:
-        return Layout([units + row * n for row in range(rows)], torch.arange(0))
-    real = mask.reshape(rows, -1).bool().cpu()
+        units_of_rows = [units + row * n for row in range(rows)]
+        return Layout(units_of_rows, torch.arange(0), [places] * rows)
+    shown = [real[units].any(dim=1) for real in mask.reshape(rows, -1).bool().cpu()]
     return Layout(
-        [units[real[row][units].any(dim=1)] + row * n for row in range(rows)], torch.arange(0)
+        [units[some] + row * n for row, some in enumerate(shown)],
+        torch.arange(0),
+        [places[some] for some in shown],
     )
 
 
 def _native(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
     """Images of any grid, `spatial_shapes` `(rows, 2)`, each padded to n tokens."""
     _, n = shape
-    grids = given["spatial_shapes"].tolist()
+    grids = [(int(h), int(w)) for h, w in given["spatial_shapes"].tolist()]
     return Layout(
-        [_blocks(int(h), int(w), side) + row * n for row, (h, w) in enumerate(grids)],
+        [_blocks(*grid, side) + row * n for row, grid in enumerate(grids)],
         torch.arange(0),
+        [_places(*grid, side) for grid in grids],
     )
 
 
@@ -123,13 +141,16 @@ def _pixtral(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side:
     patch = int(tower.patch_size)
     grids = [(int(h) // patch, int(w) // patch) for h, w in sizes]
     _check_size(tower, shape[1], sum(math.prod(grid) for grid in grids))
-    return Layout(_packed(grids, side), torch.arange(0))
+    places = [_places(*grid, side) for grid in grids]
+    return Layout(_packed(grids, side), torch.arange(0), places)
 
 
 def _qwen(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
     """Frames of any size, packed, the tokens of each merged block next to each other."""
-    times = int(tower.spatial_merge_size) ** 2
-    lengths = [int(h * w) for t, h, w in given["grid_thw"].tolist() for _ in range(int(t))]
+    merged = int(tower.spatial_merge_size)
+    times = merged**2
+    grids = [(int(h), int(w)) for t, h, w in given["grid_thw"].tolist() for _ in range(int(t))]
+    lengths = [math.prod(grid) for grid in grids]
     _check_size(tower, shape[1], sum(lengths))
     place = torch.arange(sum(lengths) // times)
     if getattr(tower, "window_size", None):
@@ -144,7 +165,11 @@ def _qwen(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: in
         )
         place = order.argsort()
     units = place.unsqueeze(1) * times + torch.arange(times)
-    return Layout(list(units.split([length // times for length in lengths])), torch.arange(0))
+    return Layout(
+        list(units.split([length // times for length in lengths])),
+        torch.arange(0),
+        [_places(*grid, merged) for grid in grids],
+    )
 
 
 def _check_size(tower: Any, found: int, expected: int) -> None:
@@ -210,8 +235,15 @@ def side_of(config: Any) -> int:
     return 1 if side is None else max(1, round(side(config)))
 
 
-def tower_of(model: Any) -> tuple[Any, Tower]:
+def tower_of(
+    model: Any,
+    purpose: str = "a selection inside its vision encoder ({}) is not known to be right",
+    instead: str = "prune without encoder=",
+) -> tuple[Any, Tower]:
     """A model's vision encoder, or the encoder itself, and its row of the table.
+
+    Args:
+        purpose, instead: for messages. What it is for, `{}` is the encoder; what to do instead.
 
     Raises:
         UnsupportedError: there is none in the table, or more than one; says which classes.
@@ -224,11 +256,10 @@ def tower_of(model: Any) -> tuple[Any, Tower]:
         names = " and ".join(sorted(type(x).__name__ for x in found))
         raise UnsupportedError(
             f"{name} has several vision encoders ({names}), and which shows what is not known: "
-            "prune without encoder="
+            f"{instead}"
         )
     raise UnsupportedError(
-        f"{name}: a selection inside its vision encoder ({encoder_name(model)}) is not known to "
-        f"be right; it is for {', '.join(TOWERS)}: prune without encoder="
+        f"{name}: {purpose.format(encoder_name(model))}; it is for {', '.join(TOWERS)}: {instead}"
     )
 
 

@@ -1,0 +1,170 @@
+"""Methods of a vision encoder and its model, replaced for the calls of one context.
+
+While somebody follows an encoder in any thread, some methods are replaced by functions that look up
+the follower of the context. Calls of other threads, and calls without a follower, are unaffected;
+afterwards nothing is left.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+PACK = "pack_image_features"  # of models that pack tiles into images in a method of its own
+
+
+class Follower(Protocol):
+    """What happens in place of the followed methods."""
+
+    def call(
+        self,
+        module: Any,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """In place of `module.name(*args, **kwargs)`, which is `function(*args, **kwargs)`."""
+
+
+_FOLLOWER: ContextVar[Follower | None] = ContextVar("otprune_encoder_follower", default=None)
+_lock = threading.RLock()
+_users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_replaced: WeakKeyDictionary[Any, list[tuple[Any, str]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def followed(model: Any, tower: Any, layers: list[Any], follower: Follower) -> Iterator[None]:
+    """Inside, in this thread and context only, a follower gets the calls of a vision encoder.
+
+    Args:
+        model: the encoder's model, whose packing of tiles is followed if it has one; or the
+            encoder.
+        tower: the encoder.
+        layers: those of its layers that are followed.
+        follower: gets their calls, as `forward` and `PACK`.
+    """
+    methods = [(x, "forward") for x in (tower, *layers)]
+    base = getattr(model, "base_model", model)
+    if hasattr(type(base), PACK):
+        methods.append((base, PACK))
+    token = _FOLLOWER.set(follower)
+    _acquire(tower, methods)
+    try:
+        yield
+    finally:
+        _release(tower)
+        _FOLLOWER.reset(token)
+
+
+def _acquire(tower: Any, methods: list[tuple[Any, str]]) -> None:
+    with _lock:
+        _users[tower] = _users.get(tower, 0) + 1
+        for module, name in methods:
+            if not isinstance(vars(module).get(name), _Method):
+                setattr(module, name, _Method(module, name, vars(module).get(name)))
+                _replaced.setdefault(tower, []).append((module, name))
+
+
+def _release(tower: Any) -> None:
+    with _lock:
+        _users[tower] -= 1
+        if _users[tower]:
+            return
+        del _users[tower]
+        for module, name in _replaced.pop(tower, []):
+            ours = vars(module).get(name)
+            if isinstance(ours, _Method):  # other code may have replaced it: left alone
+                delattr(module, name)
+                if ours.own is not None:
+                    setattr(module, name, ours.own)
+
+
+class _Method:
+    """A method of an encoder, a layer or a model, while it is followed in any thread.
+
+    own: the instance attribute that it replaced, such as accelerate's; None if there was none.
+    """
+
+    def __init__(self, module: Any, name: str, own: Callable[..., Any] | None) -> None:
+        self.module = module
+        self.name = name
+        self.own = own
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        if self.own is not None:
+            return self.own
+        method: Callable[..., Any] = types.MethodType(
+            getattr(type(self.module), self.name), self.module
+        )
+        return method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        follower = _FOLLOWER.get()
+        if follower is None:
+            return self.__wrapped__(*args, **kwargs)
+        return follower.call(self.module, self.name, self.__wrapped__, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # No follower applies to a copy or a saved model, so it can be loaded without otprune.
+        if self.own is not None:
+            return operator.getitem, ((self.own,), 0)
+        return getattr, (self.module, self.name)
+
+
+def named(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "forward"
+) -> dict[str, Any]:
+    """The arguments of a module's method by name."""
+    signature = _signature(getattr(type(module), method))
+    found: dict[str, Any] = {}
+    for name, value in list(signature.bind(module, *args, **kwargs).arguments.items())[1:]:
+        more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        found |= value if more else {name: value}
+    return found
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+def packed_origins(function: Callable[..., Any], given: dict[str, Any]) -> list[Tensor] | None:
+    """Which token of the encoder's output each token of the packed images is.
+
+    The same method packs the tokens' numbers, with -1 for the rows that it adds.
+
+    Args:
+        function: packs tiles into images.
+        given: its arguments by name; `image_features` are the tiles `(t, n, d)` of each image.
+
+    Returns:
+        `(m,)` int64 for each image, counted through all tiles; None if tokens are mixed (an image
+        that was made smaller).
+    """
+    tiles = given["image_features"]
+    sizes = [x.shape[:-1].numel() for x in tiles]
+    number = torch.arange(sum(sizes), dtype=torch.float64)
+    of_tiles = [
+        part.view(*x.shape[:-1], 1) for part, x in zip(number.split(sizes), tiles, strict=True)
+    ]
+    given = given | {"image_features": of_tiles}
+    if given.get("image_newline") is not None:
+        given["image_newline"] = number.new_tensor([-1.0])
+    packed = [x[:, 0] for x in function(**given)[0]]
+    # Numbers between two tokens are mixtures.
+    if not all(torch.equal(x, x.round()) for x in packed):
+        return None
+    return [x.long().to(tiles[0].device) for x in packed]

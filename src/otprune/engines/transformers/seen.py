@@ -1,0 +1,381 @@
+"""What the vision encoder knows about its tokens: the cues that methods take from it.
+
+During a call whose method uses such cues, the encoder is followed in this thread and context only.
+Its output, and the queries and keys of one layer, are read as they pass by; no option of the model
+is changed, so every attention implementation serves. The layer is the one that produced the
+features: of `vision_feature_layer` (of its last entry, if it names several), or the last one where
+the model takes the encoder's last output. If that attends within windows, it is the last layer
+before it that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from otprune.engines.transformers.attention import watch_attention
+from otprune.engines.transformers.following import PACK, followed, named, packed_origins
+from otprune.engines.transformers.saliency import Part, parts_of, received
+from otprune.engines.transformers.towers import Layout, Tower, layers_of, side_of, tower_of
+from otprune.errors import UnsupportedError
+from otprune.selectors import Cues
+
+SEEN = frozenset({"saliency", "keys", "encoded", "grid"})
+_ATTENTION = frozenset({"saliency", "keys"})
+
+_INSTEAD = "use a method that needs none"
+# Which output of the encoder a model's projector reads, for models whose tokens are those of the
+# encoder (or blocks of them) one by one and in order: "layer", the hidden state that
+# `vision_feature_layer` names; "last", the last output; "either", the last output for layer -1.
+_READS: dict[str, Literal["layer", "last", "either"]] = {
+    "aya_vision": "layer",
+    "cohere2_vision": "last",
+    "deepseek_vl": "last",
+    "gemma3": "last",
+    "idefics3": "last",
+    "internvl": "either",
+    "lfm2_vl": "last",
+    "lighton_ocr": "last",
+    "llava": "layer",
+    "llava_next": "layer",
+    "llava_next_video": "layer",
+    "llava_onevision": "layer",
+    "mistral3": "layer",
+    "mistral_large4": "layer",
+    "paligemma": "last",
+    "qwen2_5_vl": "last",
+    "qwen2_vl": "last",
+    "qwen3_vl": "last",
+    "qwen3_vl_moe": "last",
+    "shieldgemma2": "last",
+    "smolvlm": "last",
+    "vipllava": "layer",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The cues of the attention sets (images, tiles or frames) of one call of an encoder.
+
+    sets: of each set, in the order of the encoder's output; of blocks, if the model combines tokens
+        behind the encoder. In `grid` the tile is the number of the set.
+    sizes: number of tokens of each set.
+    lacking: why a cue is not among them, by name.
+    origins: see `Staged`; empty where the model packs tiles in a way that mixes their tokens.
+    """
+
+    sets: list[Cues]
+    sizes: list[int]
+    lacking: dict[str, str]
+    origins: list[Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the cues of a model come from.
+
+    state: index of the hidden state that the model reads; None for the last output.
+    layer: the layer whose queries and keys are read.
+    dropped: how many of the special tokens in front of each set the model drops.
+    """
+
+    tower: Any
+    row: Tower
+    side: int
+    state: int | None
+    layer: Any
+    dropped: int
+
+
+def check_seen(model: Any, wanted: Collection[str]) -> None:
+    """Raise what `seeing` would raise before any call."""
+    if SEEN & set(wanted):
+        _source(model, wanted, {})
+
+
+@contextmanager
+def seeing(model: Any, wanted: Collection[str], given: Mapping[str, Any]) -> Iterator[list[Seen]]:
+    """Inside, in this thread and context only, the cues of a model's vision encoder are collected.
+
+    Args:
+        model: a supported model.
+        wanted: names out of `SEEN`; nothing else is computed.
+        given: the arguments of the model's call.
+
+    Returns:
+        A list to which every call of the encoder adds what it saw.
+
+    Raises:
+        UnsupportedError: the cues of this model cannot be read; says why.
+    """
+    eye = _Eye(_source(model, wanted, given), frozenset(wanted))
+    layers = [eye.source.layer] if _ATTENTION & eye.wanted else []
+    with followed(model, eye.source.tower, layers, eye):
+        yield eye.calls
+
+
+def _source(model: Any, wanted: Collection[str], given: Mapping[str, Any]) -> _Source:
+    name, cues = type(model).__name__, " and ".join(sorted(SEEN & set(wanted)))
+    purpose = f"{cues} of its vision encoder ({{}}) cannot be read"
+    tower, row = tower_of(model, purpose, _INSTEAD)
+    kind = getattr(model.config, "model_type", "")
+    if kind not in _READS:
+        raise UnsupportedError(
+            f"{name}: {cues} cannot be read, since it is not known that each of its tokens is one "
+            f"of its vision encoder's: {_INSTEAD}"
+        )
+    layers = layers_of(tower, row)
+    number = len(layers)
+    state, layer = None, number - 1
+    if _READS[kind] != "last":
+        named_layer = given.get("vision_feature_layer")
+        if named_layer is None:
+            named_layer = model.config.vision_feature_layer
+        state = named_layer if isinstance(named_layer, int) else int(list(named_layer)[-1])
+        layer = (state if state >= 0 else number + 1 + state) - 1
+        if _READS[kind] == "either" and state == -1:
+            state = None
+    full = getattr(tower, "fullatt_block_indexes", None)
+    if full is not None:
+        layer = max((i for i in full if i <= layer), default=-1)
+    if not 0 <= layer < number:
+        raise UnsupportedError(
+            f"{name}: {cues} cannot be read, since no layer that attends to the whole image comes "
+            f"before the features: {_INSTEAD}"
+        )
+    strategy = given.get("vision_feature_select_strategy")
+    if strategy is None:
+        strategy = getattr(model.config, "vision_feature_select_strategy", None)
+    dropped = 1 if strategy == "default" or kind == "vipllava" else 0
+    return _Source(tower, row, side_of(model.config), state, layers[layer], dropped)
+
+
+@dataclass(eq=False)
+class _Call:
+    """A running call of an encoder: its arguments, and what its layer's attention was given."""
+
+    arguments: Mapping[str, Any]
+    attended: list[tuple[Tensor, Tensor, Any, Mapping[str, Any]]] = field(default_factory=list)
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("otprune_seen_call", default=None)
+
+
+@dataclass(eq=False)
+class _Eye:
+    """Follows one encoder in one context."""
+
+    source: _Source
+    wanted: frozenset[str]
+    calls: list[Seen] = field(default_factory=list)
+
+    def call(
+        self,
+        module: Any,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if name == PACK:
+            return self._pack(module, function, args, kwargs)
+        if module is self.source.tower:
+            return self._tower(function, args, kwargs)
+        call = _CALL.get()
+        if call is None or module is not self.source.layer:
+            return function(*args, **kwargs)
+        return _watched(call, function, args, kwargs)
+
+    def _pack(
+        self,
+        model: Any,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        given = named(model, args, kwargs, PACK)
+        total = sum(x.shape[:-1].numel() for x in given["image_features"])
+        if self.calls:
+            fits = sum(self.calls[-1].sizes) == total
+            origins = packed_origins(function, given) if fits else None
+            self.calls[-1] = replace(self.calls[-1], origins=origins or [])
+        return function(*args, **kwargs)
+
+    def _tower(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        call = _Call(named(self.source.tower, args, kwargs))
+        token = _CALL.set(call)
+        try:
+            out = function(*args, **kwargs)
+        finally:
+            _CALL.reset(token)
+        self.calls.append(self._seen(call, out))
+        return out
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _seen(self, call: _Call, out: Any) -> Seen:
+        source, last = self.source, out.last_hidden_state
+        rows, n = last.shape[:-1] if last.ndim == 3 else (1, len(last))
+        layout = source.row.layout(source.tower, call.arguments, (rows, n), source.side)
+        flat: dict[str, Tensor] = {}
+        lacking: dict[str, str] = {}
+        if "encoded" in self.wanted:
+            states = last if source.state is None else out.hidden_states[source.state]
+            flat["encoded"] = states.detach().reshape(rows * n, -1)
+        if _ATTENTION & self.wanted:
+            try:
+                parts = _parts(call, rows, n)
+                if "keys" in self.wanted:
+                    every = torch.cat([part.key for part in parts], dim=2)
+                    flat["keys"] = every.transpose(1, 2).flatten(0, 1)
+                if "saliency" in self.wanted:
+                    flat["saliency"] = _saliency(parts, layout, rows, n)
+            except UnsupportedError as error:
+                missing = _ATTENTION & self.wanted - set(flat)
+                lacking = dict.fromkeys(missing, f"{type(source.tower).__name__}: {error}")
+        sets, sizes = [], []
+        for i, (units, places) in enumerate(zip(layout.units, layout.places, strict=True)):
+            cues = {name: _mean_of_blocks(x, units) for name, x in flat.items()}
+            if "grid" in self.wanted:
+                tile = torch.full((len(places), 1), i)
+                cues["grid"] = torch.cat([tile, places], dim=1).to(last.device)
+            row = int(units[0, 0]) // n if len(units) else -1
+            ahead = max(0, len(_special(layout, row, n)) - source.dropped)
+            sets.append(Cues(**{name: _added(x, ahead, name) for name, x in cues.items()}))
+            sizes.append(ahead + len(units))
+        return Seen(sets, sizes, lacking)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _watched(
+    call: _Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A layer, and what its attention is given."""
+    call.attended.clear()
+
+    def watch(module: Any, query: Tensor, key: Tensor, mask: Any, given: Mapping[str, Any]) -> None:
+        call.attended.append((query.detach(), key.detach(), mask, given))
+
+    with watch_attention(watch):
+        return function(*args, **kwargs)
+
+
+def _parts(call: _Call, rows: int, n: int) -> list[Part]:
+    """What the layer's attention was given, of sequences `(rows, n)`."""
+    parts: list[Part] = []
+    for given in call.attended:
+        parts += parts_of(parts[-1].stop if parts else 0, *given)
+    if not parts or parts[-1].stop != n or len(parts[0].key) != rows:
+        raise UnsupportedError("it does not attend through transformers' attention interface alone")
+    return parts
+
+
+def _special(layout: Layout, row: int, n: int) -> Tensor:
+    """`(s,)`: the special tokens of one sequence, counted in it."""
+    return layout.special[layout.special // n == row] - row * n
+
+
+def _saliency(parts: list[Part], layout: Layout, rows: int, n: int) -> Tensor:
+    """`(rows * n,)` float32."""
+    flat = parts[0].key.new_zeros(rows * n, dtype=torch.float32)
+    for units in layout.units:
+        if len(units):
+            tokens = units.reshape(-1)
+            row = int(tokens[0]) // n
+            special = _special(layout, row, n)
+            first = int(special[0]) if len(special) else None
+            flat[tokens.to(flat.device)] = received(parts, row, tokens - row * n, first)
+    return flat
+
+
+def _mean_of_blocks(flat: Tensor, units: Tensor) -> Tensor:
+    """`(U, ...)` float32: the mean over the tokens of each block."""
+    rows = flat[units.to(flat.device)]
+    return rows[:, 0].float() if units.shape[1] == 1 else rows.float().mean(dim=1)
+
+
+def _added(cue: Tensor, number: int, name: str) -> Tensor:
+    """The cue with rows in front, of tokens that show no part of the image."""
+    fill = -1 if name == "grid" else 0
+    return cue if not number else torch.cat([cue.new_full((number, *cue.shape[1:]), fill), cue])
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def in_order(sets: Sequence[int], images: Sequence[int]) -> list[range]:
+    """Which sets each image consists of, by their lengths; none if they do not fit.
+
+    Args:
+        sets: number of tokens of each set.
+        images: of each image, of which the first ones consist of all the sets.
+    """
+    made: list[range] = []
+    start = total = 0
+    for i, size in enumerate(sets):
+        if len(made) == len(images):
+            return []
+        total += size
+        if total == images[len(made)]:
+            made.append(range(start, i + 1))
+            start, total = i + 1, 0
+    return [] if start < len(sets) else made
+
+
+def cues_of_images(calls: Sequence[Seen], images: Sequence[Tensor]) -> list[Cues] | None:
+    """The cues of each image's tokens; None if it is not known which tokens show what.
+
+    Args:
+        calls: what each call of the encoder saw.
+        images: `(m, d)`, the tokens of each image, in the order in which they were encoded.
+    """
+    found: list[Cues] = []
+    for call in calls:
+        left = [len(x) for x in images[len(found) :]]
+        origins = call.origins
+        if origins is None:
+            starts = [sum(call.sizes[:i]) for i in range(len(call.sizes) + 1)]
+            origins = [
+                torch.arange(starts[some.start], starts[some.stop])
+                for some in in_order(call.sizes, left)
+            ]
+        if not origins or [len(x) for x in origins] != left[: len(origins)]:
+            return None
+        every = Cues.joined(call.sets)
+        found += [_shown(every, x) for x in origins]
+    if len(found) != len(images):
+        return None
+    # The projector may lie on another device than the encoder.
+    return [
+        cues.each(partial(torch.Tensor.to, device=x.device))
+        for cues, x in zip(found, images, strict=True)
+    ]
+
+
+def _shown(cues: Cues, origin: Tensor) -> Cues:
+    """The cues of one image, whose first tile is 0.
+
+    origin: `(m,)`, the token of `cues` that each of its tokens is; -1 for none.
+    """
+
+    def take(x: Tensor) -> Tensor:
+        at = origin.to(x.device)
+        taken = x[at.clamp(min=0)]
+        taken[at < 0] = 0 if x.is_floating_point() else -1
+        return taken
+
+    made = cues.each(take)
+    if made.grid is not None:
+        tile = made.grid[:, 0]
+        inside = tile >= 0
+        first = tile[inside].min() if bool(inside.any()) else 0
+        made.grid[:, 0] = torch.where(inside, tile - first, tile)
+    return made
