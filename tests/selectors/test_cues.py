@@ -10,6 +10,7 @@ from otprune import (
     Auto,
     CueError,
     Cues,
+    EncoderStage,
     Selector,
     SelectorError,
     Settings,
@@ -73,8 +74,9 @@ def test_nothing_runs_without_what_is_needed(keep):
 
 
 def test_an_engine_says_at_once_what_it_cannot_provide():
-    with pytest.raises(UnsupportedError, match="cannot be provided by the engine for transformers"):
-        Settings(Salient(0.1))
+    Settings(Salient(0.1))
+    with pytest.raises(UnsupportedError, match="grid and saliency.* cannot be provided inside an"):
+        EncoderStage(selector=Salient(0.1))
 
 
 @pytest.mark.parametrize("keep", [5, Auto(0.3)])

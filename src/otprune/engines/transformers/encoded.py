@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, check, placeholder
 from otprune.engines.transformers.features import PIXELS, Images, encode, find_images
 from otprune.engines.transformers.memory import cache_of, length_of
+from otprune.engines.transformers.seen import SEEN, cues_of_call, seen_in
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.selectors.cues import Cue, Cues
 
 # Arguments with one number a token, and their value at padding (input_ids: the padding token).
 TYPE_IDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -35,12 +37,14 @@ class VisualTokens:
         features: `(m, d)` in the model's dtype, including special tokens such as anyres newlines.
         unit: what these tokens show: an "image", a "video", or one "frame" or "chunk" of a video in
             families whose calls do not say where a video ends.
+        cues: what else is known of the tokens; None if nothing was asked for.
     """
 
     modality: str
     row: int
     features: Tensor
     unit: Unit = "image"
+    cues: Cues | None = None
 
 
 class PrunedOutputs(dict[str, Any]):
@@ -63,6 +67,7 @@ class Encoded:
     at: `(B, S)` bool by modality, True at placeholders.
     images: images by modality.
     calls: what each call of the vision encoder kept; none without a selection inside it.
+    cues: what is known of the tokens of each image, in the order of `visual`.
     """
 
     given: dict[str, Any]
@@ -73,14 +78,19 @@ class Encoded:
     at: dict[str, Tensor]
     images: dict[str, Images]
     calls: list[Staged]
+    cues: list[Cues]
 
     @property
     def visual(self) -> list[VisualTokens]:
         """The tokens of every image, modality by modality."""
-        return [
-            VisualTokens(modality, row, tokens, some.unit)
+        every = [
+            (modality, row, tokens, some.unit)
             for modality, some in self.images.items()
             for row, tokens in zip(some.rows, some.tokens, strict=True)
+        ]
+        return [
+            VisualTokens(*one, cues if cues.names else None)
+            for one, cues in zip(every, self.cues, strict=True)
         ]
 
     @property
@@ -94,7 +104,10 @@ class Encoded:
 
 
 def visual_tokens(
-    model: PreTrainedModel, inputs: Mapping[str, Any], untested_transformers: Untested = "refuse"
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    untested_transformers: Untested = "refuse",
+    cues: Collection[Cue] = (),
 ) -> list[VisualTokens]:
     """The visual tokens of each image and video of a call, as the language model would get them.
 
@@ -104,10 +117,19 @@ def visual_tokens(
         for image in otprune.visual_tokens(model, inputs):
             print(image.modality, image.row, image.features.shape)
 
+    With cues, what the vision encoder knows of the tokens can be looked at, and given to a method:
+
+        for image in otprune.visual_tokens(model, inputs, cues=("saliency",)):
+            kept = selector.select(image.features, cues=image.cues)
+
     Args:
         model: a supported model, see `otprune.engines.transformers.support`.
         inputs: what the processor returned, including `input_ids` `(B, S)`; not changed.
         untested_transformers: see `Settings`.
+        cues: names of the cues to collect, out of saliency, keys, encoded and grid; float32 (grid
+            int64), on the device of the tokens. Blocks of tokens that the model combines into one
+            have the mean of their tokens; tokens that the model adds have saliency, keys and
+            features 0 and grid -1.
 
     Returns:
         One entry for each image and video in prompt order, sequence by sequence; without gradient.
@@ -115,15 +137,20 @@ def visual_tokens(
 
     Raises:
         UnsupportedError, OTPruneError: as `prune_inputs`, of what comes before the selection. Also
-            for placeholders without pixels.
+            for placeholders without pixels, and if a cue of this model or call is not known.
     """
+    unknown = {cues} if isinstance(cues, str) else set(cues) - SEEN
+    if unknown:
+        raise OTPruneError(
+            f"cues={cues!r}: expected names out of {', '.join(sorted(SEEN))}, such as ('saliency',)"
+        )
     check_tested(untested_transformers)
     check(model)
     if not has_images(inputs):
         check_no_placeholders(model, inputs)
         return []
     with torch.no_grad():
-        call = encode_call(model, inputs)
+        call = encode_call(model, inputs, uses=cues, needs=cues)
     visual = call.visual
     return [visual[i] for i in call.prompt_order]
 
@@ -155,20 +182,29 @@ def check_no_placeholders(model: Any, inputs: Mapping[str, Any]) -> None:
 
 
 def encode_call(
-    model: Any, inputs: Mapping[str, Any], stage: EncoderStage | None = None
+    model: Any,
+    inputs: Mapping[str, Any],
+    stage: EncoderStage | None = None,
+    uses: Collection[str] = (),
+    needs: Collection[str] = (),
 ) -> Encoded:
     """Encode the images of a call and match them with their placeholders.
 
     Args:
         stage: selection inside the vision encoder, or None.
+        uses: names of the cues to collect where they are known; others than `SEEN` are ignored.
+        needs: those of them without which the call is refused.
 
     Raises:
-        UnsupportedError: an argument or a prompt that cannot be pruned; says which and why.
+        UnsupportedError: an argument or a prompt that cannot be pruned, or a cue that is needed and
+            not known; says which and why.
         OTPruneError: the numbers of placeholders and features differ, or placeholders are masked.
     """
     given = {key: value for key, value in inputs.items() if value is not None}
     ids, mask = _prompt(given)
-    outputs, rest, calls = encode(model, given, stage)
+    wanted = seen_in(model, given, stage, uses, needs)
+    made = encode(model, given, stage, wanted)
+    outputs = made.by_modality
     at = {modality: ids == placeholder(model.config, modality) for modality in outputs}
     for modality, places in at.items():
         if bool((places & ~mask.bool()).any()):
@@ -177,7 +213,9 @@ def encode_call(
         modality: find_images(model, outputs[modality], ids, places, modality, given)
         for modality, places in at.items()
     }
-    return Encoded(given, ids, mask, rest, outputs, at, images, calls)
+    tokens = [x for some in images.values() for x in some.tokens]
+    cues = cues_of_call(model, made.seen, tokens, needs) if wanted else [Cues()] * len(tokens)
+    return Encoded(given, ids, mask, made.rest, outputs, at, images, made.kept, cues)
 
 
 def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:

@@ -15,6 +15,7 @@ from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, family, placeholder, rows_of
 from otprune.engines.transformers.grouping import image_lengths
 from otprune.engines.transformers.parameters import parameters_of
+from otprune.engines.transformers.seen import Seen, in_order, seeing
 from otprune.engines.transformers.tower import Staged, staged
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.measures.cells import Cells
@@ -48,16 +49,33 @@ class Images:
     unit: Unit
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What encoding a call's images gave.
+
+    by_modality: encoder outputs.
+    rest: the arguments of the call without pixels and what belongs to them.
+    kept: what each call of the vision encoder kept; none without a selection inside it.
+    seen: the cues of each call of the vision encoder; none if none are collected.
+    """
+
+    by_modality: dict[str, Any]
+    rest: dict[str, Any]
+    kept: list[Staged]
+    seen: list[Seen]
+
+
 def encode(
-    model: Any, given: dict[str, Any], stage: EncoderStage | None = None
-) -> tuple[dict[str, Any], dict[str, Any], list[Staged]]:
-    """Encoder outputs by modality, and the arguments without pixels and what belongs to them.
+    model: Any,
+    given: dict[str, Any],
+    stage: EncoderStage | None = None,
+    wanted: frozenset[str] = frozenset(),
+) -> Outputs:
+    """Encode the images of a call.
 
     Args:
         stage: selection inside the vision encoder, or None.
-
-    Returns:
-        Outputs, arguments, and what each call of the vision encoder kept (nothing without a stage).
+        wanted: cues to collect, of those in `seen_in`.
 
     Raises:
         UnsupportedError: no encoder of the model takes the given pixels, or images and videos come
@@ -77,6 +95,7 @@ def encode(
     given = _with_known_pixels(model, given)
     with ExitStack() as stack:
         calls = [] if stage is None else stack.enter_context(staged(model, stage))
+        seen = stack.enter_context(seeing(model, wanted, given)) if wanted else []
         stack.enter_context(_offloaded_weights(model.base_model))
         rest = model._prepare_multimodal_encoder_kwargs_for_generation(
             given | {"mm_encoder_outputs": before}
@@ -105,7 +124,7 @@ def encode(
             f"{type(model).__name__} did not call its vision encoder as expected, so nothing was "
             "selected inside it: prune without encoder="
         )
-    return made, rest, calls
+    return Outputs(made, rest, calls, seen)
 
 
 @contextmanager
@@ -229,7 +248,11 @@ def cells_of_images(calls: list[Staged], images: Iterable[Images]) -> list[Cells
     for call in calls:
         left = every[len(found) :]
         if call.origins is None:
-            more = _in_order(call.cells, left)
+            sizes = [len(one.cell) for one in call.cells]
+            more = [
+                Cells.joined([call.cells[i] for i in some])
+                for some in in_order(sizes, [len(x) for x in left])
+            ]
         else:
             whole = Cells.joined(call.cells)
             more = [whole.shown(origin.to(whole.cell.device)) for origin in call.origins]
@@ -242,20 +265,6 @@ def cells_of_images(calls: list[Staged], images: Iterable[Images]) -> list[Cells
         for tokens, cells in zip(every, found, strict=False)
     ]
     return known + [None] * (len(every) - len(known))
-
-
-def _in_order(sets: list[Cells], images: list[Tensor]) -> list[Cells]:
-    """The plans of images whose tokens are those of one or more sets; none if they do not fit."""
-    made: list[Cells] = []
-    parts: list[Cells] = []
-    for one in sets:
-        parts.append(one)
-        if len(made) == len(images):
-            return []
-        if sum(len(part.cell) for part in parts) == len(images[len(made)]):
-            made.append(Cells.joined(parts))
-            parts = []
-    return [] if parts else made
 
 
 def _are_copies(tokens: Tensor, cells: Cells) -> bool:

@@ -54,7 +54,6 @@ from otprune.engines.transformers.settings import Settings, Weigh
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
-from otprune.selectors.cues import Cues
 from otprune.selectors.results import LazyTensor
 
 if TYPE_CHECKING:
@@ -191,7 +190,8 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         padding_side: "left", "right", or "aligned", which keeps columns counted from the end, see
             `Layout.aligned`.
     """
-    call = encode_call(model, inputs, settings.encoder)
+    uses, needs = (getattr(settings.selector, name, ()) for name in ("uses", "needs"))
+    call = encode_call(model, inputs, settings.encoder, uses, needs)
     given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
     mass = settings.mass if settings.has_mass else "none"
     chosen = iter(_choose(settings, call))
@@ -270,7 +270,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
 def _choose(settings: Settings, call: Encoded) -> list[Choice]:
     """Run the selector on each image, modality by modality."""
     visual = call.visual
-    cues = [Cues()] * len(visual)
+    cues = list(call.cues)
     if settings.weights is not None:
         order = call.prompt_order
         # Copies: what the caller's function changes in place must not reach the model.

@@ -13,6 +13,7 @@ from otprune.engines.transformers.attention import check_attention
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.run import Run
+from otprune.engines.transformers.seen import check_seen
 from otprune.engines.transformers.settings import Logits, Settings, Weigh
 from otprune.engines.transformers.tower import check_stage
 from otprune.engines.transformers.versions import Untested
@@ -187,3 +188,5 @@ def _check(model: Any, settings: Settings | None) -> None:
         check_attention(model, distanced)
     if settings is not None and settings.encoder is not None:
         check_stage(model, settings.encoder)
+    if settings is not None:
+        check_seen(model, getattr(settings.selector, "needs", ()), settings.encoder)

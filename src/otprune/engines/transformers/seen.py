@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import watch_attention
 from otprune.engines.transformers.following import PACK, followed, named, packed_origins
 from otprune.engines.transformers.saliency import Part, parts_of, received
@@ -30,7 +31,7 @@ from otprune.selectors import Cues
 SEEN = frozenset({"saliency", "keys", "encoded", "grid"})
 _ATTENTION = frozenset({"saliency", "keys"})
 
-_INSTEAD = "use a method that needs none"
+_INSTEAD = "use a method that does without"
 # Which output of the encoder a model's projector reads, for models whose tokens are those of the
 # encoder (or blocks of them) one by one and in order: "layer", the hidden state that
 # `vision_feature_layer` names; "last", the last output; "either", the last output for layer -1.
@@ -94,10 +95,53 @@ class _Source:
     dropped: int
 
 
-def check_seen(model: Any, wanted: Collection[str]) -> None:
-    """Raise what `seeing` would raise before any call."""
-    if SEEN & set(wanted):
-        _source(model, wanted, {})
+def check_seen(model: Any, needs: Collection[str], stage: EncoderStage | None = None) -> None:
+    """Raise UnsupportedError if cues that a method needs cannot be read from a model, or beside a
+    selection inside its encoder.
+    """
+    if SEEN & set(needs):
+        seen_in(model, {}, stage, needs, needs)
+
+
+def seen_in(
+    model: Any,
+    given: Mapping[str, Any],
+    stage: EncoderStage | None,
+    uses: Collection[str],
+    needs: Collection[str],
+) -> frozenset[str]:
+    """Names of the cues that can be read in a call, of those that a method uses.
+
+    Args:
+        given: the arguments of the call.
+        stage: selection inside the encoder, or None.
+        uses, needs: names of cues; others than `SEEN` are ignored.
+
+    Raises:
+        UnsupportedError: a needed one cannot be read; says why.
+    """
+    wanted, needed = SEEN & set(uses), SEEN & set(needs)
+    name, cues = type(model).__name__, _list(needed or wanted)
+    if not wanted:
+        return wanted
+    try:
+        if stage is not None:
+            raise UnsupportedError(
+                f"{name}: {cues} cannot be read from an encoder that works on a selection of its "
+                "tokens: prune without encoder=, or use a method that does without"
+            )
+        encoded = [x for x in (given.get("mm_encoder_outputs") or {}).values() if x is not None]
+        if encoded:
+            raise UnsupportedError(
+                f"{name}: {cues} cannot be read from mm_encoder_outputs, whose images are encoded "
+                f"already: pass pixels, or {_INSTEAD}"
+            )
+        _source(model, needed or wanted, given)
+    except UnsupportedError:
+        if needed:
+            raise
+        return frozenset()
+    return wanted
 
 
 @contextmanager
@@ -121,12 +165,17 @@ def seeing(model: Any, wanted: Collection[str], given: Mapping[str, Any]) -> Ite
         yield eye.calls
 
 
+def _list(cues: Collection[str]) -> str:
+    return " and ".join(sorted(cues))
+
+
 def _source(model: Any, wanted: Collection[str], given: Mapping[str, Any]) -> _Source:
-    name, cues = type(model).__name__, " and ".join(sorted(SEEN & set(wanted)))
+    name, cues = type(model).__name__, _list(wanted)
     purpose = f"{cues} of its vision encoder ({{}}) cannot be read"
     tower, row = tower_of(model, purpose, _INSTEAD)
     kind = getattr(model.config, "model_type", "")
-    if kind not in _READS:
+    reads = "last" if model is tower else _READS.get(kind)
+    if reads is None:
         raise UnsupportedError(
             f"{name}: {cues} cannot be read, since it is not known that each of its tokens is one "
             f"of its vision encoder's: {_INSTEAD}"
@@ -134,13 +183,13 @@ def _source(model: Any, wanted: Collection[str], given: Mapping[str, Any]) -> _S
     layers = layers_of(tower, row)
     number = len(layers)
     state, layer = None, number - 1
-    if _READS[kind] != "last":
+    if reads != "last":
         named_layer = given.get("vision_feature_layer")
         if named_layer is None:
             named_layer = model.config.vision_feature_layer
         state = named_layer if isinstance(named_layer, int) else int(list(named_layer)[-1])
         layer = (state if state >= 0 else number + 1 + state) - 1
-        if _READS[kind] == "either" and state == -1:
+        if reads == "either" and state == -1:
             state = None
     full = getattr(tower, "fullatt_block_indexes", None)
     if full is not None:
@@ -328,6 +377,34 @@ def in_order(sets: Sequence[int], images: Sequence[int]) -> list[range]:
             made.append(range(start, i + 1))
             start, total = i + 1, 0
     return [] if start < len(sets) else made
+
+
+def cues_of_call(
+    model: Any, calls: Sequence[Seen], images: Sequence[Tensor], needs: Collection[str]
+) -> list[Cues]:
+    """The cues of each image's tokens, the same for all images; without those not known of some.
+
+    Args:
+        calls: what each call of the encoder saw.
+        images: `(m, d)`, the tokens of each image, in the order in which they were encoded.
+        needs: names of the cues that are needed.
+
+    Raises:
+        UnsupportedError: a needed one is not known; says why.
+    """
+    needed = SEEN & set(needs)
+    lacking = {name: why for call in calls for name, why in call.lacking.items()}
+    for name in sorted(needed & set(lacking)):
+        raise UnsupportedError(f"{name} of {lacking[name]}: {_INSTEAD}")
+    found = cues_of_images(calls, images)
+    if found is None and needed:
+        raise UnsupportedError(
+            f"{type(model).__name__} mixes the tokens of its vision encoder in this call (it pools "
+            f"or resizes them), so {_list(needed)} of its own tokens are not known: {_INSTEAD}"
+        )
+    if found is None:
+        return [Cues()] * len(images)
+    return [cues.only(cues.names - set(lacking)) for cues in found]
 
 
 def cues_of_images(calls: Sequence[Seen], images: Sequence[Tensor]) -> list[Cues] | None:

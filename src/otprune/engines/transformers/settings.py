@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
+from otprune.engines.transformers.seen import SEEN
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError
 from otprune.measures.mass import Distance, Mass, check_alpha, check_distance, check_mass
@@ -97,6 +98,7 @@ class Settings:
                 "images, such as weights=lambda images: [one array for each of them]"
             )
         given: list[Cue] = [] if self.weights is None else ["weights"]
+        given += [cue for cue in getattr(self.selector, "needs", ()) if cue in SEEN]
         check_cues(self.selector, given, "by the engine for transformers")
         check_positions(self.positions)
         check_mass(self.mass)
