@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from otprune.engines.common.layer_stage import LayerStage
     from otprune.engines.common.stage import EncoderStage
     from otprune.engines.transformers.encoded import VisualTokens, visual_tokens
     from otprune.engines.transformers.inputs import prune_inputs
@@ -63,6 +64,7 @@ __all__ = [
     "GridPrune",
     "HerdingPrune",
     "KeepError",
+    "LayerStage",
     "MissingDependencyError",
     "NormPrune",
     "OTPrune",
@@ -106,6 +108,7 @@ _HOMES = {
     "free_mass_w2": "measures.distances",
     "gaussian_w2": "measures.distances",
     "EncoderStage": "engines.common.stage",
+    "LayerStage": "engines.common.layer_stage",
     "StreamSelector": "streaming",
     "select_video": "streaming",
     "kv_cache_bytes": "flops",

@@ -8,7 +8,8 @@ attend to each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ def reference_logits(
     answer: Tensor,
     added: Tensor | None = None,
     factor: Tensor | None = None,
+    hidden: Sequence[tuple[int, Tensor]] = (),
 ) -> list[Tensor]:
     """Logits of each sequence, for its kept prompt tokens and its answer, `(n_b + t, V)`.
 
@@ -58,6 +60,7 @@ def reference_logits(
         answer: `(B, t)` ids after the prompt, t may be 0.
         added: `(B, S)`, what the mask adds to the logits of each prompt token.
         factor: `(B, S)`, by which the distance term of each prompt token is multiplied.
+        hidden: layers and `(B, S)` bool, prompt tokens that no other sees from there on.
     """
     seen = entering(model, inputs)
     steps = model.get_input_embeddings()(answer)
@@ -80,17 +83,42 @@ def reference_logits(
                 mask = {k: m + more * distance_term(model, place, k) for k, m in mask.items()}
             else:
                 mask = mask + more * distance_term(model, place)
-        out = language_model(model)(
-            inputs_embeds=embeds,
-            position_ids=place,
-            attention_mask=mask,
-            use_cache=False,
-            **_deepstack(seen, b, kept, answer.shape[1]),
-        )
+        unseen = [(layer, gone[b][kept]) for layer, gone in hidden]
+        with _unseen_from(model, unseen):
+            out = language_model(model)(
+                inputs_embeds=embeds,
+                position_ids=place,
+                attention_mask=mask,
+                use_cache=False,
+                **_deepstack(seen, b, kept, answer.shape[1]),
+            )
         ranks = _ranks(kept, answer.shape[1])
         first = torch.cat([ranks.new_ones(1), ranks.diff()]) > 0
         rows.append(model.lm_head(out.last_hidden_state)[0][first])
     return rows
+
+
+@contextmanager
+def _unseen_from(model: PreTrainedModel, hidden: list[tuple[int, Tensor]]) -> Iterator[None]:
+    """Inside, layers from some on get a mask that hides tokens `(n,)` as keys."""
+
+    def hide(gone: Tensor, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = kwargs["attention_mask"].clone()
+        mask[..., : len(gone)][..., gone] = torch.finfo(mask.dtype).min
+        return args, kwargs | {"attention_mask": mask}
+
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs, gone=gone: hide(gone, args, kwargs), with_kwargs=True
+        )
+        for first, gone in hidden
+        for layer in language_model(model).layers[first:]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def distance_term(model: PreTrainedModel, place: Tensor, layer_type: str = "") -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from otprune.engines.transformers.attention import KeyBias, apply_key_bias, key_bias_of
 from otprune.engines.transformers.continuing import next_step, next_turn
+from otprune.engines.transformers.deep import check_generation, check_layers, in_layers
 from otprune.engines.transformers.encoded import PrunedOutputs, has_images
 from otprune.engines.transformers.inputs import Shrunk, shrink
 from otprune.engines.transformers.layout import Layout
@@ -97,13 +98,12 @@ class Generating:
     def call(self, function: Function, arguments: dict[str, Any]) -> Any:
         """Run forward() for a call that `owns` accepts."""
         if self.memory is None:
-            with apply_key_bias(None):
-                return function(**arguments)
+            return plain_forward(self.model, function, arguments)
         if self.memory.positions.ndim == 2:
             arguments = _with_mask_of_ones(arguments)
         if self.gap is not None:
             arguments = self._shift_answer(arguments, self.gap, self.memory)
-        return _call_with_bias(function, arguments, self.key_bias)
+        return _call_pruned(self.model, function, arguments, self.memory, self.key_bias)
 
     def _shift_answer(
         self, arguments: dict[str, Any], gap: Tensor, memory: Memory
@@ -211,14 +211,17 @@ def generate(
     if memory is None:  # nothing was dropped
         return Generating(model, None, number).run(function, shortened)
 
+    if memory.deep is not None:
+        check_generation(model, arguments)
     remember(cache, memory)
     ids = shortened["input_ids"]
     prompt = Prompt(arguments["input_ids"], ids.shape[1])
     check_lengths(model, arguments)
     _check_capacity(model, arguments, cache, ids.shape[1])
     shortened = with_lengths(model, shortened, memory.layout.dropped)
-    if memory.key_bias is not None:
-        shortened["disable_compile"] = True  # a compiled graph of the layers would skip the bias
+    if memory.key_bias is not None or memory.deep is not None:
+        # A compiled graph of the layers would skip the bias, or the stage.
+        shortened["disable_compile"] = True
     call = Generating(model, memory, number, length_of(cache))
     out = call.run(function, prompt.showing_full_ids(shortened))
     if isinstance(out, Tensor):
@@ -270,7 +273,7 @@ def owner_of(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
 
 def plain_forward(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
     """forward() without pruning, possibly nested in a pruned call."""
-    with apply_key_bias(None):
+    with apply_key_bias(None), in_layers(model, None, arguments):
         return function(**arguments)
 
 
@@ -293,7 +296,7 @@ def forward(
         return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
     if memory is not None:
         shortened = next_step(model, arguments, memory, length_of(cache))
-        return _call_with_bias(function, shortened, key_bias_of(model, memory))
+        return _call_pruned(model, function, shortened, memory, key_bias_of(model, memory))
     if length_of(cache) == 0:
         report.start()
     return plain_forward(model, function, arguments)
@@ -315,7 +318,7 @@ def _forward_shrunk(
     as_tuple = nearest is not None and not _returns_dict(model, given)
     if as_tuple:
         arguments = arguments | {"return_dict": True}
-    out = _call_with_bias(function, arguments, key_bias_of(model, memory))
+    out = _call_pruned(model, function, arguments, memory, key_bias_of(model, memory))
     for value in out if isinstance(out, tuple) else (cache_of(out),):
         if hasattr(value, "get_seq_length"):
             remember(value, memory)
@@ -358,14 +361,20 @@ def _returns_dict(model: Any, arguments: Mapping[str, Any]) -> bool:
     return bool(model.config.return_dict if given is None else given)
 
 
-def _call_with_bias(function: Function, arguments: dict[str, Any], key_bias: KeyBias | None) -> Any:
-    if key_bias is None:
-        with apply_key_bias(None):
-            return function(**arguments)
-    key_bias = key_bias.for_call(_sliding_total(arguments), arguments.get("position_ids"))
-    with apply_key_bias(key_bias):
+def _call_pruned(
+    model: Any,
+    function: Function,
+    arguments: dict[str, Any],
+    memory: Memory,
+    key_bias: KeyBias | None,
+) -> Any:
+    """Run forward() on a pruned prompt, or behind one, with what applies inside the model."""
+    if key_bias is not None:
+        key_bias = key_bias.for_call(_sliding_total(arguments), arguments.get("position_ids"))
+    with apply_key_bias(key_bias), in_layers(model, memory, arguments):
         out = function(**arguments)
-    key_bias.check_used()
+    if key_bias is not None:
+        key_bias.check_used()
     return out
 
 
@@ -374,6 +383,8 @@ def _shrink(
 ) -> Shrunk:
     """`shrink`, after a check of the transformers version."""
     check_tested(settings.untested_transformers)  # settings may have been unpickled
+    if settings.layers is not None:
+        check_layers(model, settings.layers)
     return shrink(model, arguments, padding_side, settings)
 
 

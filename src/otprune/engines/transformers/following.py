@@ -1,6 +1,6 @@
-"""Methods of a vision encoder and its model, replaced for the calls of one context.
+"""Methods of a vision encoder or a language model, replaced for the calls of one context.
 
-While somebody follows an encoder in any thread, some methods are replaced by functions that look up
+While somebody follows a module in any thread, some methods are replaced by functions that look up
 the follower of the context. Calls of other threads, and calls without a follower, are unaffected;
 afterwards nothing is left.
 """
@@ -11,7 +11,7 @@ import inspect
 import operator
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -38,10 +38,60 @@ class Follower(Protocol):
         """In place of `module.name(*args, **kwargs)`, which is `function(*args, **kwargs)`."""
 
 
-_FOLLOWER: ContextVar[Follower | None] = ContextVar("otprune_encoder_follower", default=None)
-_lock = threading.RLock()
-_users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-_replaced: WeakKeyDictionary[Any, list[tuple[Any, str]]] = WeakKeyDictionary()
+class Following:
+    """The follower of each context, for one kind of modules."""
+
+    def __init__(self, name: str) -> None:
+        self.follower: ContextVar[Follower | None] = ContextVar(name, default=None)
+        self._lock = threading.RLock()
+        self._users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._replaced: WeakKeyDictionary[Any, list[tuple[Any, str]]] = WeakKeyDictionary()
+
+    @contextmanager
+    def by(
+        self, follower: Follower | None, owner: Any = None, methods: Sequence[tuple[Any, str]] = ()
+    ) -> Iterator[None]:
+        """Inside, in this thread and context only, a follower gets the calls of some methods.
+
+        Args:
+            follower: gets the calls; None for nobody, that of an outer call included.
+            owner: the module whose methods, or whose submodules' methods, are followed.
+            methods: modules and names of their methods.
+        """
+        token = self.follower.set(follower)
+        if follower is not None:
+            self._acquire(owner, methods)
+        try:
+            yield
+        finally:
+            if follower is not None:
+                self._release(owner)
+            self.follower.reset(token)
+
+    def _acquire(self, owner: Any, methods: Sequence[tuple[Any, str]]) -> None:
+        with self._lock:
+            self._users[owner] = self._users.get(owner, 0) + 1
+            for module, name in methods:
+                own = vars(module).get(name)
+                if not isinstance(own, _Method):
+                    setattr(module, name, _Method(self, module, name, own))
+                    self._replaced.setdefault(owner, []).append((module, name))
+
+    def _release(self, owner: Any) -> None:
+        with self._lock:
+            self._users[owner] -= 1
+            if self._users[owner]:
+                return
+            del self._users[owner]
+            for module, name in self._replaced.pop(owner, []):
+                ours = vars(module).get(name)
+                if isinstance(ours, _Method):  # other code may have replaced it: left alone
+                    delattr(module, name)
+                    if ours.own is not None:
+                        setattr(module, name, ours.own)
+
+
+_ENCODERS = Following("otprune_encoder_follower")
 
 
 @contextmanager
@@ -59,45 +109,20 @@ def followed(model: Any, tower: Any, layers: list[Any], follower: Follower) -> I
     base = getattr(model, "base_model", model)
     if hasattr(type(base), PACK):
         methods.append((base, PACK))
-    token = _FOLLOWER.set(follower)
-    _acquire(tower, methods)
-    try:
+    with _ENCODERS.by(follower, tower, methods):
         yield
-    finally:
-        _release(tower)
-        _FOLLOWER.reset(token)
-
-
-def _acquire(tower: Any, methods: list[tuple[Any, str]]) -> None:
-    with _lock:
-        _users[tower] = _users.get(tower, 0) + 1
-        for module, name in methods:
-            if not isinstance(vars(module).get(name), _Method):
-                setattr(module, name, _Method(module, name, vars(module).get(name)))
-                _replaced.setdefault(tower, []).append((module, name))
-
-
-def _release(tower: Any) -> None:
-    with _lock:
-        _users[tower] -= 1
-        if _users[tower]:
-            return
-        del _users[tower]
-        for module, name in _replaced.pop(tower, []):
-            ours = vars(module).get(name)
-            if isinstance(ours, _Method):  # other code may have replaced it: left alone
-                delattr(module, name)
-                if ours.own is not None:
-                    setattr(module, name, ours.own)
 
 
 class _Method:
-    """A method of an encoder, a layer or a model, while it is followed in any thread.
+    """A method of a module while it is followed in any thread.
 
     own: the instance attribute that it replaced, such as accelerate's; None if there was none.
     """
 
-    def __init__(self, module: Any, name: str, own: Callable[..., Any] | None) -> None:
+    def __init__(
+        self, following: Following, module: Any, name: str, own: Callable[..., Any] | None
+    ) -> None:
+        self._following = following
         self.module = module
         self.name = name
         self.own = own
@@ -112,7 +137,7 @@ class _Method:
         return method
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        follower = _FOLLOWER.get()
+        follower = self._following.follower.get()
         if follower is None:
             return self.__wrapped__(*args, **kwargs)
         return follower.call(self.module, self.name, self.__wrapped__, args, kwargs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.selection import Choice
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import takes_distance
@@ -33,7 +34,7 @@ from otprune.engines.transformers.features import (
     with_kept_features,
 )
 from otprune.engines.transformers.layout import Layout
-from otprune.engines.transformers.memory import Memory
+from otprune.engines.transformers.memory import Deep, Memory
 from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.positions import (
     Positions,
@@ -220,7 +221,9 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         reports += [_report(modality, some, i, choice) for i, choice in enumerate(choices)]
     items = [reports[i] for i in call.prompt_order]
 
-    if bool(keep.all()):
+    visual = torch.stack([*call.at.values()]).any(dim=0)
+    stage = settings.layers if _drops_deep(settings, visual & keep, mask) else None
+    if bool(keep.all()) and stage is None:
         whole = {key: value for key, value in inputs.items() if key not in ENCODED}
         every = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return Shrunk(whole | {"mm_encoder_outputs": outputs}, items, None, every, call.calls)
@@ -233,7 +236,9 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     full = full_positions(model, given, mask)
     documents = documents_of(given, full)
     fixed = biased or are_own(given, full, mask)
-    scheme = scheme_of(settings.positions, model, full, documents, fixed)
+    # Where every token goes on to a stage in the language model, positions are as they were.
+    asked: Positions = "preserved" if bool(keep.all()) else settings.positions
+    scheme = scheme_of(asked, model, full, documents, fixed)
     check_documents(scheme, documents, full, layout.columns < 0)
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
     if documents is not None:
@@ -262,9 +267,36 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         key_bias=layout.take(log_mass, 0) if biased else None,
         distance=layout.take(distance, 0) if distanced else None,
         compact=scheme == "compact",
+        deep=None if stage is None else _deep(stage, layout, visual, documents),
     )
     inputs = new | {"mm_encoder_outputs": outputs}
     return Shrunk(inputs, items, memory, layout.columns, call.calls, scheme)
+
+
+def _drops_deep(settings: Settings, visual: Tensor, valid: Tensor) -> bool:
+    """Whether a stage inside the language model drops any of these tokens."""
+    if settings.layers is None:
+        return False
+    entered = _droppable(visual, valid).sum(dim=1).tolist()
+    cuts = range(len(settings.layers.cuts))
+    return any(settings.layers.numbers(cut, entered, entered) != entered for cut in cuts)
+
+
+def _deep(stage: LayerStage, layout: Layout, visual: Tensor, documents: Tensor | None) -> Deep:
+    """A stage inside the language model, with the visual tokens of the shortened prompt."""
+    if documents is not None:
+        raise UnsupportedError(
+            "layers= with packed documents: which of their tokens asks about an image is not "
+            "known: give each document a row of its own, or leave layers out"
+        )
+    visual = layout.take(visual, 0) & layout.valid
+    return Deep(stage, _droppable(visual, layout.valid), layout.valid, [])
+
+
+def _droppable(visual: Tensor, valid: Tensor) -> Tensor:
+    """All visual tokens but one at the end of a prompt, from which the answer starts."""
+    place = torch.arange(visual.shape[1], device=visual.device)
+    return visual & (place != (place * valid).max(dim=1, keepdim=True).values)
 
 
 def _choose(settings: Settings, call: Encoded) -> list[Choice]:

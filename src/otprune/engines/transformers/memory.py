@@ -9,12 +9,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.transformers.layout import Layout
 from otprune.errors import UnsupportedError
 
 CACHE_NAMES = ("cache", "past_key_values")
 _ATTRIBUTE = "_otprune_memory"  # an attribute of the cache, so that copies of it have it
 _ROW_METHODS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """What one cut of a layer stage kept of the prompts of a call.
+
+    layer: index of the first layer behind it.
+    layout: which columns of the shortened prompt the layers behind it hold.
+    kept: `(B,)` int64, number of visual tokens among them.
+    whole: whether no prompt has lost a token so far; then the layers also hold its padding.
+    """
+
+    layer: int
+    layout: Layout
+    kept: Tensor
+    whole: bool
+
+    @property
+    def columns(self) -> Tensor:
+        """`(B, n')` int64, the columns in ascending order, -1 where a row is filled up."""
+        return self.layout.columns
+
+
+@dataclass(frozen=True)
+class Deep:
+    """A layer stage, and what it kept of a prompt.
+
+    visual: `(B, n)` bool, the visual tokens of the shortened prompt that may be dropped: all but
+        the last token of the prompt, from which the answer starts.
+    valid: `(B, n)` bool, False at its padding.
+    cuts: empty until the prompt has gone through the model.
+    """
+
+    stage: LayerStage
+    visual: Tensor
+    valid: Tensor
+    cuts: list[LayerCut]
+
+    def rows(self, indices: Tensor) -> Deep:
+        """The prompts with these indices `(b,)`."""
+        there = indices.to(self.visual.device)
+        cuts = [
+            LayerCut(cut.layer, cut.layout.rows(indices), cut.kept[there], cut.whole)
+            for cut in self.cuts
+        ]
+        return Deep(self.stage, self.visual[there], self.valid[there], cuts)
 
 
 @dataclass(frozen=True)
@@ -31,6 +78,7 @@ class Memory:
     key_bias: `(B, n)` float32, log mass of each column; None without mass and distance.
     distance: `(B, n)` float32, factor of the distance term of each column; None without it.
     compact: whether positions were counted again without gaps.
+    deep: what a layer stage kept of it; None without one.
     """
 
     ids: Tensor
@@ -41,6 +89,7 @@ class Memory:
     key_bias: Tensor | None = None
     distance: Tensor | None = None
     compact: bool = False
+    deep: Deep | None = None
 
     @property
     def has_default_positions(self) -> bool:
@@ -68,6 +117,7 @@ class Memory:
             _rows(self.key_bias, indices),
             _rows(self.distance, indices),
             self.compact,
+            None if self.deep is None else self.deep.rows(indices),
         )
 
     def repeated(self, rows: int) -> Memory:

@@ -7,9 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers import entry
 from otprune.engines.transformers.attention import check_attention
+from otprune.engines.transformers.deep import check_layers
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.run import Run
@@ -45,8 +47,8 @@ class prune:  # noqa: N801 - used as a function is
     Args:
         model: a supported model, see `otprune.engines.transformers.support`.
         selector: any selector of `otprune.selectors`; or `Settings`, without further arguments.
-        positions, merge, mass, alpha, logits, untested_transformers, weights, encoder, distance:
-            see `Settings`.
+        positions, merge, mass, alpha, logits, untested_transformers, weights, encoder, distance,
+            layers: see `Settings`.
 
     Raises:
         UnsupportedError: the model or a call cannot be pruned correctly; says why.
@@ -68,6 +70,7 @@ class prune:  # noqa: N801 - used as a function is
         weights: Weigh | None = None,
         encoder: EncoderStage | None = None,
         distance: Distance = False,
+        layers: LayerStage | None = None,
     ) -> None:
         made = _settings(
             selector,
@@ -80,6 +83,7 @@ class prune:  # noqa: N801 - used as a function is
             weights,
             encoder,
             distance,
+            layers,
         )
         _check(model, made)
         self._block = entry.Block(model, entry.Active(made, Run(made)))
@@ -121,6 +125,7 @@ def enable(
     weights: Weigh | None = None,
     encoder: EncoderStage | None = None,
     distance: Distance = False,
+    layers: LayerStage | None = None,
 ) -> Run:
     """Prune a model's calls in all threads, until `disable(model)`.
 
@@ -155,6 +160,7 @@ def enable(
             weights,
             encoder,
             distance,
+            layers,
         )
     _check(model, made)
     run = Run(made)
@@ -173,7 +179,7 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("auto", False, "none", 1.0, "short", "refuse", None, None, False):
+    if rest != ("auto", False, "none", 1.0, "short", "refuse", None, None, False, None):
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"
@@ -190,3 +196,5 @@ def _check(model: Any, settings: Settings | None) -> None:
         check_stage(model, settings.encoder)
     if settings is not None:
         check_seen(model, getattr(settings.selector, "needs", ()), settings.encoder)
+    if settings is not None and settings.layers is not None:
+        check_layers(model, settings.layers)

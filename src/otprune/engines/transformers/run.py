@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from otprune.engines.transformers.inputs import Pruned, Shrunk
+from otprune.engines.transformers.memory import LayerCut
 from otprune.engines.transformers.positions import Scheme
 from otprune.engines.transformers.settings import Settings
 from otprune.engines.transformers.tower import Staged
@@ -24,6 +25,8 @@ class Run:
     columns: `(B, n)` int64, for each column of the shortened prompt the column of the caller's
         prompt that it comes from; -1 for added padding. None after a call without images.
     encoder: what each call of the vision encoder kept inside it; empty without an `EncoderStage`.
+    layers: what each cut of a `LayerStage` kept inside the language model, once the prompt has gone
+        through it; empty without one, and where none of its cuts drops a token.
     distance: whether attention in the last call had the distance term.
     positions: "preserved" or "compact", the scheme of the last call. None after a call that lost no
         token.
@@ -39,6 +42,7 @@ class Run:
 
     def _clear(self) -> None:
         self.encoder: list[Staged] = []
+        self.layers: list[LayerCut] = []
         self.columns: Tensor | None = None
         self.distance = False
         self.positions: Scheme | None = None
@@ -54,6 +58,8 @@ class Run:
         """Report a call with images."""
         self.last = shrunk.items
         self.encoder = shrunk.encoder
+        deep = None if shrunk.memory is None else shrunk.memory.deep
+        self.layers = [] if deep is None else deep.cuts
         self.columns = shrunk.columns
         self.distance = shrunk.memory is not None and shrunk.memory.distance is not None
         self.positions = shrunk.positions

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.seen import SEEN
 from otprune.engines.transformers.versions import Untested, check_tested
-from otprune.errors import OTPruneError
+from otprune.errors import OTPruneError, UnsupportedError
 from otprune.measures.mass import Distance, Mass, check_alpha, check_distance, check_mass
 from otprune.selectors import Selector, check_selector
 from otprune.selectors.cues import Cue
@@ -69,6 +70,10 @@ class Settings:
             selector then chooses among the tokens that the encoder kept, where each of these became
             one token of the prompt; elsewhere among all, with the features of kept tokens in the
             places of dropped ones. Masses count all m tokens either way.
+        layers: a second stage inside the language model, whose later layers run on fewer visual
+            tokens of each prompt; None for none. Not with mass or distance, beam search or several
+            sequences of one prompt, assisted generation, static caches, or models with other than
+            full attention.
 
     Raises:
         UnsupportedError: transformers is newer than tested and that is refused, or the selector
@@ -87,6 +92,7 @@ class Settings:
     weights: Weigh | None = None
     encoder: EncoderStage | None = None
     distance: Distance = False
+    layers: LayerStage | None = None
 
     def __post_init__(self) -> None:
         # Any object with the method `reduce` of a selector is accepted.
@@ -113,6 +119,13 @@ class Settings:
                 f"encoder={self.encoder!r}: expected otprune.EncoderStage(keep=0.35), or None"
             )
         check_tested(self.untested_transformers)
+        if not (self.layers is None or isinstance(self.layers, LayerStage)):
+            raise OTPruneError(f"layers={self.layers!r}: expected otprune.LayerStage(), or None")
+        if self.layers is not None and (self.has_mass or self.has_distance):
+            raise UnsupportedError(
+                "layers= with mass or distance: what a token counts for is not known once others "
+                "of its image are gone: use mass='none' and distance=False, or leave layers out"
+            )
 
     @property
     def has_mass(self) -> bool:
