@@ -75,7 +75,7 @@ def test_nothing_runs_without_what_is_needed(keep):
 
 def test_an_engine_says_at_once_what_it_cannot_provide():
     Settings(Salient(0.1))
-    with pytest.raises(UnsupportedError, match="grid and saliency.* cannot be provided inside an"):
+    with pytest.raises(UnsupportedError, match=r"grid and saliency.* cannot be provided inside an"):
         EncoderStage(selector=Salient(0.1))
 
 

@@ -54,7 +54,8 @@ def parts_of(
         given: its further arguments.
 
     Raises:
-        UnsupportedError: queries and keys differ in number, or the mask is of another kind.
+        UnsupportedError: queries and keys differ in number, or it is not known which tokens see
+            each other.
     """
     if query.shape[:3] != key.shape[:3]:
         raise UnsupportedError(
@@ -70,6 +71,10 @@ def parts_of(
     if mask is not None and mask.ndim == 2:  # of flash attention: 0 at padding
         mask = mask.bool()[:, None, None]
     borders = given.get("cu_seq_lens_k")
+    if mask is None and borders is None and given.get("position_ids") is not None:
+        raise UnsupportedError(
+            "this release of transformers finds the borders of its packed images by their positions"
+        )
     if borders is None:
         return [Part(start, query.detach(), key.detach(), mask, scaling)]
     bounds = borders.tolist()

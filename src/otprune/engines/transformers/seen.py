@@ -3,8 +3,8 @@
 During a call whose method uses such cues, the encoder is followed in this thread and context only.
 Its output, and the queries and keys of one layer, are read as they pass by; no option of the model
 is changed, so every attention implementation serves. The layer is the one that produced the
-features: of `vision_feature_layer` (of its last entry, if it names several), or the last one where
-the model takes the encoder's last output. If that attends within windows, it is the last layer
+features: of `vision_feature_layer` (the deepest, if it names several), or the last one where the
+model takes the encoder's last output. If that attends within windows, it is the last layer
 before it that does not.
 """
 
@@ -38,8 +38,10 @@ _INSTEAD = "use a method that does without"
 _READS: dict[str, Literal["layer", "last", "either"]] = {
     "aya_vision": "layer",
     "cohere2_vision": "last",
+    "cosmos3_omni": "last",
     "deepseek_vl": "last",
     "gemma3": "last",
+    "hyperclovax_vision_v2": "last",
     "idefics3": "last",
     "internvl": "either",
     "lfm2_vl": "last",
@@ -187,7 +189,8 @@ def _source(model: Any, wanted: Collection[str], given: Mapping[str, Any]) -> _S
         named_layer = given.get("vision_feature_layer")
         if named_layer is None:
             named_layer = model.config.vision_feature_layer
-        state = named_layer if isinstance(named_layer, int) else int(list(named_layer)[-1])
+        states = [named_layer] if isinstance(named_layer, int) else list(named_layer)
+        state = max(states, key=lambda i: i if i >= 0 else number + 1 + i)
         layer = (state if state >= 0 else number + 1 + state) - 1
         if reads == "either" and state == -1:
             state = None
