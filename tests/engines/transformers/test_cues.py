@@ -230,6 +230,37 @@ def test_llava_with_other_encoders(variant, monkeypatch):
         assert image.cues.grid[-1].tolist() == [0, 3, 3]
 
 
+def test_images_that_are_made_smaller(build, monkeypatch):
+    """A token that is a mix of several gets the same mix of what is known of them."""
+    model = build("llava_onevision")
+    size = torch.tensor([(112, 112)])  # an overview and 2 x 2 tiles of 4 x 4 tokens
+    inputs = {"pixel_values": torch.randn(1, 5, 3, 56, 56), "image_sizes": size}
+    names = ["saliency", "keys", "encoded"]
+
+    def image(tokens, cues):
+        prompt = prompts((1,), [[IMAGE] * tokens])
+        (found,) = otprune.visual_tokens(model, {**prompt, **inputs}, cues=cues)
+        return found
+
+    whole = image(16 + 8 * 8 + 8, SEEN).cues
+    monkeypatch.setattr(model.config, "vision_aspect_ratio", "anyres_max_1")
+    small = image(16 + 4 * 4 + 4, names).cues
+    tile, row, column = whole.grid[16:].reshape(8, 9, 3)[:, :8].unbind(dim=-1)
+    assert torch.equal(tile, 1 + torch.arange(8)[:, None] // 4 * 2 + torch.arange(8) // 4)
+    assert torch.equal(row, torch.arange(8)[:, None].expand(8, 8) % 4)
+    assert torch.equal(column, row.T)
+    for name in names:
+        before, after = getattr(whole, name), getattr(small, name)
+        assert torch.equal(after[:16], before[:16])
+        mosaic = before[16:].reshape(8, 9, -1)[:, :8]
+        mean = mosaic.view(4, 2, 4, 2, -1).mean(dim=(1, 3))
+        packed = after[16:].reshape(4, 5, -1)
+        assert torch.allclose(packed[:, :4], mean, atol=1e-5 * float(mean.abs().max()))
+        assert not packed[:, 4].any()
+    with pytest.raises(UnsupportedError, match="it resizes an image of this call"):
+        image(16 + 4 * 4 + 4, ["grid"])
+
+
 def test_what_a_method_uses_and_does_not_need_may_be_missing(build):
     model, inputs = build("llava"), inputs_of("llava")
     GOT.clear()

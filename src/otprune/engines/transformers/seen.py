@@ -71,13 +71,16 @@ class Seen:
         behind the encoder. In `grid` the tile is the number of the set.
     sizes: number of tokens of each set.
     lacking: why a cue is not among them, by name.
-    origins: see `Staged`; empty where the model packs tiles in a way that mixes their tokens.
+    origins: see `Staged`.
+    images: of each image, where the model packs tiles into images and makes them smaller, so that
+        one token is a mix of several: the same mix of their cues, and no grid.
     """
 
     sets: list[Cues]
     sizes: list[int]
     lacking: dict[str, str]
     origins: list[Tensor] | None = None
+    images: list[Cues] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,9 +258,13 @@ class _Eye:
         given = named(model, args, kwargs, PACK)
         total = sum(x.shape[:-1].numel() for x in given["image_features"])
         if self.calls:
-            fits = sum(self.calls[-1].sizes) == total
-            origins = packed_origins(function, given) if fits else None
-            self.calls[-1] = replace(self.calls[-1], origins=origins or [])
+            seen = self.calls[-1]
+            if sum(seen.sizes) != total:
+                self.calls[-1] = replace(seen, images=[])
+            elif (origins := packed_origins(function, given)) is not None:
+                self.calls[-1] = replace(seen, origins=origins)
+            else:
+                self.calls[-1] = _packed(type(model).__name__, function, given, seen)
         return function(*args, **kwargs)
 
     def _tower(
@@ -304,6 +311,32 @@ class _Eye:
             sets.append(Cues(**{name: _added(x, ahead, name) for name, x in cues.items()}))
             sizes.append(ahead + len(units))
         return Seen(sets, sizes, lacking)
+
+
+def _packed(name: str, function: Callable[..., Any], given: dict[str, Any], seen: Seen) -> Seen:
+    """The cues packed as their tokens are; see `packed_origins`. Rows that are added have 0."""
+    tiles = given["image_features"]
+    every = Cues.joined(seen.sets)
+    made: dict[str, list[Tensor]] = {}
+    for cue in every.names - {"grid"}:
+        x = getattr(every, cue)
+        flat = x.flatten(start_dim=1) if x.ndim > 1 else x.unsqueeze(1)
+        parts = flat.split([tile.shape[:-1].numel() for tile in tiles])
+        new: dict[str, Any] = {
+            "image_features": [
+                part.view(*tile.shape[:-1], -1) for part, tile in zip(parts, tiles, strict=True)
+            ]
+        }
+        if given.get("image_newline") is not None:
+            new["image_newline"] = flat.new_zeros(flat.shape[1])
+        made[cue] = [one.view(len(one), *x.shape[1:]) for one in function(**given | new)[0]]
+    images = [Cues(**{cue: made[cue][i] for cue in made}) for i in range(len(tiles))]
+    lacking = dict(seen.lacking)
+    if every.grid is not None:
+        lacking["grid"] = (
+            f"{name}: it resizes an image of this call, whose tokens have no one place"
+        )
+    return replace(seen, images=images, lacking=lacking)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -419,18 +452,10 @@ def cues_of_images(calls: Sequence[Seen], images: Sequence[Tensor]) -> list[Cues
     """
     found: list[Cues] = []
     for call in calls:
-        left = [len(x) for x in images[len(found) :]]
-        origins = call.origins
-        if origins is None:
-            starts = [sum(call.sizes[:i]) for i in range(len(call.sizes) + 1)]
-            origins = [
-                torch.arange(starts[some.start], starts[some.stop])
-                for some in in_order(call.sizes, left)
-            ]
-        if not origins or [len(x) for x in origins] != left[: len(origins)]:
+        more = _images_of(call, [len(x) for x in images[len(found) :]])
+        if not more:
             return None
-        every = Cues.joined(call.sets)
-        found += [_shown(every, x) for x in origins]
+        found += more
     if len(found) != len(images):
         return None
     # The projector may lie on another device than the encoder.
@@ -438,6 +463,24 @@ def cues_of_images(calls: Sequence[Seen], images: Sequence[Tensor]) -> list[Cues
         cues.each(partial(torch.Tensor.to, device=x.device))
         for cues, x in zip(found, images, strict=True)
     ]
+
+
+def _images_of(call: Seen, lengths: list[int]) -> list[Cues]:
+    """The cues of the first images, of `lengths` tokens; none if the call's do not fit them."""
+    if call.images is not None:
+        sizes = [next((len(x) for x in cues.given if x is not None), 0) for cues in call.images]
+        return call.images if sizes == lengths[: len(sizes)] else []
+    origins = call.origins
+    if origins is None:
+        starts = [sum(call.sizes[:i]) for i in range(len(call.sizes) + 1)]
+        origins = [
+            torch.arange(starts[some.start], starts[some.stop])
+            for some in in_order(call.sizes, lengths)
+        ]
+    if [len(x) for x in origins] != lengths[: len(origins)]:
+        return []
+    every = Cues.joined(call.sets)
+    return [_shown(every, x) for x in origins]
 
 
 def _shown(cues: Cues, origin: Tensor) -> Cues:
