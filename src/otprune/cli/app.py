@@ -18,7 +18,7 @@ import otprune
 from otprune.cli import options
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
-from otprune.cli.options import parse_keep, pruning
+from otprune.cli.options import check_alone, parse_keep, pruning, with_settings
 from otprune.cli.progress import Steps
 from otprune.cli.question import check_question, split
 from otprune.errors import OTPruneError
@@ -151,6 +151,7 @@ def ask(
     metric: options.MetricOption = None,
     seed: options.Seed = None,
     rank: options.Rank = None,
+    settings: options.Set = None,
     merge: options.Merge = False,
     mass: options.MassOption = None,
     alpha: options.Alpha = None,
@@ -188,6 +189,7 @@ def ask(
     names, asked = split(photos or [], question)
     wanted = parse_keep(keep, target, measure, max_keep)
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
+    own = with_settings(own, settings)
     how = pruning(method, wanted, merge, mass, alpha, distance, **own)
     selector = how["selector"]
     stage = options.encoder_stage(encoder_keep, encoder_after)
@@ -267,6 +269,7 @@ def select(
     metric: options.MetricOption = None,
     seed: options.Seed = None,
     rank: options.Rank = None,
+    settings: options.Set = None,
     encoder_keep: options.EncoderKeep = None,
     encoder_after: options.EncoderAfter = None,
     model: options.Model = None,
@@ -288,7 +291,9 @@ def select(
     """
     wanted = parse_keep(keep, target, measure, max_keep)
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
+    own = with_settings(own, settings)
     selector = pruning(method, wanted, **own)["selector"]
+    check_alone(selector)
     stage = options.encoder_stage(encoder_keep, encoder_after)
     options.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:

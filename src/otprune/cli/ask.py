@@ -143,7 +143,7 @@ def ask(
         )
     ]
     if inside is None:
-        selection = how["selector"].explain(item.features)
+        selection = how["selector"].explain(item.features, cues=item.cues)
     else:
         inside = replace(inside, seconds=statistics.median(within))
         assert item.features is not None

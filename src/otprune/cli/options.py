@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from otprune.keep import Auto
 
 if TYPE_CHECKING:
     from otprune.engines.common.stage import EncoderStage
+    from otprune.selectors.base import Selector
     from otprune.selectors.preset import Pruning
 
 _WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
@@ -126,6 +127,15 @@ MetricOption = Annotated[
     typer.Option(
         help="transport: distances of tokens at unit length, or of tokens as they are.",
         show_default="cosine",
+        rich_help_panel=_WHAT,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another setting of the method, such as question=0.8 of transport; may be repeated.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -347,6 +357,23 @@ def encoder_stage(keep: str | None, after: str | None) -> EncoderStage | None:
     return stage_of(ratio, share)
 
 
+def with_settings(own: dict[str, Any], given: list[str] | None) -> dict[str, Any]:
+    """The settings of options of their own, and those that `--set NAME=VALUE` gives.
+
+    Raises:
+        OTPruneError: one has another form, or is given twice.
+    """
+    found = dict(own)
+    for one in given or []:
+        name, sign, value = (part.strip() for part in one.partition("="))
+        if not (name and sign and value):
+            raise OTPruneError(f"--set {one}: expected NAME=VALUE, such as --set damping=3")
+        if found.get(name) is not None:
+            raise OTPruneError(f"{name} is given twice: give it once")
+        found[name] = value
+    return found
+
+
 def pruning(
     method: str,
     keep: float | int | Auto,
@@ -372,6 +399,13 @@ def pruning(
         distance=distance or None,
         **{name: _plain(value) for name, value in settings.items()},
     )
+
+
+def check_alone(selector: Selector) -> None:
+    """Raise UnsupportedError if a method needs more than the tokens of an image."""
+    from otprune.selectors.gate import check_cues
+
+    check_cues(selector, [], "by select, which has the tokens of an encoder alone (ask has more)")
 
 
 def _plain(value: Enum | str | int | None) -> object:

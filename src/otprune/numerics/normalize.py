@@ -85,6 +85,19 @@ def unit_columns_norms(
     return buffer, square.sqrt_()
 
 
+def damped_columns(tokens: Tensor, limit: float) -> Tensor:
+    """Tokens whose dominating features (columns) are scaled down, `(B, m, d)`.
+
+    A column longer than `limit` times the median of a set's columns becomes that long. Zero columns
+    do not count in the median.
+    """
+    by = column_lengths(tokens)[0]
+    known = torch.where(by.isinf(), torch.nan, by)
+    median = known.nanmedian(dim=-1, keepdim=True).values
+    factor = (median / by * limit).clamp(max=1.0)
+    return tokens * torch.where(median.isnan(), 1.0, factor)
+
+
 def column_lengths(
     tokens: Tensor,
     weights: Tensor | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -29,7 +29,7 @@ def _advice(given: Any) -> str:
     if isinstance(given, str):
         # Looked up at call time, so that the user's own methods are found too.
         found = [
-            cls for cls in Selector.__subclasses__() if getattr(cls, "name", None) == given.lower()
+            cls for cls in _subclasses(Selector) if getattr(cls, "name", None) == given.lower()
         ]
         name = found[0].__name__ if found else "OTPrune"
         return f"expected an instance of a method's class, like otprune.{name}(keep=0.1)"
@@ -42,6 +42,12 @@ def _advice(given: Any) -> str:
     if hasattr(given, "forward"):
         return "it looks like a model; the order is prune(model, selector)"
     return "expected an instance of otprune.Selector, like otprune.OTPrune(keep=0.1)"
+
+
+def _subclasses(of: type[Selector]) -> Iterator[type[Selector]]:
+    for cls in of.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
 
 
 def _shown(given: Any) -> str:

@@ -19,7 +19,7 @@ from otprune.measures import logdet
 from otprune.measures.certificate import Certificate
 from otprune.numerics.arrays import as_array, host_readable
 from otprune.selectors import batches
-from otprune.selectors.base import Selector
+from otprune.selectors.attending import Attending
 from otprune.selectors.batches import Batch
 from otprune.selectors.cues import Cue, Cues
 
@@ -31,7 +31,7 @@ Backend = Literal["torch", "triton"]
 
 
 @dataclass(frozen=True)
-class OTPrune(Selector):
+class OTPrune(Attending):
     """Greedily maximises `logdet(I + gamma * V_C Sigma V_C^T)` over the kept tokens C.
 
     This is the objective of OTPrune (arXiv 2602.20205), its log-determinant surrogate of the
@@ -40,6 +40,7 @@ class OTPrune(Selector):
     lengths.
 
     Attributes:
+        question, saliency: see `Attending`; what they count is a weight.
         gamma: a positive number (0.01 in the paper), or "scaled" for
             `0.01 * (4096^2 / 576) * m / d^2`, which equals the paper's value at the paper's sizes.
             From about 1e6 on, rounding in float32 loses up to a thousandth of the value.
@@ -97,7 +98,8 @@ class OTPrune(Selector):
         return logdet.scaled_gamma(m, d) if self.gamma == "scaled" else float(self.gamma)
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
-        return self._greedy(tokens, k, cues.weights, self.gamma_for(*tokens.shape[-2:]))
+        mass = self.mass(tokens, cues)
+        return self._greedy(tokens, k, mass, self.gamma_for(*tokens.shape[-2:]))
 
     def _greedy(
         self,
@@ -124,7 +126,7 @@ class OTPrune(Selector):
 
         On a GPU the number of kernel launches dominates the time. On a CPU padding gains nothing.
         """
-        if all(one.tokens.is_cpu for one in sets):
+        if all(one.tokens.is_cpu for one in sets) or self.needs:
             return super()._orders_at_fixed_keep(sets)
 
         def key(one: Batch) -> Hashable:
@@ -159,4 +161,4 @@ class OTPrune(Selector):
 
     def _certify(self, tokens: Tensor, order: Tensor, cues: Cues) -> Certificate:
         gamma = self.gamma_for(*tokens.shape[-2:])
-        return logdet.certify(logdet.kernel(tokens, gamma, cues.weights), order)
+        return logdet.certify(logdet.kernel(tokens, gamma, self.mass(tokens, cues)), order)

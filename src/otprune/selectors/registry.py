@@ -14,6 +14,7 @@ from otprune.selectors.transport import TransportPrune as TransportPrune
 from otprune.selectors.herding import HerdingPrune as HerdingPrune
 from otprune.selectors.divprune import DivPrune as DivPrune
 from otprune.selectors.dpp import DPPPrune as DPPPrune
+from otprune.selectors.simplex import SimplexPrune as SimplexPrune
 from otprune.selectors.norm import NormPrune as NormPrune
 from otprune.selectors.grid import GridPrune as GridPrune
 from otprune.selectors.random import RandomPrune as RandomPrune

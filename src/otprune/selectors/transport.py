@@ -13,22 +13,26 @@ from otprune.measures import transport
 from otprune.measures.certificate import Certificate
 from otprune.measures.transport import Metric
 from otprune.numerics.distances import squared_distances
-from otprune.selectors.base import Selector
+from otprune.selectors.attending import Attending
 from otprune.selectors.cues import Cue, Cues
 
 
 @dataclass(frozen=True)
-class TransportPrune(Selector):
+class TransportPrune(Attending):
     """Facility location on squared distances: keeps tokens that are close to all others.
 
     Greedily minimises `cost(C) = sum_i p_i min_{j in C} |v_i - v_j|^2`. This is the squared
     2-Wasserstein distance between the full set and the kept tokens C if these may have any masses.
-    The first pick is the best single token. Weights are the masses `p` of the full set. O(m^2)
+    The first pick is the best single token. The masses `p` of the full set are equal, or the
+    caller's weights. With `question` or `saliency`, part of the mass lies where the question or the
+    encoder looks (`Attending.mass`), and the kept set must cover it; the certificate is of that
+    objective. Masses and distances that are reported stay those of the image itself. O(m^2)
     memory and at worst O(k m^2) time. On a CPU the time is usually much less
     (`greedy.cover.lazy`). For many tokens the search takes at most a quarter of that memory, and
     about the time of one pass over all distances (`greedy.cover.blockwise`).
 
     Attributes:
+        question, saliency: see `Attending`. 0.8 is what `otprune bench quality` has for questions.
         metric: "cosine" measures between tokens at unit length (a zero token stays zero),
             "euclidean" between tokens as they are.
     """
@@ -52,11 +56,11 @@ class TransportPrune(Selector):
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         points, norms = transport.embed_norms(tokens, self.metric)
-        mass = tokens.new_ones(tokens.shape[:-1]) if cues.weights is None else cues.weights
+        mass = self.mass_or_ones(tokens, cues)
         return cover.greedy(points, mass / mass.shape[-1], k, ties.preference(norms))
 
     def _certify(self, tokens: Tensor, order: Tensor, cues: Cues) -> Certificate:
         points = transport.embed(tokens, self.metric)[0]
-        mass = tokens.new_ones(len(points)) if cues.weights is None else cues.weights[0]
+        mass = self.mass_or_ones(tokens, cues)[0]
         distance = squared_distances(points, points)
         return transport.certify(distance, mass / len(points), order)

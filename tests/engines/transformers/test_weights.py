@@ -235,7 +235,7 @@ def test_weights_must_be_a_function(build, wrong):
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (None, "returned a NoneType: expected a list, for each of 3 images"),
+        (None, "returned a NoneType: expected a list with one entry for each of 3 images"),
         ([torch.ones(16)] * 2, "returned 2 entries for 3 images"),
         ([torch.ones(16)] * 4, "returned 4 entries for 3 images"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,28 @@ class Encoded:
         return [
             VisualTokens(*one, cues if cues.names else None)
             for one, cues in zip(every, self.cues, strict=True)
+        ]
+
+    @property
+    def ends(self) -> list[tuple[int, int]]:
+        """Row and column of the last placeholder of each image, in the order of `visual`."""
+        found = []
+        for modality, some in self.images.items():
+            columns = self.at[modality].nonzero()[:, 1].tolist()
+            last = [start + len(x) - 1 for start, x in zip(some.starts, some.tokens, strict=True)]
+            found += [(row, columns[i]) for row, i in zip(some.rows, last, strict=True)]
+        return found
+
+    def seen_by_caller(self, order: list[int]) -> list[VisualTokens]:
+        """Copies of the images for a caller's function, which may change them in place."""
+        visual = self.visual
+        return [
+            replace(
+                visual[i],
+                features=visual[i].features.detach().clone(),
+                cues=self.cues[i].each(torch.clone) if self.cues[i].names else None,
+            )
+            for i in order
         ]
 
     @property

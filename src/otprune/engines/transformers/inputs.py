@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from otprune.engines.common.layer_stage import LayerStage
-from otprune.engines.common.selection import Choice
+from otprune.engines.common.selection import NOTHING, Choice
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import takes_distance
 from otprune.engines.transformers.encoded import (
@@ -50,11 +50,13 @@ from otprune.engines.transformers.positions import (
     takes_positions,
     with_text_index,
 )
+from otprune.engines.transformers.question import Text, questions
 from otprune.engines.transformers.selection import choose, log_masses, weights_of
 from otprune.engines.transformers.settings import Settings, Weigh
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.selectors.cues import Cues
 from otprune.selectors.results import LazyTensor
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class Pruned:
     seconds: time of the selection and merging. The time of a batched selection is divided evenly.
     unit: what these tokens show: an "image", a "video", or one "frame" or "chunk" of a video in
         families whose calls do not say where a video ends.
+    cues: what else the selector got, such as the question: `selector.explain(item.features,
+        cues=item.cues)` says how good the choice is.
     """
 
     modality: str
@@ -86,6 +90,7 @@ class Pruned:
     seconds: float
     lazy_masses: LazyTensor = field(repr=False)
     unit: Unit = "image"
+    cues: Cues = NOTHING
 
     @property
     def masses(self) -> Tensor:
@@ -122,6 +127,7 @@ def prune_inputs(
     untested_transformers: Untested = "refuse",
     weights: Weigh | None = None,
     encoder: EncoderStage | None = None,
+    text: Text | None = None,
 ) -> dict[str, Any]:
     """The inputs of `model(**inputs)` or `model.generate(**inputs)` with visual tokens pruned.
 
@@ -139,7 +145,7 @@ def prune_inputs(
             "compact" for all others.
         merge: each kept token becomes the mean of the tokens that it stands for.
         padding_side: side on which shorter sequences are padded, "left" (for generate) or "right".
-        untested_transformers, weights, encoder: see `Settings`.
+        untested_transformers, weights, encoder, text: see `Settings`.
 
     Returns:
         New arguments for one call: `mm_encoder_outputs` instead of pixels, shorter `input_ids`,
@@ -161,6 +167,7 @@ def prune_inputs(
         untested_transformers=untested_transformers,
         weights=weights,
         encoder=encoder,
+        text=text,
     )
     check(model)
     if padding_side not in ("left", "right"):
@@ -195,7 +202,8 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     call = encode_call(model, inputs, settings.encoder, uses, needs)
     given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
     mass = settings.mass if settings.has_mass else "none"
-    chosen = iter(_choose(settings, call))
+    cues = _cues(model, settings, call)
+    chosen, known = iter(_choose(settings, call, cues)), iter(cues)
 
     keep = torch.ones_like(ids, dtype=torch.bool)
     distanced = settings.has_distance and (settings.distance is True or takes_distance(model))
@@ -205,7 +213,8 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     )
     outputs, reports = PrunedOutputs(call.outputs), []
     for modality, some in call.images.items():
-        at, choices = call.at[modality], [next(chosen) for _ in some.tokens]
+        at = call.at[modality]
+        choices = [next(chosen) for _ in some.tokens]
         kept = torch.zeros(int(at.sum()), dtype=torch.bool, device=ids.device)
         added, factor = (log_mass.new_zeros(len(kept)) for _ in range(2))
         for x, start, choice in zip(some.tokens, some.starts, choices, strict=True):
@@ -218,7 +227,9 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         keep[at], log_mass[at], distance[at] = kept, added, factor
         if not kept.all():
             outputs[modality] = with_kept_features(model, call.outputs[modality], some, choices)
-        reports += [_report(modality, some, i, choice) for i, choice in enumerate(choices)]
+        reports += [
+            _report(modality, some, i, choice, next(known)) for i, choice in enumerate(choices)
+        ]
     items = [reports[i] for i in call.prompt_order]
 
     visual = torch.stack([*call.at.values()]).any(dim=0)
@@ -299,18 +310,23 @@ def _droppable(visual: Tensor, valid: Tensor) -> Tensor:
     return visual & (place != (place * valid).max(dim=1, keepdim=True).values)
 
 
-def _choose(settings: Settings, call: Encoded) -> list[Choice]:
-    """Run the selector on each image, modality by modality."""
-    visual = call.visual
+def _cues(model: Any, settings: Settings, call: Encoded) -> list[Cues]:
+    """What the selector is told of each image besides its tokens, in the order of `call.visual`."""
     cues = list(call.cues)
     if settings.weights is not None:
         order = call.prompt_order
-        # Copies: what the caller's function changes in place must not reach the model.
-        seen = [replace(visual[i], features=visual[i].features.detach().clone()) for i in order]
-        with torch.no_grad():
-            given = weights_of(settings.weights, seen)
+        given = weights_of(settings.weights, call.seen_by_caller(order))
         for place, weights in zip(order, given, strict=True):
             cues[place] = replace(cues[place], weights=weights)
+    if "question" in getattr(settings.selector, "uses", ()):
+        texts = questions(settings.text, model, call)
+        cues = [replace(one, question=text) for one, text in zip(cues, texts, strict=True)]
+    return cues
+
+
+def _choose(settings: Settings, call: Encoded, cues: list[Cues]) -> list[Choice]:
+    """Run the selector on each image, modality by modality."""
+    visual = call.visual
     return choose(
         settings.selector,
         [image.features for image in visual],
@@ -371,7 +387,7 @@ def last_columns(asked: Any, layout: Layout) -> Any:
     return shifted
 
 
-def _report(modality: str, some: Images, i: int, choice: Choice) -> Pruned:
+def _report(modality: str, some: Images, i: int, choice: Choice, cues: Cues) -> Pruned:
     return Pruned(
         modality=modality,
         row=some.rows[i],
@@ -382,6 +398,7 @@ def _report(modality: str, some: Images, i: int, choice: Choice) -> Pruned:
         seconds=choice.seconds,
         lazy_masses=choice.made.lazy_masses,
         unit=some.unit,
+        cues=cues,
     )
 
 

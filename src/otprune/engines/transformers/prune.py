@@ -14,6 +14,7 @@ from otprune.engines.transformers.attention import check_attention
 from otprune.engines.transformers.deep import check_layers
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
+from otprune.engines.transformers.question import Text
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.seen import check_seen
 from otprune.engines.transformers.settings import Logits, Settings, Weigh
@@ -71,6 +72,7 @@ class prune:  # noqa: N801 - used as a function is
         encoder: EncoderStage | None = None,
         distance: Distance = False,
         layers: LayerStage | None = None,
+        text: Text | None = None,
     ) -> None:
         made = _settings(
             selector,
@@ -84,6 +86,7 @@ class prune:  # noqa: N801 - used as a function is
             encoder,
             distance,
             layers,
+            text,
         )
         _check(model, made)
         self._block = entry.Block(model, entry.Active(made, Run(made)))
@@ -126,6 +129,7 @@ def enable(
     encoder: EncoderStage | None = None,
     distance: Distance = False,
     layers: LayerStage | None = None,
+    text: Text | None = None,
 ) -> Run:
     """Prune a model's calls in all threads, until `disable(model)`.
 
@@ -161,6 +165,7 @@ def enable(
             encoder,
             distance,
             layers,
+            text,
         )
     _check(model, made)
     run = Run(made)
@@ -179,7 +184,7 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("auto", False, "none", 1.0, "short", "refuse", None, None, False, None):
+    if rest != ("auto", False, "none", 1.0, "short", "refuse", None, None, False, None, None):
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"

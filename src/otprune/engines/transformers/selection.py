@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from otprune.engines.common.selection import (
     reduce_each_checked,
     timed,
 )
-from otprune.errors import UnsupportedError, WeightError
+from otprune.engines.transformers.callbacks import asked
+from otprune.errors import WeightError
 from otprune.keep import Auto, Budget, Keep
 from otprune.measures.cells import Cells
 from otprune.measures.mass import Mass, log_mass
@@ -30,8 +30,6 @@ from otprune.selectors.batches import Batch, in_groups
 if TYPE_CHECKING:
     from otprune.engines.transformers.encoded import VisualTokens
     from otprune.engines.transformers.settings import Weigh
-
-_WEIGHING: ContextVar[bool] = ContextVar("otprune_weighing", default=False)
 
 
 def choose(
@@ -161,48 +159,28 @@ def weights_of(weigh: Weigh, images: list[VisualTokens]) -> list[Tensor | None]:
     """The weights that a caller's function returns for the images; see `Settings.weights`.
 
     Args:
-        images: of one call, in prompt order.
+        images: of one call, in prompt order; the function may change them.
 
     Returns:
         `(m,)` float64 of mean 1 for each image, or None.
 
     Raises:
-        UnsupportedError: the function makes a pruned call that asks for weights itself.
-        WeightError: the function does not return one entry an image, or one does not fit its image.
+        UnsupportedError, WeightError: as `asked`; WeightError also for weights that do not fit.
     """
-    if _WEIGHING.get():
-        raise UnsupportedError(
-            "weights= called a model that is pruned with these weights, which would call it again "
-            "without end: pass otprune=None in that call"
-        )
-    token = _WEIGHING.set(True)
-    try:
-        made: Any = weigh(list(images))  # of its own, should the function sort or shorten it
-    finally:
-        _WEIGHING.reset(token)
-    try:
-        each = list(made)
-    except TypeError:
-        raise WeightError(
-            f"weights(images) returned a {type(made).__name__}: expected a list, for each of "
-            f"{len(images)} images one weight a token or None"
-        ) from None
-    if len(each) != len(images):
-        raise WeightError(
-            f"weights(images) returned {len(each)} entries for {len(images)} images: expected one "
-            "an image, None for one whose tokens count alike"
-        )
-    return [_checked(i, w, image) for i, (w, image) in enumerate(zip(each, images, strict=True))]
+    sizes = [(image.modality, image.row, len(image.features)) for image in images]
+    return [
+        _checked(i, w, *size)
+        for i, (w, size) in enumerate(zip(asked(weigh, images, "weights"), sizes, strict=True))
+    ]
 
 
-def _checked(i: int, weights: Any, image: VisualTokens) -> Tensor | None:
+def _checked(i: int, weights: Any, modality: str, row: int, m: int) -> Tensor | None:
     if weights is None:
         return None
     try:
-        return check_weights(weights, (len(image.features),))
+        return check_weights(weights, (m,))
     except WeightError as error:
-        where = f"weights(images)[{i}], {image.modality} in row {image.row}"
-        raise WeightError(f"{where}: {error}") from None
+        raise WeightError(f"weights(images)[{i}], {modality} in row {row}: {error}") from None
 
 
 def log_masses(choice: Choice, m: int, mass: Mass, alpha: float) -> Tensor:

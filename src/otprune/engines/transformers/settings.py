@@ -11,6 +11,7 @@ from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
+from otprune.engines.transformers.question import Text, check_text
 from otprune.engines.transformers.seen import SEEN
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
@@ -74,11 +75,20 @@ class Settings:
             tokens of each prompt; None for none. Not with mass or distance, beam search or several
             sequences of one prompt, assisted generation, static caches, or models with other than
             full attention.
+        text: what is asked of the images, for selectors that use it. None: the text behind each
+            image in the last turn of its prompt, embedded by the language model; turns end with
+            end-of-sequence tokens, and a header of the answer is left out as far as it can be told.
+            An image with no text behind it has an empty question. Or the token ids of another text,
+            for all images: `tokenizer(text, add_special_tokens=False).input_ids`. Or a function of
+            the list that `visual_tokens` returns, which returns for each image token ids `(n,)`,
+            vectors `(n, d)` in the space of its tokens, or None for the text of the prompt. In a
+            later turn on a cache the choice of the first turn is kept.
 
     Raises:
         UnsupportedError: transformers is newer than tested and that is refused, or the selector
             needs a cue that this engine does not provide.
         WeightError: weights for a selector that does not use them, or none for one that needs them.
+        CueError: a text for a selector that does not use it, or one that is no token ids.
         OTPruneError: an argument is wrong; says which, and what was expected.
     """
 
@@ -93,6 +103,7 @@ class Settings:
     encoder: EncoderStage | None = None
     distance: Distance = False
     layers: LayerStage | None = None
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         # Any object with the method `reduce` of a selector is accepted.
@@ -105,6 +116,9 @@ class Settings:
             )
         given: list[Cue] = [] if self.weights is None else ["weights"]
         given += [cue for cue in getattr(self.selector, "needs", ()) if cue in SEEN]
+        check_text(self.text)
+        if self.text is not None or "question" in getattr(self.selector, "uses", ()):
+            given.append("question")
         check_cues(self.selector, given, "by the engine for transformers")
         check_positions(self.positions)
         check_mass(self.mass)

@@ -1,0 +1,146 @@
+"""The question of a prompt, as vectors in the space of its visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprune.engines.transformers.callbacks import asked
+from otprune.errors import CueError
+
+if TYPE_CHECKING:
+    from otprune.engines.transformers.encoded import Encoded, VisualTokens
+
+# Token ids of one text for every image; or a function of the call's images.
+Text = Sequence[int] | Tensor | Callable[[list["VisualTokens"]], Iterable[Any]]
+
+# A turn's text is longer than the header with which a chat template lets the model answer.
+_HEADER = 6
+
+
+def check_text(text: Any) -> None:
+    """Raise CueError unless it is what `Settings.text` says."""
+    if text is None or callable(text):
+        return
+    if isinstance(text, str):
+        raise CueError(
+            f"text={text[:40]!r} is a string, which only the tokenizer can turn into tokens: "
+            "pass text=tokenizer(text, add_special_tokens=False).input_ids"
+        )
+    _checked_ids(text, "text")
+
+
+def questions(given: Any, model: Any, call: Encoded) -> list[Tensor]:
+    """For each image of a call the embedded text tokens of its question, `(n, d)` float32.
+
+    Args:
+        given: `Settings.text`.
+
+    Returns:
+        In the order of `call.visual`; n = 0 where no text follows an image.
+
+    Raises:
+        CueError: what the caller gave does not fit; says why.
+    """
+    order = call.prompt_order
+    if callable(given):
+        made = asked(given, call.seen_by_caller(order), "text")
+    else:
+        made = [given] * len(order)
+    found: list[Tensor | None] = [None] * len(order)
+    for number, (place, entry) in enumerate(zip(order, made, strict=True)):
+        where = f"text(images)[{number}]" if callable(given) else "text"
+        tokens = call.visual[place].features
+        if entry is None:
+            entry = _text_behind(model, call, place)
+        if getattr(entry, "ndim", 1) == 2:
+            found[place] = _checked_vectors(entry, tokens, where)
+        else:
+            found[place] = _embedded(model, _checked_ids(entry, where), where).to(tokens.device)
+    return [one for one in found if one is not None]
+
+
+def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
+    """Ids of the text of the last turn that stands behind an image, `(n,)`.
+
+    A turn ends with an end-of-sequence token. If the template closes the user's turn with one, what
+    follows the last is the header of the answer: a few tokens, one of the prompt's first two (the
+    token that opens a turn) among them.
+    """
+    row, column = call.ends[place]
+    ids, mask = call.ids[row], call.mask[row].bool()
+    special, ends = _special_ids(model), _ends(model)
+    opening = set(ids[mask][:2].tolist()) - {int(x) for x in ids[column].unsqueeze(0)}
+    behind = ids[column + 1 :][mask[column + 1 :]].tolist()
+    turns: list[list[int]] = [[]]
+    for token in behind:
+        if token in ends:
+            turns.append([])
+        else:
+            turns[-1].append(token)
+    last = turns.pop()
+    if turns and len(last) <= _HEADER and (not last or opening & set(last)):
+        last = turns.pop()
+    return torch.tensor([token for token in last if token not in special], dtype=torch.int64)
+
+
+def _ends(model: Any) -> set[int]:
+    """Ids that end a turn."""
+    found: set[int] = set()
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        end = getattr(config, "eos_token_id", None)
+        found |= set(end if isinstance(end, (list, tuple)) else [] if end is None else [end])
+    return found
+
+
+def _special_ids(model: Any) -> set[int]:
+    """Ids that are no text: placeholders, borders of images, beginnings and ends."""
+    found = _ends(model)
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        for name, value in config.to_dict().items():
+            if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
+                found.add(value)
+    return found
+
+
+def _embedded(model: Any, ids: Tensor, where: str) -> Tensor:
+    table = model.get_input_embeddings()
+    rows = int(table.weight.shape[0]) if hasattr(table, "weight") else None
+    if rows is not None and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+        raise CueError(
+            f"{where} has token ids from {int(ids.min())} to {int(ids.max())}: the model's "
+            f"vocabulary has those from 0 to {rows - 1}"
+        )
+    device = next(table.parameters()).device
+    made: Tensor = table(ids.to(device)).detach().float()
+    return made
+
+
+def _checked_ids(given: Any, where: str) -> Tensor:
+    """Token ids as `(n,)` int64."""
+    try:
+        ids = torch.as_tensor(given if not isinstance(given, np.ndarray) else given.copy())
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise CueError(f"{where} is no array of token ids: {cause}") from cause
+    if ids.ndim == 1 and not ids.numel():
+        return ids.long()
+    if ids.ndim != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise CueError(
+            f"{where} has shape {tuple(ids.shape)} and dtype {ids.dtype}: expected token ids, whole"
+            " numbers of shape (n,)"
+        )
+    return ids.long()
+
+
+def _checked_vectors(given: Any, tokens: Tensor, where: str) -> Tensor:
+    vectors = torch.as_tensor(given)
+    if not vectors.is_floating_point() or vectors.shape[1] != tokens.shape[1]:
+        raise CueError(
+            f"{where} has shape {tuple(vectors.shape)} and dtype {vectors.dtype}: expected "
+            f"floating vectors in the space of the visual tokens, (n, {tokens.shape[1]})"
+        )
+    return vectors.detach().float().to(tokens.device)
