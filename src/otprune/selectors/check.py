@@ -44,7 +44,7 @@ def _advice(given: Any) -> str:
     return "expected an instance of otprune.Selector, like otprune.OTPrune(keep=0.1)"
 
 
-def _subclasses(of: type[Selector]) -> Iterator[type[Selector]]:
+def _subclasses(of: Any) -> Iterator[Any]:
     for cls in of.__subclasses__():
         yield cls
         yield from _subclasses(cls)
