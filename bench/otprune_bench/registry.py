@@ -45,7 +45,7 @@ class Bench(NamedTuple):
 
 
 BENCHES = (
-    Bench("quality"),
+    Bench("alignment"),
     Bench("mass"),
     Bench("distance"),
     Bench("tokens"),

@@ -14,7 +14,7 @@ from otprune_bench.runs.report import write_report
 def run(folder: Path, plan: Plan, photos: Path) -> None:
     """Run what `folder` does not have yet, and write results and report.
 
-    Arguments and errors as for the quality bench.
+    Arguments and errors as for the alignment bench.
     """
     evaluation = Evaluation(plan, photos)
     results = run_cases(folder, cases(evaluation), "distance", plan.settings())

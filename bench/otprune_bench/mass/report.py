@@ -51,7 +51,7 @@ def _head(summary: Summary) -> list[str]:
     return [
         "# Attention mass: what the kept tokens weigh\n",
         f"{plan.images} {plan.split} images, {len(summary.questions.kind)} questions of "
-        f"{len(KINDS)} kinds, as in `otprune bench quality`. `total` adds log(m/k) to the "
+        f"{len(KINDS)} kinds, as in `otprune bench alignment`. `total` adds log(m/k) to the "
         "attention logits of all kept tokens, `token` log(n_j), n_j the number of tokens that j "
         "stands for; `shuffled` gives each kept token another one's mass; alpha scales the "
         "logarithm. ± is one standard error, clustered by image.\n",

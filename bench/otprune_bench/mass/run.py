@@ -15,7 +15,7 @@ from otprune_bench.runs.report import check_plots, write_report
 def run(folder: Path, plan: Plan, photos: Path) -> None:
     """Run what `folder` does not have yet, and write results, report and plots.
 
-    Arguments and errors as for the quality bench.
+    Arguments and errors as for the alignment bench.
     """
     check_plots()
     evaluation = Evaluation(plan, photos)

@@ -15,7 +15,7 @@ from otprune_bench.stream.summary import summarise
 def run(folder: Path, plan: Plan, photos: Path) -> None:
     """Run what `folder` does not have yet, and write results, report and plots.
 
-    Arguments and errors as for the quality bench.
+    Arguments and errors as for the alignment bench.
     """
     check_plots()
     found = run_cases(folder, cases(plan, photos), "stream", plan.settings())

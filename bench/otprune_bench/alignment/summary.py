@@ -19,7 +19,7 @@ from otprune_bench.figures.statistics import (
     clustered_ratio,
 )
 from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED
-from otprune_bench.quality.plan import AS_KEPT, KEEPS, SETTINGS
+from otprune_bench.alignment.plan import AS_KEPT, KEEPS, SETTINGS
 
 Results = Mapping[str, Mapping[str, Any]]
 GROUPS = (ALL, *KINDS)

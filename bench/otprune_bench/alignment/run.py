@@ -1,13 +1,13 @@
-"""Run the quality bench."""
+"""Run the alignment bench."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from otprune_bench.quality import hypothesis, plots, report
-from otprune_bench.quality.cases import Evaluation, cases
-from otprune_bench.quality.plan import AT, OVERLAID, OVERLAYS, Plan
-from otprune_bench.quality.summary import Summary
+from otprune_bench.alignment import hypothesis, plots, report
+from otprune_bench.alignment.cases import Evaluation, cases
+from otprune_bench.alignment.plan import AT, OVERLAID, OVERLAYS, Plan
+from otprune_bench.alignment.summary import Summary
 from otprune_bench.runs.cases import run_cases
 from otprune_bench.runs.report import check_plots, write_report
 
@@ -27,7 +27,7 @@ def run(folder: Path, plan: Plan, photos: Path) -> None:
     """
     check_plots()
     evaluation = Evaluation(plan, photos)
-    results = run_cases(folder, cases(evaluation), "quality", plan.settings())
+    results = run_cases(folder, cases(evaluation), "alignment", plan.settings())
     summary = Summary(results, evaluation.questions)
     points = hypothesis.points(summary)
     found = hypothesis.findings(points, plan.draws, plan.seed)

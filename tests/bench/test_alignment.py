@@ -1,4 +1,4 @@
-"""The quality bench end to end on a few images, and what it makes of its answers."""
+"""The alignment bench end to end on a few images, and what it makes of its answers."""
 
 import json
 from dataclasses import replace
@@ -11,12 +11,12 @@ from otprune.selectors import METHODS
 from otprune_bench.embedded.spaces import NAMES as DISTANCES
 from otprune_bench.figures.statistics import Correlation
 from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED, methods
-from otprune_bench.quality.cases import Evaluation
-from otprune_bench.quality.hypothesis import Finding
-from otprune_bench.quality.plan import AS_KEPT, KEEPS, QUICK, SETTINGS
-from otprune_bench.quality.report import verdict
-from otprune_bench.quality.run import run
-from otprune_bench.quality.summary import Summary
+from otprune_bench.alignment.cases import Evaluation
+from otprune_bench.alignment.hypothesis import Finding
+from otprune_bench.alignment.plan import AS_KEPT, KEEPS, QUICK, SETTINGS
+from otprune_bench.alignment.report import verdict
+from otprune_bench.alignment.run import run
+from otprune_bench.alignment.summary import Summary
 
 PLAN = replace(QUICK, images=4, measured=2, random_seeds=2, draws=40)
 
@@ -29,7 +29,7 @@ def evaluation(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """A whole run, with a method that always fails."""
-    folder = tmp_path_factory.mktemp("quality")
+    folder = tmp_path_factory.mktemp("alignment")
 
     def broken(self, tokens, k, weights):
         raise RuntimeError("broken on purpose")

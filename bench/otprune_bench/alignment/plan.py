@@ -1,4 +1,4 @@
-"""What `otprune bench quality` measures: ratios, settings of `otprune.prune`, sizes."""
+"""What `otprune bench alignment` measures: ratios, settings of `otprune.prune`, sizes."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from otprune_bench.figures.statistics import (
     resampled_means,
     spearman,
 )
-from otprune_bench.quality.plan import AS_KEPT, KEEPS, OUTCOMES, SCOPES
-from otprune_bench.quality.summary import Summary
+from otprune_bench.alignment.plan import AS_KEPT, KEEPS, OUTCOMES, SCOPES
+from otprune_bench.alignment.summary import Summary
 
 
 class Finding(NamedTuple):

@@ -1,4 +1,4 @@
-"""`otprune bench quality`."""
+"""`otprune bench alignment`."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ def command(out: Out = None, seed: Seed = 0, quick: Quick = False, photos: Photo
     one core.
     """
     below = photographs(photos, PHOTOS, quick)
-    start("quality", out, seed, quick, below)
+    start("alignment", out, seed, quick, below)

@@ -1,4 +1,4 @@
-"""The report of `otprune bench quality`. Its sentences follow from the figures."""
+"""The report of `otprune bench alignment`. Its sentences follow from the figures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from otprune_bench.embedded.tasks import ALL, KINDS
 from otprune_bench.figures.formats import in_points, number, percent, quoted
 from otprune_bench.figures.statistics import CLEAR, Estimate
 from otprune_bench.methods import PUBLISHED, RANDOM, UNPRUNED
-from otprune_bench.quality.hypothesis import Finding, Findings, Points
-from otprune_bench.quality.plan import (
+from otprune_bench.alignment.hypothesis import Finding, Findings, Points
+from otprune_bench.alignment.plan import (
     AS_KEPT,
     AT,
     KEEPS,
@@ -17,7 +17,7 @@ from otprune_bench.quality.plan import (
     SETTINGS,
     Plan,
 )
-from otprune_bench.quality.summary import Summary
+from otprune_bench.alignment.summary import Summary
 from otprune_bench.runs.cases import failures
 from otprune_bench.runs.report import table
 
