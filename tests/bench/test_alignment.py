@@ -8,15 +8,15 @@ import pytest
 
 from otprune.errors import OTPruneError
 from otprune.selectors import METHODS
-from otprune_bench.embedded.spaces import NAMES as DISTANCES
-from otprune_bench.figures.statistics import Correlation
-from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED, methods
 from otprune_bench.alignment.cases import Evaluation
 from otprune_bench.alignment.hypothesis import Finding
 from otprune_bench.alignment.plan import AS_KEPT, KEEPS, QUICK, SETTINGS
 from otprune_bench.alignment.report import verdict
 from otprune_bench.alignment.run import run
 from otprune_bench.alignment.summary import Summary
+from otprune_bench.embedded.spaces import NAMES as DISTANCES
+from otprune_bench.figures.statistics import Correlation
+from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED, methods
 
 PLAN = replace(QUICK, images=4, measured=2, random_seeds=2, draws=40)
 

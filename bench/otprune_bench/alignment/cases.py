@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from otprune.demo import load
+from otprune_bench.alignment.plan import AS_KEPT, KEEPS, SETTINGS, Plan
 from otprune_bench.embedded import scoring, spaces, tasks
 from otprune_bench.methods import RANDOM, UNPRUNED, Choose, methods
-from otprune_bench.alignment.plan import AS_KEPT, KEEPS, SETTINGS, Plan
 from otprune_bench.runs.cases import Case
 
 

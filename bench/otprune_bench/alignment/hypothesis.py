@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from otprune_bench.alignment.plan import AS_KEPT, KEEPS, OUTCOMES, SCOPES
+from otprune_bench.alignment.summary import Summary
 from otprune_bench.embedded.spaces import NAMES as DISTANCES
 from otprune_bench.figures.statistics import (
     Correlation,
@@ -22,8 +24,6 @@ from otprune_bench.figures.statistics import (
     resampled_means,
     spearman,
 )
-from otprune_bench.alignment.plan import AS_KEPT, KEEPS, OUTCOMES, SCOPES
-from otprune_bench.alignment.summary import Summary
 
 
 class Finding(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from otprune_bench.embedded.tasks import KINDS, SCALE, Task
-from otprune_bench.figures.plots import LOOKS, apart, error_bars, keep_axis, legend_beside
-from otprune_bench.methods import NAMES, UNPRUNED
 from otprune_bench.alignment.hypothesis import Findings, Points
 from otprune_bench.alignment.plan import AT, KEEPS, OUTCOMES, OVERLAID, SCOPES, SETTINGS
 from otprune_bench.alignment.summary import Summary
+from otprune_bench.embedded.tasks import KINDS, SCALE, Task
+from otprune_bench.figures.plots import LOOKS, apart, error_bars, keep_axis, legend_beside
+from otprune_bench.methods import NAMES, UNPRUNED
 from otprune_bench.runs.report import COLORS, figure, panels
 from otprune_training.scenes import GRID, PATCH
 

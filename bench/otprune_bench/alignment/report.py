@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from otprune_bench.embedded.tasks import ALL, KINDS
-from otprune_bench.figures.formats import in_points, number, percent, quoted
-from otprune_bench.figures.statistics import CLEAR, Estimate
-from otprune_bench.methods import PUBLISHED, RANDOM, UNPRUNED
 from otprune_bench.alignment.hypothesis import Finding, Findings, Points
 from otprune_bench.alignment.plan import (
     AS_KEPT,
@@ -18,6 +14,10 @@ from otprune_bench.alignment.plan import (
     Plan,
 )
 from otprune_bench.alignment.summary import Summary
+from otprune_bench.embedded.tasks import ALL, KINDS
+from otprune_bench.figures.formats import in_points, number, percent, quoted
+from otprune_bench.figures.statistics import CLEAR, Estimate
+from otprune_bench.methods import PUBLISHED, RANDOM, UNPRUNED
 from otprune_bench.runs.cases import failures
 from otprune_bench.runs.report import table
 

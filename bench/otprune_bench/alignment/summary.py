@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from otprune.errors import OTPruneError
+from otprune_bench.alignment.plan import AS_KEPT, KEEPS, SETTINGS
 from otprune_bench.embedded.tasks import ALL, KINDS, Questions
 from otprune_bench.figures.formats import pair
 from otprune_bench.figures.statistics import (
@@ -19,7 +20,6 @@ from otprune_bench.figures.statistics import (
     clustered_ratio,
 )
 from otprune_bench.methods import NAMES, PUBLISHED, RANDOM, UNPRUNED
-from otprune_bench.alignment.plan import AS_KEPT, KEEPS, SETTINGS
 
 Results = Mapping[str, Mapping[str, Any]]
 GROUPS = (ALL, *KINDS)
