@@ -410,7 +410,7 @@ def test_models_that_are_refused(build):
     ],
 )
 def test_calls_that_are_refused(more, said):
-    model, inputs = deeper("llava"), FAMILIES["llava"].inputs((1, 2))
+    model, inputs = deeper("llava"), FAMILIES["llava"].inputs((1, 1))
     with prune(model, ALL, layers=LayerStage(2, 0.5)):
         with pytest.raises(UnsupportedError, match=said):
             model.generate(**inputs, max_new_tokens=2, **more)

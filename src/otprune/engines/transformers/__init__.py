@@ -34,6 +34,9 @@ Design decisions:
 - A mass of n equals n literal copies that attend to each other. Causal copies would differ from the
   second layer on.
 - A sliding attention window counts kept tokens, each once whatever its mass.
+- A stage inside the language model gives the layers behind a cut the kept tokens alone, at their
+  own positions, and gives back whole sequences (`deep`). Their cache is shorter; what they hold is
+  recorded beside the prompt.
 - A call that cannot be pruned correctly raises UnsupportedError; it is never passed on unpruned.
 """
 

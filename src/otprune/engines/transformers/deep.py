@@ -66,6 +66,10 @@ def check_layers(model: Any, stage: LayerStage) -> None:
         raise UnsupportedError(
             f"{name} has layers that choose the tokens they attend to: {_NO_LAYERS}"
         )
+    if stage.rank == "dart" and not isinstance(getattr(decoder, "norm", None), nn.Module):
+        raise UnsupportedError(
+            f"{name} has no final norm by that name, which rank='dart' needs: use another rank"
+        )
     _check_training(decoder, layers)
     stage.layers(len(layers))
 
@@ -106,7 +110,7 @@ def in_layers(model: Any, memory: Memory | None, arguments: Mapping[str, Any]) -
         return
     with _LAYERS.by(call, call.decoder, call.methods):
         yield
-    if len(call.cuts) < len(call.firsts):
+    if call.passed != set(call.firsts):
         raise UnsupportedError(
             f"{call.name} did not call the layers behind every cut of a layer stage: {_NO_LAYERS}"
         )
@@ -128,6 +132,8 @@ class _Call:
     short: what the current layer gets; None for all tokens.
     score: of the current layer's tokens, `(B, n')`, as it was seen in the layer before.
     words: `(B, r)` tokens and weights that rate, where a rank needs some.
+    places: index of each layer, by its id.
+    passed: indices of the layers behind a cut that have been called.
     """
 
     deep: Deep
@@ -143,6 +149,7 @@ class _Call:
     score: Tensor | None = None
     words: tuple[Tensor, Tensor] | None = None
     places: dict[int, int] = field(default_factory=dict)
+    passed: set[int] = field(default_factory=set)
 
     @property
     def flash(self) -> bool:
@@ -229,6 +236,7 @@ def _call_layer(
         call.words = _words(call, hidden)
     if place in call.firsts:
         cut = call.firsts.index(place)
+        call.passed.add(place)
         if call.making:
             call.cuts.append(_cut(call, cut, function, given))
         call.short = _short_of(call, call.cuts[cut])

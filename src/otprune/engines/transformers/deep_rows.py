@@ -83,7 +83,8 @@ def shortened(name: str, value: Any, short: Short, model: str) -> Any:
         return value
     if name == "position_embeddings" and isinstance(value, tuple):
         return short.shared(value, lambda some: tuple(_along(name, x, short, model) for x in some))
-    if name == "position_ids" and isinstance(value, Tensor) and value.ndim > 1:
+    per_token = name == "position_ids" or name.endswith("token_type_ids")
+    if per_token and isinstance(value, Tensor) and value.ndim > 1:
         return short.shared(value, lambda x: _along(name, x[..., None], short, model)[..., 0])
     raise UnsupportedError(
         f"{model} hands {name} to its layers, and how to shorten it is not known: prune without "

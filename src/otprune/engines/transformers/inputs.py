@@ -248,8 +248,9 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
     documents = documents_of(given, full)
     fixed = biased or are_own(given, full, mask)
     # Where every token goes on to a stage in the language model, positions are as they were.
-    asked: Positions = "preserved" if bool(keep.all()) else settings.positions
-    scheme = scheme_of(asked, model, full, documents, fixed)
+    whole_prompt = bool(keep.all())
+    asked: Positions = "auto" if whole_prompt else settings.positions
+    scheme = scheme_of(asked, model, full, documents, fixed or whole_prompt)
     check_documents(scheme, documents, full, layout.columns < 0)
     new = take_columns(model, rest | {"input_ids": ids, "attention_mask": mask}, layout)
     if documents is not None:
