@@ -156,7 +156,7 @@ def test_how_the_engine_is_to_prune_reaches_it(run, photo, monkeypatch):
     flags = ("--merge", "--positions", "compact", "--mass", "token", "--alpha", "0.5", "--distance")
     report = asked(run, photo, *flags)
     how = {"positions": "compact", "merge": True, "mass": "token", "alpha": 0.5, "distance": True}
-    assert seen == [how | {"encoder": None}] * 2
+    assert seen == [how | {"encoder": None, "layers": None}] * 2
     assert {key: report[key] for key in how} == how
 
 

@@ -159,6 +159,9 @@ def ask(
     positions: options.Positions = options.PositionScheme.auto,
     encoder_keep: options.EncoderKeep = None,
     encoder_after: options.EncoderAfter = None,
+    layer_rank: options.LayerRankOption = None,
+    layer_after: options.LayerAfter = None,
+    layer_keep: options.LayerKeep = None,
     model: options.Model = None,
     tokens: options.Tokens = None,
     device: options.Device = "auto",
@@ -193,6 +196,7 @@ def ask(
     how = pruning(method, wanted, merge, mass, alpha, distance, **own)
     selector = how["selector"]
     stage = options.encoder_stage(encoder_keep, encoder_after)
+    layers = options.layer_stage(layer_rank, layer_after, layer_keep)
     options.check_model(model, tokens, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
@@ -207,6 +211,7 @@ def ask(
 
         loaded = models.load(model, tokens, device, dtype.value, trust_remote_code)
         stages.check_stage(loaded.model, stage)
+        stages.check_layers(loaded.model, layers, how)
         with_grid = overlay is not None
         each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
         used = report.Weighing(how["merge"], how["mass"], how["alpha"], how["distance"])
@@ -222,6 +227,7 @@ def ask(
                 asked,
                 how,
                 stage=stage,
+                layers=layers,
                 positions=positions.value,
                 repeats=repeats,
                 max_new_tokens=max_new_tokens,
@@ -240,11 +246,11 @@ def ask(
         head = report.head_json(loaded.name, selector, drawn)
         head |= {"question": asked, "positions": positions.value}
         head |= {name: value for name, value in how.items() if name != "selector"}
-        head |= report.stage_json(stage)
+        head |= report.stage_json(stage) | report.layers_json(layers)
         _print_json(head | {"images": each.entries(done, report.asked_json)})
     elif done:
         extra = used.words() + [positions.value] * (positions.value != "auto")
-        extra += report.stage_words(stage)
+        extra += report.stage_words(stage) + report.layers_words(layers)
         show(
             report.headline(loaded.name, selector, *extra),
             *(report.asked_table(one, asked, selector) for one in done.values()),

@@ -16,7 +16,8 @@ from otprune.cli.grid import grid_of
 from otprune.cli.images import Photo
 from otprune.cli.models import Loaded, answer_of, prompt
 from otprune.cli.progress import Steps
-from otprune.cli.stages import InEncoder, in_encoder, staged_selection
+from otprune.cli.stages import InEncoder, InLayers, in_encoder, in_layers, staged_selection
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers import prune, visual_tokens
 from otprune.engines.transformers.memory import cache_bytes, cache_of
@@ -61,6 +62,7 @@ class Asked:
             `pruned.first_token_seconds`.
         positions: "preserved" or "compact"; None if no token was dropped.
         encoder: the selection inside the encoder, its time a median too; None without one.
+        layers: what each cut inside the language model kept; empty without one.
         grid: the grid of the tokens; None if not requested.
     """
 
@@ -73,6 +75,7 @@ class Asked:
     positions: str | None
     grid: Grid | None
     encoder: InEncoder | None = None
+    layers: Sequence[InLayers] = ()
 
 
 def check(loaded: Loaded, image: Image, question: str, with_grid: bool) -> None:
@@ -96,6 +99,7 @@ def ask(
     how: Pruning,
     *,
     stage: EncoderStage | None,
+    layers: LayerStage | None = None,
     positions: Positions,
     repeats: int,
     max_new_tokens: int,
@@ -117,9 +121,10 @@ def ask(
     steps.doing(f"{photo.short}: answering with every token")
     words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
     steps.doing(f"{photo.short}: answering with the kept tokens")
-    with prune(model, positions=positions, encoder=stage, **how) as run:
+    with prune(model, positions=positions, encoder=stage, layers=layers, **how) as run:
         out = _generate(model, inputs, max_new_tokens)
         item, inside = only(loaded, run.last), in_encoder(run.encoder)
+        cuts = in_layers(run.layers)
     pruned_words = answer_of(loaded, out.sequences, length)
 
     steps.doing(f"{photo.short}: timing")
@@ -127,7 +132,7 @@ def ask(
     for _ in range(repeats):
         seconds, whole_cache = _first_token(model, inputs)
         whole.append(seconds)
-        with prune(model, positions=positions, encoder=stage, **how) as run:
+        with prune(model, positions=positions, encoder=stage, layers=layers, **how) as run:
             seconds, cut_cache = _first_token(model, inputs)
         cut.append(seconds)
         selecting.append(only(loaded, run.last).seconds)
@@ -136,10 +141,10 @@ def ask(
     steps.doing(f"{photo.short}: measuring distances")
     dropped = item.before - item.after
     sides = [
-        Side(text, tokens, n, _flops(model, n), statistics.median(times), cache)
-        for text, tokens, n, times, cache in (
-            (words, item.before, length, whole, whole_cache),
-            (pruned_words, item.after, length - dropped, cut, cut_cache),
+        Side(text, tokens, n, _flops(model, n, some), statistics.median(times), cache)
+        for text, tokens, n, some, times, cache in (
+            (words, item.before, length, (), whole, whole_cache),
+            (pruned_words, item.after, length - dropped, cuts, cut, cut_cache),
         )
     ]
     if inside is None:
@@ -159,6 +164,7 @@ def ask(
         positions=run.positions,
         grid=grid,
         encoder=inside,
+        layers=cuts,
     )
 
 
@@ -196,8 +202,11 @@ def _wait(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def _flops(model: Any, n: int) -> float | None:
-    """The literature's formula with the sizes of the language model; None if they are not known."""
+def _flops(model: Any, n: int, cuts: Sequence[InLayers]) -> float | None:
+    """The literature's formula with the sizes of the language model; None if they are not known.
+
+    Layers behind a cut are counted with the tokens that they see.
+    """
     config = model.config.get_text_config()
     sizes = [
         getattr(config, name, None)
@@ -206,4 +215,9 @@ def _flops(model: Any, n: int) -> float | None:
     if not all(isinstance(size, int) for size in sizes):
         return None
     layers, hidden, intermediate = sizes
-    return prefill_flops(layers, hidden, intermediate, n)  # type: ignore[arg-type]
+    ends = [*(cut.layer for cut in cuts), layers]
+    total, first = 0.0, 0
+    for seen, end in zip([n, *(cut.prompt for cut in cuts)], ends, strict=True):
+        total += prefill_flops(end - first, hidden, intermediate, seen)  # type: ignore[operator,arg-type]
+        first = end  # type: ignore[assignment]
+    return total

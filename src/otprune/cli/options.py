@@ -14,6 +14,7 @@ from otprune.errors import KeepError, OTPruneError
 from otprune.keep import Auto
 
 if TYPE_CHECKING:
+    from otprune.engines.common.layer_stage import LayerStage
     from otprune.engines.common.stage import EncoderStage
     from otprune.selectors.base import Selector
     from otprune.selectors.preset import Pruning
@@ -42,6 +43,16 @@ class Mass(str, Enum):
     none = "none"
     total = "total"
     token = "token"
+
+
+class LayerRank(str, Enum):
+    """The rank of a stage inside the language model."""
+
+    fastv = "fastv"
+    pyramiddrop = "pyramiddrop"
+    dart = "dart"
+    vtw = "vtw"
+    sparsevlm = "sparsevlm"
 
 
 class Measure(str, Enum):
@@ -202,6 +213,35 @@ EncoderAfter = Annotated[
         help="--encoder-keep: so many of the encoder's layers see all tokens; with a point a share "
         "(0.5), without a number (12).",
         show_default="0.6",
+        rich_help_panel=_WHAT,
+    ),
+]
+LayerRankOption = Annotated[
+    LayerRank | None,
+    typer.Option(
+        "--layer-rank",
+        help="Later layers of the language model run on fewer visual tokens, chosen by this rank.",
+        show_default="no such stage",
+        rich_help_panel=_WHAT,
+    ),
+]
+LayerAfter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE|NUMBER",
+        help="--layer-rank: so many of the language model's layers see all tokens; a share with a "
+        "point (0.5), or a number (2); several with commas.",
+        show_default="the rank's own",
+        rich_help_panel=_WHAT,
+    ),
+]
+LayerKeep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATIO|NUMBER",
+        help="--layer-rank: how many of the tokens that enter the language model stay; one for "
+        "each of --layer-after.",
+        show_default="the rank's own",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -372,6 +412,35 @@ def with_settings(own: dict[str, Any], given: list[str] | None) -> dict[str, Any
             raise OTPruneError(f"{name} is given twice: give it once")
         found[name] = value
     return found
+
+
+def layer_stage(rank: LayerRank | None, after: str | None, keep: str | None) -> LayerStage | None:
+    """The stage that `--layer-rank` and its options ask for; None without the first.
+
+    Raises:
+        KeepError, OTPruneError: an option is wrong, or is given without `--layer-rank`.
+    """
+    if rank is None:
+        for name, text in (("--layer-after", after), ("--layer-keep", keep)):
+            if text is not None:
+                raise OTPruneError(f"{name} belongs to --layer-rank: give both, or leave it out")
+        return None
+    from otprune.engines.common.layer_stage import LayerStage  # torch takes a second
+
+    several = (
+        _parse_numbers("--layer-after", after, "2"),
+        _parse_numbers("--layer-keep", keep, "64"),
+    )
+    try:
+        return LayerStage(*several, rank.value)
+    except OTPruneError as error:
+        raise type(error)(f"--layer-rank: {error}") from None
+
+
+def _parse_numbers(option: str, text: str | None, last: str) -> tuple[float | int, ...] | None:
+    if text is None:
+        return None
+    return tuple(_parse_number(option, part, last) for part in text.split(","))
 
 
 def pruning(

@@ -18,6 +18,7 @@ from otprune.cli.drawing import Grid, Row
 from otprune.cli.images import Photo
 from otprune.cli.select import Selected
 from otprune.cli.stages import InEncoder
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.keep import Auto
 from otprune.measures.mass import Distance
@@ -90,6 +91,7 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
     rows: list[Sequence[Cell]] = [
         ("answer", Text(full.answer, "bold"), Text(cut.answer, "bold"), ""),
         ("visual tokens", str(full.tokens), str(cut.tokens), _left(cut, full, "tokens")),
+        *((f"  from layer {some.layer} on", "", str(some.visual), "") for some in asked.layers),
         ("prompt tokens", str(full.prompt_tokens), str(cut.prompt_tokens), ""),
         (
             "prefill FLOPs (formula)",
@@ -273,6 +275,27 @@ def stage_words(stage: EncoderStage | None) -> list[str]:
     return [] if stage is None else [f"encoder keep={stage.keep}, after={stage.after}"]
 
 
+def layers_json(stage: LayerStage | None) -> dict[str, Any]:
+    """The options of the stage inside the language model, null without one."""
+    return {
+        "layer_rank": None if stage is None else stage.rank,
+        "layer_after": None if stage is None else list(stage.cuts),
+        "layer_keep": None if stage is None else list(stage.keeps),
+    }
+
+
+def layers_words(stage: LayerStage | None) -> list[str]:
+    """The same as words for the headline."""
+    if stage is None:
+        return []
+    words = f"layers {stage.rank}, after={_list(stage.cuts)}"
+    return [words + f", keep={_list(stage.keeps)}" * bool(stage.keeps)]
+
+
+def _list(numbers: Sequence[float | int]) -> str:
+    return ",".join(f"{x:.3g}" if isinstance(x, float) else str(x) for x in numbers)
+
+
 def asked_json(asked: Asked) -> dict[str, Any]:
     """One entry of `images` in `otprune ask --json`."""
     return {
@@ -282,6 +305,10 @@ def asked_json(asked: Asked) -> dict[str, Any]:
         "unpruned": _side_json(asked.full),
         "pruned": {**_side_json(asked.pruned), "selector_seconds": asked.selector_seconds},
         "encoder": _encoder_json(asked.encoder),
+        "layers": [
+            {"layer": cut.layer, "visual_tokens": cut.visual, "prompt_tokens": cut.prompt}
+            for cut in asked.layers
+        ],
         **_selection_json(asked.selection),
     }
 

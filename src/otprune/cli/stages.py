@@ -1,4 +1,4 @@
-"""What a selection inside the vision encoder kept of one photograph."""
+"""What stages inside the vision encoder and the language model kept of one photograph."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
+from otprune.engines.transformers.deep import check_layers as check_decoder
+from otprune.engines.transformers.memory import LayerCut
+from otprune.engines.transformers.settings import Settings
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.tower import check_stage as check_tower
 from otprune.errors import OTPruneError
 from otprune.selectors import Selection
+from otprune.selectors.preset import Pruning
 from otprune.selectors.results import measured
 
 
@@ -39,6 +44,40 @@ class InEncoder:
         tiles = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         where = f"after layer {self.layer}" if self.layer else "before layer 1"
         return f"{self.before} -> {self.after} tokens{tiles} {where} of {self.layers}"
+
+
+@dataclass(frozen=True)
+class InLayers:
+    """What one cut inside the language model kept.
+
+    Attributes:
+        layer: index of the first layer behind it.
+        visual, prompt: visual tokens, and all tokens of the prompt, that this layer sees.
+    """
+
+    layer: int
+    visual: int
+    prompt: int
+
+
+def in_layers(cuts: Sequence[LayerCut]) -> list[InLayers]:
+    """The cuts of a call with one prompt."""
+    return [InLayers(cut.layer, int(cut.kept[0]), cut.columns.shape[1]) for cut in cuts]
+
+
+def check_layers(model: Any, layers: LayerStage | None, how: Pruning) -> None:
+    """Refuse what a stage inside the language model does not go with, before a photograph.
+
+    Raises:
+        UnsupportedError, OTPruneError: as `otprune.prune`.
+    """
+    if layers is None:
+        return
+    try:
+        Settings(**how, layers=layers)
+        check_decoder(model, layers)
+    except OTPruneError as error:
+        raise type(error)(f"--layer-rank: {error}") from None
 
 
 def check_stage(model: Any, stage: EncoderStage | None) -> None:

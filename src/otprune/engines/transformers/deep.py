@@ -57,6 +57,8 @@ def check_layers(model: Any, stage: LayerStage) -> None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None):
         kinds = {"sliding_attention"}
+    if not all(hasattr(layer, "self_attn") for layer in layers):
+        raise UnsupportedError(f"{name} has layers without attention of their own: {_NO_LAYERS}")
     if kinds:
         raise UnsupportedError(
             f"{name} has layers of {', '.join(sorted(kinds))}, in which the place of a token in "
