@@ -178,7 +178,25 @@ class _Call:
         place = self.places.get(id(module))
         if place is None:
             return function(*args, **kwargs)
+        if self.past and "attention_mask" in kwargs:
+            # The same with less to do: of new tokens behind the prompt only the mask is shortened.
+            self.reach(place)
+            if self.short is not None:
+                mask = shortened("attention_mask", kwargs["attention_mask"], self.short, self.name)
+                kwargs = kwargs | {"attention_mask": mask}
+            return function(*args, **kwargs)
         return _call_layer(self, module, place, function, named(module, args, kwargs))
+
+    def reach(self, place: int) -> None:
+        """Take what the layers from here on get, once the cut in front of it is made."""
+        if place in self.firsts:
+            cut = self.cuts[self.firsts.index(place)]
+            self.passed.add(place)
+            self.short = None
+            if not cut.whole:
+                self.short = Short(cut.layout, cut.filled, self.past, self.new, self.flash)
+        elif place < self.firsts[0]:
+            self.short = None
 
 
 def _call_of(model: Any, memory: Memory, arguments: Mapping[str, Any]) -> _Call | None:
@@ -236,14 +254,9 @@ def _call_layer(
         )
     if place == 0 and call.making and call.deep.stage.rank == "sparsevlm":
         call.words = _words(call, hidden)
-    if place in call.firsts:
-        cut = call.firsts.index(place)
-        call.passed.add(place)
-        if call.making:
-            call.cuts.append(_cut(call, cut, function, given))
-        call.short = _short_of(call, call.cuts[cut])
-    elif place < call.firsts[0]:
-        call.short = None
+    if call.making and place in call.firsts:
+        call.cuts.append(_cut(call, call.firsts.index(place), function, given))
+    call.reach(place)
     short = call.short
     if short is not None:
         given = {key: shortened(key, value, short, call.name) for key, value in given.items()}
@@ -258,13 +271,6 @@ def _call_layer(
     if isinstance(out, tuple):
         return short.give_back(out[0], hidden), *out[1:]
     return short.give_back(out, hidden)
-
-
-def _short_of(call: _Call, cut: LayerCut) -> Short | None:
-    if cut.whole:
-        return None
-    layout = cut.layout.extended(call.past + call.new)
-    return Short(layout, call.past, call.new, call.flash)
 
 
 # -- making a cut --------------------------------------------------------------------------------
@@ -314,7 +320,7 @@ def _cut(call: _Call, cut: int, function: Callable[..., Any], given: dict[str, A
     if numbers == left:
         whole = call.short is None
         layout = Layout(now.columns, now.valid, call.new) if whole else call.cuts[-1].layout
-        return LayerCut(place, layout, kept, whole)
+        return LayerCut(place, layout, kept, whole, not whole and call.cuts[-1].filled)
     if stage.rank == "vtw":
         chosen = torch.zeros_like(now.visual)
     elif stage.rank == "dart":
@@ -327,7 +333,8 @@ def _cut(call: _Call, cut: int, function: Callable[..., Any], given: dict[str, A
     keep = torch.zeros(len(stays), call.new + 1, dtype=torch.bool, device=stays.device)
     # Filling is scattered into an extra column, which is cut off.
     keep.scatter_(1, now.columns.where(now.columns >= 0, call.new), stays)
-    return LayerCut(place, Layout.packed(keep[:, : call.new], "left"), kept, False)
+    layout = Layout.packed(keep[:, : call.new], "left")
+    return LayerCut(place, layout, kept, False, not bool(layout.valid.all()))
 
 
 def _see(call: _Call, place: int) -> Callable[[_Seen], None] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,23 +18,30 @@ from otprune.errors import UnsupportedError
 class Short:
     """What the layers behind a cut get in one call of the language model.
 
-    layout: which of the tokens so far, those in the cache and those of this call, these layers
-        hold. Shorter rows are filled up in front, with tokens that masks hide.
+    prompt: which tokens of the prompt these layers hold. Shorter rows are filled up in front, with
+        tokens that masks hide.
+    filled: whether there are such rows.
     past: number of tokens in the cache of the first layer. If there are any, all tokens of the call
         are new and kept, and only masks are shortened.
     new: number of tokens of the call.
     flash: whether attention gets masks as flash attention takes them, `(B, keys)`.
     """
 
-    layout: Layout
+    prompt: Layout
+    filled: bool
     past: int
     new: int
     flash: bool
     _known: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.filled = not bool(self.layout.valid.all())
-        self._place = None if self.past else _places(self.layout)
+    @cached_property
+    def layout(self) -> Layout:
+        """Which of the tokens so far, those in the cache and those of this call, they hold."""
+        return self.prompt.extended(self.past + self.new)
+
+    @cached_property
+    def _place(self) -> Tensor:
+        return _places(self.layout)
 
     def take(self, x: Tensor) -> Tensor:
         """`(..., B or 1, new, d)` to `(..., B, n', d)`."""
@@ -46,7 +54,7 @@ class Short:
 
     def give_back(self, x: Tensor, before: Tensor) -> Tensor:
         """`(B, n', d)` to `(B, new, d)`, with the rows of `before` at dropped tokens."""
-        if self._place is None:
+        if self.past:
             return x
         place = self._place.to(x.device).unsqueeze(-1)
         return torch.where(place < 0, before, x.gather(1, place.clamp(min=0).expand_as(before)))

@@ -26,12 +26,14 @@ class LayerCut:
     layout: which columns of the shortened prompt the layers behind it hold.
     kept: `(B,)` int64, number of visual tokens among them.
     whole: whether no prompt has lost a token so far; then the layers also hold its padding.
+    filled: whether rows are filled up, since others hold more tokens.
     """
 
     layer: int
     layout: Layout
     kept: Tensor
     whole: bool
+    filled: bool
 
     @property
     def columns(self) -> Tensor:
@@ -58,7 +60,7 @@ class Deep:
         """The prompts with these indices `(b,)`."""
         there = indices.to(self.visual.device)
         cuts = [
-            LayerCut(cut.layer, cut.layout.rows(indices), cut.kept[there], cut.whole)
+            LayerCut(cut.layer, cut.layout.rows(indices), cut.kept[there], cut.whole, cut.filled)
             for cut in self.cuts
         ]
         return Deep(self.stage, self.visual[there], self.valid[there], cuts)
