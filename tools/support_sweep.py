@@ -336,7 +336,7 @@ def _too_long(*_: object) -> None:
 
 
 def main(parts: list[str]) -> None:
-    from tools import support_stage  # which imports this module
+    from tools import support_layers, support_stage  # which import this module
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -348,7 +348,9 @@ def main(parts: list[str]) -> None:
         if not support(getattr(transformers, name))[0]:
             found.pop(name, None)
             continue
-        found[name] = outcome(name) | {"stage": support_stage.outcome(name)}
+        found[name] = outcome(name)
+        found[name]["stage"] = support_stage.outcome(name)
+        found[name]["layers"] = support_layers.outcome(name)
         told = found[name].get("why") or " ".join(found[name]["calls"])
         print(f"{name:48s} {found[name]['outcome']:8s} {told}", flush=True)
         for call, why in found[name].get("not", {}).items():

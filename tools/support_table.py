@@ -3,8 +3,9 @@
     python -m tools.support_table
 
 Tested are the classes of tests/families; what ran once is read from docs/support.json, the record
-of tools/support_sweep.py and, for the selection inside the encoder, tools/support_stage.py; the
-rest is what `support` says of the installed classes.
+of tools/support_sweep.py and, for the stages inside the encoder and the language model,
+tools/support_stage.py and tools/support_layers.py; the rest is what `support` says of the installed
+classes.
 """
 
 from __future__ import annotations
@@ -127,8 +128,19 @@ that one counts. It is right for these, whatever the class of the model:
 layers. The selector in front of the language model then chooses among all its tokens, copies
 included.
 
-| class | model type | verdict | one image | one video | inside the encoder | note |
-| --- | --- | --- | --- | --- | --- | --- |
+The last column but one says the same of `prune(..., layers=LayerStage(...))`, pruning
+[inside the language model](methods.md#inside-the-language-model) of the default config.
+
+- **tested**: in the matrix of `tests/engines/transformers/test_layer_stage.py`, which compares with
+  masks that hide the dropped tokens.
+- **run**: so did `tools/support_layers.py` with a small random model of the class, with most of the
+  calls above, in each step of generate().
+- **refused**: it has layers with a sliding window or other than full attention, or none that are
+  known.
+
+| class | model type | verdict | one image | one video | inside the encoder | \
+inside the language model | note |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -189,6 +201,22 @@ def stage(name: str, record: dict[str, Any]) -> str:
     return words
 
 
+def layers(name: str, record: dict[str, Any]) -> str:
+    """What is known of a stage inside the language model; empty for a class that is refused anyway.
+
+    Raises:
+        ValueError: the class is accepted, and went wrong.
+    """
+    if not support(getattr(transformers, name))[0]:
+        return ""
+    made = record["classes"].get(name, {}).get("layers", {"outcome": "not run"})
+    if made["outcome"] == "wrong":
+        raise ValueError(f"{name} with a stage inside its model went wrong: {made['why']}")
+    if made["outcome"] == "ran":
+        return "tested" if name in TESTED else "run"
+    return str(made["outcome"])
+
+
 def _video(model_class: Any, kind: Family) -> str:
     if "video" not in model_class.input_modalities:
         return ""
@@ -217,7 +245,7 @@ def table(record: dict[str, Any]) -> str:
         counts[what.rpartition(", ")[2]] += 1
         note = note.replace("|", "\\|").replace("<", "\\<")
         kinds = ", ".join(f"`{kind}`" for kind in types)
-        inside = stage(name, record)
+        inside = f"{stage(name, record)} | {layers(name, record)}"
         rows.append(f"| {name} | {kinds} | {what} | {image} | {video} | {inside} | {note} |\n")
     head = HEAD.format(
         version=transformers.__version__,

@@ -14,7 +14,7 @@ from otprune.engines.transformers.families import family
 from otprune.engines.transformers.grouping import Grouping
 from otprune.engines.transformers.towers import TOWERS
 from tests.families.tiny import FAMILIES
-from tools import support_stage
+from tools import support_layers, support_stage
 from tools.support_cases import NotRunError
 from tools.support_sweep import build, heeds_positions, outcome
 from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, classes, table
@@ -44,6 +44,26 @@ def test_a_stage_that_went_wrong_is_not_listed_as_working() -> None:
     wrong = SWEEP["classes"][name] | {"stage": {"outcome": "wrong", "why": "other logits"}}
     with pytest.raises(ValueError, match=r"inside its encoder went wrong: other logits"):
         table(SWEEP | {"classes": SWEEP["classes"] | {name: wrong}})
+
+
+@same_version
+def test_a_stage_in_the_language_model_that_went_wrong_is_not_listed_as_working() -> None:
+    name = "AriaForConditionalGeneration"
+    wrong = SWEEP["classes"][name] | {"layers": {"outcome": "wrong", "why": "other logits"}}
+    with pytest.raises(ValueError, match=r"inside its model went wrong: other logits"):
+        table(SWEEP | {"classes": SWEEP["classes"] | {name: wrong}})
+
+
+def test_the_stage_in_the_language_model_of_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "PaliGemmaForConditionalGeneration"
+    assert support_layers.outcome(name) == {"outcome": "ran", "calls": ["one", "two", "batch"]}
+    assert support_layers.outcome("Gemma3ForConditionalGeneration")["outcome"] == "refused"
+    # Where the masks of the reference hide other tokens, it is seen.
+    dropped = support_layers._dropped
+    monkeypatch.setattr(support_layers, "_dropped", lambda *call: dropped(*call).roll(1, dims=1))
+    made = support_layers.outcome(name)
+    assert made["outcome"] == "wrong"
+    assert "from hidden keys" in made["why"]
 
 
 def test_a_known_encoder_is_not_refused_and_an_unknown_one_is() -> None:
@@ -100,6 +120,15 @@ def test_what_ran_still_runs(name: str) -> None:
 def test_the_stage_that_ran_still_runs(name: str) -> None:
     made = support_stage.outcome(name)
     assert (made["outcome"], made["among"]) == ("ran", SWEEP["classes"][name]["stage"]["among"])
+
+
+@pytest.mark.slow
+@same_version
+@pytest.mark.parametrize(
+    "name", [n for n, c in SWEEP["classes"].items() if c["layers"]["outcome"] == "ran"]
+)
+def test_the_stage_in_the_language_model_that_ran_still_runs(name: str) -> None:
+    assert support_layers.outcome(name)["outcome"] == "ran"
 
 
 @pytest.mark.slow
