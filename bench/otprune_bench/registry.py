@@ -45,6 +45,7 @@ class Bench(NamedTuple):
 
 
 BENCHES = (
+    Bench("quality"),
     Bench("alignment"),
     Bench("mass"),
     Bench("distance"),

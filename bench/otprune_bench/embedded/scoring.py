@@ -53,6 +53,12 @@ class PackedQuestions:
     end: Tensor
     answer: Tensor
 
+    def rows(self, at: slice) -> PackedQuestions:
+        """Some of the sequences, where each has one question."""
+        assert len(self.row) == len(self.ids)
+        some = self.ids[at], self.block[at], self.offset[at]
+        return PackedQuestions(*some, torch.arange(len(some[0])), self.end[at], self.answer[at])
+
 
 class Scores(NamedTuple):
     """`answers` `(Q,)` int64, the likeliest word; `losses` `(Q,)`, -log p of the right one."""

@@ -1,0 +1,35 @@
+"""`otprune bench quality`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from otprune.errors import OTPruneError
+from otprune_bench.options import PHOTOS, Out, Photos, Quick, Seed, photographs, start
+
+
+def command(
+    out: Out = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    photos: Photos = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|test", help="Images to choose settings by, or to look at once."
+        ),
+    ] = "test",
+) -> None:
+    """The whole field: the embedded model's answers with every method, ours and others'.
+
+    Accuracy by kind of question, average rank, loyalty, group A, and times. Some half an hour on
+    one core.
+    """
+    from otprune_bench.quality.plan import SPLITS
+
+    if split not in SPLITS:
+        raise OTPruneError(f"--split {split}: expected {' or '.join(SPLITS)}")
+    below = photographs(photos, PHOTOS, quick)
+    start("quality", out, seed, quick, below, split=split)

@@ -1,0 +1,64 @@
+"""What `otprune bench quality` measures: ratios, sizes, and shapes for times."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEEPS = (0.25, 0.098, 0.05, 0.028, 0.014)  # 36, 14, 7, 4 and 2 of 144 tokens
+SCARCE = (0.05, 0.028, 0.014)
+SPLITS = ("validation", "test")
+GROUPS = {
+    "ours": "otprune's own",
+    "tokens": "other methods that see the image alone",
+    "question": "other methods that hear the question",
+    "inside": "inside the language model, behind its first layer",
+    "baseline": "baselines",
+}
+BASE = "dpp"  # what paired differences are taken to
+SMALLER = "image made smaller"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One set of tokens whose selection is timed: m tokens of d features, k kept; n of text."""
+
+    m: int
+    d: int
+    k: int
+    n: int = 20
+
+    def __str__(self) -> str:
+        return f"{self.m} x {self.d}, keep {self.k}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a run is.
+
+    Attributes:
+        seed: of tasks and random pruning.
+        images: each with some ten questions.
+        split: "validation", to choose by, or "test", to look at once: other scenes on other
+            photographs.
+        random_seeds: independent runs of random pruning.
+        photographs: whether held-out photographs lie below the stickers; else smooth noise.
+        shapes: for times of all methods on the first, and of ours on all.
+        repeats: of each time.
+    """
+
+    seed: int = 0
+    images: int = 288
+    split: str = "test"
+    random_seeds: int = 3
+    photographs: bool = True
+    shapes: tuple[Shape, ...] = (Shape(576, 1024, 56), Shape(2340, 4096, 229))
+    repeats: int = 9
+
+    def settings(self) -> dict[str, Any]:
+        """As a report shows them."""
+        return {**asdict(self), "shapes": [str(shape) for shape in self.shapes], "keep": KEEPS}
+
+
+FULL = Plan()
+QUICK = Plan(images=6, random_seeds=1, photographs=False, shapes=(Shape(64, 32, 6, 5),), repeats=3)
