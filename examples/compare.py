@@ -19,6 +19,8 @@ def main() -> None:
     for name, image in zip(names, otprune.visual_tokens(model, inputs), strict=True):
         print(f"{name}: {len(image.features)} tokens of {image.features.shape[1]} features")
         for method in otprune.METHODS.values():
+            if method.needs:  # more than the tokens, such as the question
+                continue
             said = method(0.1).explain(image.features)
             sure = "" if said.certificate is None else f", certificate {said.certificate:.2f}"
             print(f"  {method.name:9} distance {said.free_mass_w2_relative:.3f}{sure}")

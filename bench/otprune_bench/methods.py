@@ -8,8 +8,10 @@ from functools import partial
 from otprune.selectors import METHODS, OTPrune, RandomPrune, Selector
 
 UNPRUNED, PUBLISHED, RANDOM = "unpruned", "otprune, gamma 0.01", "random"
+# Methods that need nothing but the tokens.
+TOKENS_ALONE = {name: method for name, method in METHODS.items() if not method.needs}
 # In the order of tables and plots; random last, as the floor.
-NAMES = (PUBLISHED, *(name for name in METHODS if name != RANDOM), RANDOM)
+NAMES = (PUBLISHED, *(name for name in TOKENS_ALONE if name != RANDOM), RANDOM)
 
 # The selector for a keep ratio and the number of an image.
 Choose = Callable[[float, int], Selector]
@@ -22,7 +24,7 @@ def methods(seed: int, random_seeds: int) -> dict[str, Choose]:
     in all images, and five such patterns would say little about randomness.
     """
     found: dict[str, Choose] = {PUBLISHED: partial(_fixed, partial(OTPrune, gamma=0.01))}
-    for name, method in METHODS.items():
+    for name, method in TOKENS_ALONE.items():
         if name != RANDOM:
             found[name] = partial(_fixed, method)
     for i in range(random_seeds):

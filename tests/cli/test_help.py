@@ -10,7 +10,7 @@ import typer
 
 from otprune import METHODS, __version__, demo
 from otprune.cli.app import app
-from otprune.selectors.named import every_setting
+from otprune.selectors.named import every_setting, settings_of
 
 
 def test_version(run):

@@ -6,12 +6,12 @@ On the "meta" device, where tensors have shapes and no values: what would look a
 import pytest
 import torch
 
-from otprune import METHODS, Cues, DivPrune, DPPPrune, HerdingPrune, OTPrune, TransportPrune
+from otprune import METHODS, DivPrune, DPPPrune, HerdingPrune, OTPrune, TransportPrune
 from otprune.greedy import logdet as search
 from otprune.greedy.logdet import sequential
 from otprune.numerics.lowrank import LowRank
 from tests.greedy.operations import Operations
-from tests.random_tokens import random_tokens
+from tests.random_tokens import cues_for, random_tokens
 
 
 class OnDevice(Operations):
@@ -26,8 +26,9 @@ class OnDevice(Operations):
 
 @torch.no_grad()
 def operations(selector, k, *shape):
+    cues = cues_for(selector, torch.zeros(shape)).each(lambda x: x.to("meta"))
     with OnDevice() as count:
-        order = selector.pick(torch.empty(shape, device="meta"), k, Cues())
+        order = selector.pick(torch.empty(shape, device="meta"), k, cues)
     assert order.shape == (shape[0], k)
     return count
 

@@ -21,9 +21,9 @@ from otprune import (
     free_mass_w2,
 )
 from otprune.keep import count
-from tests.random_tokens import best_by_brute_force, random_tokens
+from tests.random_tokens import INFORMED, best_by_brute_force, random_tokens
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+ALL = pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
 X = random_tokens(40, 12)
 PLAIN = X[:1] + 0.05 * random_tokens(40, 12, seed=1)  # hardly differ
 

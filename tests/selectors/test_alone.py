@@ -6,13 +6,13 @@ On sets whose gains are soon at the level of rounding, where the last bit decide
 import pytest
 import torch
 
-from otprune import METHODS, Auto, OTPrune, TransportPrune
+from otprune import Auto, OTPrune, TransportPrune
 from otprune.engines.transformers import selection
 from otprune.engines.vllm import selection as served
 from otprune.engines.vllm.rows import Plan
 from otprune.greedy.cover import blockwise
 from otprune.numerics import threads
-from tests.random_tokens import random_tokens
+from tests.random_tokens import INFORMED, TOKENS_ALONE, random_tokens
 
 M, D = 100, 350  # so many numbers that torch would use all its threads
 
@@ -41,7 +41,7 @@ def newline_rows(seed):
 
 KINDS = [low_rank, white_page, duplicates, newline_rows]
 SETS = [kind(10 * i) for i, kind in enumerate(KINDS)]
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+ALL = pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
 KEEP = pytest.mark.parametrize("keep", [0.25, 0.75])
 
 
@@ -109,7 +109,7 @@ def test_settings_of_otprune(settings, keep, number):
 
 @pytest.mark.parametrize("name", ["otprune", "dpp", "herding"])
 def test_rules(name, number):
-    selector = METHODS[name](Auto(0.2))
+    selector = INFORMED[name](Auto(0.2))
     same(selector.select_each(SETS), one_thread(selector, SETS))
     same(selector.select_each(torch.stack(SETS)), one_thread(selector, SETS))
 
@@ -124,11 +124,11 @@ def test_in_a_transformers_batch(method, keep, number):
     same([one.made.indices for one in made], one_thread(selector, sets))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TOKENS_ALONE)
 @pytest.mark.parametrize("merge", [False, True])
 def test_in_a_vllm_batch(name, merge, number):
     k = 40
-    selector = METHODS[name](k)
+    selector = TOKENS_ALONE[name](k)
     kept = served.choose(SETS, [Plan(1, M, selector, merge)] * len(SETS))
     same([one.indices for one in kept], one_thread(selector, SETS))
 
@@ -143,7 +143,7 @@ def test_large_sets_share_out_what_is_in_them(small, number, monkeypatch):
     monkeypatch.setattr("otprune.greedy.logdet.speculative._LEAST", 24)
     monkeypatch.setattr("otprune.numerics.products._WORTH", 2**12)
     monkeypatch.setattr("otprune.numerics.products._LEAST", 16)
-    for selector in (OTPrune(0.5), OTPrune(0.5, rank=64), METHODS["dpp"](0.5)):
+    for selector in (OTPrune(0.5), OTPrune(0.5, rank=64), INFORMED["dpp"](0.5)):
         same(selector.select(torch.stack(SETS)), one_thread(selector, SETS))
 
 

@@ -5,10 +5,10 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from otprune import METHODS, OTPrune
-from tests.random_tokens import random_tokens
+from tests.random_tokens import INFORMED, random_tokens
 
 COMPILED = pytest.mark.parametrize(
-    "method", [c for n, c in METHODS.items() if n != "random"], ids=lambda c: c.name
+    "method", [c for n, c in INFORMED.items() if n != "random"], ids=lambda c: c.name
 )
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from otprune import (
-    METHODS,
     OTPrune,
     TokenError,
     TransportPrune,
@@ -15,9 +14,9 @@ from otprune import (
     free_mass_w2,
     gaussian_w2,
 )
-from tests.random_tokens import random_tokens
+from tests.random_tokens import INFORMED, random_tokens
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+ALL = pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
 X = random_tokens(40, 12)
 
 
@@ -105,6 +104,6 @@ def test_transport_leads_in_its_own_distance():
     """On clustered tokens greedy transport has the least free-mass distance of all methods."""
     centres = random_tokens(12, 16, seed=3)
     tokens = centres.repeat_interleave(10, dim=0) + 0.2 * random_tokens(120, 16, seed=4)
-    said = {name: method(12).explain(tokens).free_mass_w2 for name, method in METHODS.items()}
+    said = {name: method(12).explain(tokens).free_mass_w2 for name, method in INFORMED.items()}
     said["euclidean"] = TransportPrune(12, metric="euclidean").explain(tokens).free_mass_w2
     assert min(said, key=said.__getitem__) in ("transport", "euclidean")

@@ -5,13 +5,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from otprune import METHODS, OTPrune, SimplexPrune
+from otprune import OTPrune, SimplexPrune
 from otprune.demo import SAMPLES_DIR
 from otprune.measures.distances import exact_w2, free_mass_w2, gaussian_w2
-from tests.random_tokens import random_tokens
+from tests.random_tokens import TOKENS_ALONE, random_tokens
 
 K = 20
-BY_FEATURES = [method for name, method in METHODS.items() if name not in ("grid", "random")]
+BY_FEATURES = [method for name, method in TOKENS_ALONE.items() if name not in ("grid", "random")]
 
 
 def rotation(d):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from otprune import METHODS, Cues, OTPrune
-from tests.random_tokens import random_tokens
+from otprune import Cues, OTPrune
+from tests.random_tokens import INFORMED, random_tokens
 
 READS = "item __bool__ __int__ __float__ __index__ tolist cpu numpy nonzero __array__".split()
 
@@ -21,7 +21,7 @@ def nothing_is_read(monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.usefixtures("nothing_is_read")
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
 @pytest.mark.parametrize("shape", [(1, 300, 40), (2, 900, 1000)])
 def test_no_tensor_becomes_a_number(method, shape):
     assert method(0.1).pick(random_tokens(*shape), shape[1] // 10, Cues()).shape[0] == shape[0]

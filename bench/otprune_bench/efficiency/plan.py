@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from otprune.engines.common.stage import EncoderStage
-from otprune.selectors import METHODS, Selector
-from otprune_bench.methods import UNPRUNED
+from otprune.selectors import Selector
+from otprune_bench.methods import TOKENS_ALONE, UNPRUNED
 from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape
 
 KEEPS = (0.5, 0.25, 0.098)
 # Name and selector of what is compared; None for the unpruned model.
 PRUNED: dict[str, Selector] = {
-    f"{name}@{keep}": method(keep) for keep in KEEPS for name, method in METHODS.items()
+    f"{name}@{keep}": method(keep) for keep in KEEPS for name, method in TOKENS_ALONE.items()
 }
 SETTINGS: dict[str, Selector | None] = {UNPRUNED: None, **PRUNED}
 CHECKED = (UNPRUNED, "otprune@0.098")  # also run from pixels, and beside busy processes

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from otprune.selectors import METHODS
 from otprune_bench.efficiency.plan import CHECKED, KEEPS, SETTINGS, STAGED, WHOLE, Plan
 from otprune_bench.figures.formats import mebibytes, spread_text
-from otprune_bench.methods import UNPRUNED
+from otprune_bench.methods import TOKENS_ALONE, UNPRUNED
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.environment import openmp
 from otprune_bench.runs.report import COLORS, figure, table
@@ -316,7 +315,7 @@ def _memory(shape: Shape, figures: Figures) -> str:
 
 def _alone(m: int, d: int, figures: Figures) -> str:
     rows = []
-    for method in METHODS:
+    for method in TOKENS_ALONE:
         cells = [figures[f"tokens {m} x {d}/{method}@{keep}"] for keep in KEEPS]
         rows.append(
             [
@@ -398,7 +397,7 @@ def _draw_alone(folder: Path, figures: Figures) -> None:
     shapes = list(dict.fromkeys(k.partition("/")[0] for k in figures if k.startswith("tokens ")))
     with figure(folder, "selectors", size=(7.5, 4.2)) as axes:
         for i, shape in enumerate(shapes):
-            for y, method in enumerate(METHODS):
+            for y, method in enumerate(TOKENS_ALONE):
                 cells = [figures[f"{shape}/{method}@{keep}"] for keep in (0.098, 0.5)]
                 if any("failed" in x for x in cells):
                     continue
@@ -409,7 +408,7 @@ def _draw_alone(folder: Path, figures: Figures) -> None:
                 label = shape.removeprefix("tokens ") if y == 0 else None
                 axes.plot(few, at, "o", color=color, markersize=6, label=label)
                 axes.plot(half, at, "o", color=color, markersize=6, markerfacecolor="white")
-        axes.set_yticks(range(len(METHODS)), list(METHODS))
+        axes.set_yticks(range(len(TOKENS_ALONE)), list(TOKENS_ALONE))
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlabel("milliseconds an image (full: keep 0.098, hollow: keep 0.5)")

@@ -22,6 +22,7 @@ from otprune.keep import count
 from otprune.measures.logdet import kernel, scaled_gamma
 from otprune.numerics.normalize import unit_columns
 from otprune.selectors import METHODS
+from otprune_bench.methods import TOKENS_ALONE
 from otprune_bench.runs.cases import Case
 from otprune_bench.speed.models import measure
 from otprune_bench.speed.plan import (
@@ -86,7 +87,7 @@ def _target(plan: Plan, m: int, d: int, k: int) -> dict[str, Any]:
     runs = contenders(tokens, k)
     columns = unit_columns(tokens)[0]
     if m <= OTHERS:
-        others = {name: cls(k) for name, cls in METHODS.items() if name != "otprune"}
+        others = {name: cls(k) for name, cls in TOKENS_ALONE.items() if name != "otprune"}
         runs |= {name: partial(one.select, tokens) for name, one in others.items()}
     runs[GRAM] = lambda: columns @ columns.mT
     found = _measured(plan, runs)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import comb
 from typing import Any
 
-from otprune.selectors import METHODS, OTPrune, Selector, TransportPrune
+from otprune.selectors import OTPrune, Selector, TransportPrune
+from otprune_bench.methods import TOKENS_ALONE
 
 MEASURES = ("objective, gamma 0.01", "objective, gamma scaled", "gaussian", "exact", "free mass")
 GAMMAS = ("objective, gamma 0.01", "objective, gamma scaled")
@@ -79,5 +80,5 @@ def methods(k: int) -> dict[str, Selector]:
         "transport, euclidean": TransportPrune(k, metric="euclidean"),
         "transport, cosine": TransportPrune(k),
     }
-    others = (name for name in METHODS if name not in ("otprune", "transport"))
-    return made | {name: METHODS[name](k) for name in others}
+    others = (name for name in TOKENS_ALONE if name not in ("otprune", "transport"))
+    return made | {name: TOKENS_ALONE[name](k) for name in others}

@@ -26,12 +26,32 @@ def preference(norms: Tensor) -> Tensor:
     Args:
         norms: `(B, m)` float32, non-negative.
     """
-    # The bits of a non-negative float32, read as an integer, are in the order of the floats.
-    half = 1 << (_DROPPED_BITS - 1)
-    grid = (norms.contiguous().view(torch.int32) + half) >> _DROPPED_BITS
+    grid = _grid(norms)
     order = grid.sort(dim=-1, descending=True, stable=True).indices
     place = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, place)
+
+
+def top(values: Tensor, k: int, tie_order: Tensor) -> Tensor:
+    """Indices of the k largest values, `(B, k)` int64, in order; ties broken by `tie_order`.
+
+    Values on the same point of the grid of norms are tied.
+
+    Args:
+        values: `(B, m)` float32, non-negative.
+        tie_order: `(B, m)` from `preference`.
+    """
+    m = values.shape[-1]
+    # One whole number a token, none twice, so that the order is the same on every device.
+    rank = _grid(values).long() * m + (m - 1 - tie_order)
+    return rank.topk(k, dim=-1).indices
+
+
+def _grid(values: Tensor) -> Tensor:
+    """Non-negative float32 values as int32 in the same order, rounded to about the tolerance."""
+    # The bits of a non-negative float32, read as an integer, are in the order of the floats.
+    half = 1 << (_DROPPED_BITS - 1)
+    return (values.contiguous().view(torch.int32) + half) >> _DROPPED_BITS
 
 
 def best(gains: Tensor, tie_order: Tensor, unit: float | Tensor = 0.0) -> Tensor:

@@ -57,6 +57,8 @@ class Selector(ABC):
         nested: whether the first k tokens of a longer run, in the order of picking, are those of a
             run for k. Rules then need one run to try every k; otherwise one for each.
         positional: whether the choice depends only on m and k, not on the tokens' values.
+        merges: whether `merge=True` adds up tokens in a way of the method's own (`merge_weights`).
+            Not inherited by a class with its own `pick`.
         checks_finite: whether `pick` itself raises TokenError for tokens that are not finite, if
             the host can read them (`numerics.arrays.host_readable`). They are then not checked
             beforehand. Not inherited by a class with its own `pick`.
@@ -75,13 +77,14 @@ class Selector(ABC):
     certifies: ClassVar[bool] = False
     nested: ClassVar[bool] = False
     positional: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     checks_finite: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "pick" in vars(cls):
             # What a parent class says of its own pick is not true of another one.
-            for attribute in ("uses", "needs", "nested", "positional", "checks_finite"):
+            for attribute in ("uses", "needs", "nested", "positional", "merges", "checks_finite"):
                 if attribute not in vars(cls):
                     setattr(cls, attribute, getattr(Selector, attribute))
         for attribute in ("uses", "needs"):
@@ -129,6 +132,22 @@ class Selector(ABC):
             `(B, k)` int64 on the tokens' device: indices in the order of picking, distinct in each
             set. Anything else raises SelectorError.
         """
+
+    def merge_weights(self, tokens: Tensor, indices: Tensor, cues: Cues) -> Tensor:
+        """What `merge=True` adds up for each kept token, for a method that `merges`.
+
+        The feature of kept token j becomes `sum_i weights[j, i] tokens[i]`, computed in float32.
+        Weights need not sum to 1. Masses are the same with any merging. Not called if all tokens
+        are kept, which changes no feature.
+
+        Args:
+            tokens, cues: as for `pick`.
+            indices: `(B, k)` ascending, the kept tokens, 1 <= k < m.
+
+        Returns:
+            `(B, k, m)` float32 on the tokens' device.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.merges without merge_weights")
 
     def _certify(self, tokens: Tensor, order: Tensor, cues: Cues) -> Certificate | None:
         """The certificate for one set `(1, m, d)` and its kept tokens in order, `(k,)`.
@@ -179,13 +198,14 @@ class Selector(ABC):
         Every token is assigned to its nearest kept one in `assignment_metric`; a kept token to
         itself. With `merge`, a kept token's feature becomes the weighted mean of the tokens
         assigned to it (the barycentric projection of the free-mass transport plan), computed in
-        float32 from the given features. Without, features are the kept rows unchanged, and the
+        float32 from the given features; a method that
+        `merges` adds them up in its own way. Without, features are the kept rows unchanged, and the
         assignment is computed only when the masses are first read. Gradients flow into the
         features. Arguments and errors as for `select`.
         """
         batch = gate.admit(self, tokens, weights, cues)
         indices = self._order(batch).sort(dim=-1).values
-        made = merging.reduction(batch, indices, self.assignment_metric, merge)
+        made = merging.reduction(batch, indices, self, merge)
         return made if tokens.ndim == 3 else made.unbind()[0]
 
     def select_each(
@@ -221,9 +241,8 @@ class Selector(ABC):
         """`reduce` for several sets, with the tokens that `select_each` keeps."""
         admitted = gate.admit_sets(self, sets, weights, cues)
         kept = [order.sort().values.unsqueeze(0) for order in self._orders(admitted)]
-        metric = self.assignment_metric
         return [
-            merging.reduction(batch, indices, metric, merge).unbind()[0]
+            merging.reduction(batch, indices, self, merge).unbind()[0]
             for batch, indices in zip(admitted, kept, strict=True)
         ]
 

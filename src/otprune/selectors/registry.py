@@ -15,6 +15,10 @@ from otprune.selectors.herding import HerdingPrune as HerdingPrune
 from otprune.selectors.divprune import DivPrune as DivPrune
 from otprune.selectors.dpp import DPPPrune as DPPPrune
 from otprune.selectors.simplex import SimplexPrune as SimplexPrune
+from otprune.selectors.fastervlm import FasterVLM as FasterVLM
+from otprune.selectors.scope import SCOPE as SCOPE
+from otprune.selectors.cdpruner import CDPruner as CDPruner
+from otprune.selectors.mmtok import MMTok as MMTok
 from otprune.selectors.norm import NormPrune as NormPrune
 from otprune.selectors.grid import GridPrune as GridPrune
 from otprune.selectors.random import RandomPrune as RandomPrune

@@ -10,6 +10,7 @@ import torch
 import otprune
 from otprune.engines.vllm.rows import Plan, read, write
 from otprune.selectors.named import settings_of
+from tests.random_tokens import TOKENS_ALONE
 
 # Another value than the default for every setting of every method.
 OTHER = {
@@ -22,7 +23,7 @@ OTHER = {
 
 
 def plans():
-    for name, method in otprune.METHODS.items():
+    for name, method in TOKENS_ALONE.items():
         yield Plan(1, 9, method(3), False)
         yield Plan(2, 9, method(9), True)
         for setting in settings_of(name):

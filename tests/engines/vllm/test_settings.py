@@ -7,6 +7,7 @@ import pytest
 
 import otprune
 from otprune.engines.vllm.settings import engine_settings, fingerprint, request_settings
+from tests.random_tokens import TOKENS_ALONE
 
 
 def test_a_ratio_alone_is_enough():
@@ -17,7 +18,7 @@ def test_a_ratio_alone_is_enough():
     assert engine_settings({"keep": 1.0}).selector.count(100) == 100
 
 
-@pytest.mark.parametrize("method", otprune.METHODS)
+@pytest.mark.parametrize("method", TOKENS_ALONE)
 def test_every_method_can_be_named(method):
     settings = engine_settings({"keep": 0.5, "method": method, "merge": True})
     assert settings.selector == otprune.METHODS[method](0.5)

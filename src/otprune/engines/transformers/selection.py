@@ -106,19 +106,20 @@ def reduce_among(
         m = len(tokens)
         if isinstance(selector.keep, (float, int)) and selector.count(m) == m:
             every = torch.arange(m, device=tokens.device)
-            made[i] = _reduction(tokens, every, cues[i].weights, selector, merge)
+            made[i] = _reduction(tokens, every, cues[i], selector, merge)
         else:
             groups.setdefault(_keep_among(selector, m, len(plan.kept), total), []).append(i)
     for keep, places in groups.items():
         few = [sets[i][cells[i].kept] for i in places]
         counts = [cells[i].counts(cues[i].weights) for i in places]
         known = [
-            _cues_of_kept(cues[i], cells[i], count).only(selector.uses)
-            for i, count in zip(places, counts, strict=True)
+            _cues_of_kept(cues[i], cells[i], count) for i, count in zip(places, counts, strict=True)
         ]
-        found = _keeping(selector, keep).select_each(few, cues=known)
-        for i, tokens, count, indices in zip(places, few, counts, found, strict=True):
-            one = _reduction(tokens, indices, count / count.mean(), selector, merge)
+        usable = [one.only(selector.uses) for one in known]
+        found = _keeping(selector, keep).select_each(few, cues=usable)
+        for i, tokens, cue, indices in zip(places, few, known, found, strict=True):
+            shares = replace(cue, weights=cue.weights / cue.weights.mean())
+            one = _reduction(tokens, indices, shares, selector, merge)
             made[i] = Reduction(cells[i].kept[indices], one.lazy_masses, one.features)
     return [one for one in made if one is not None]
 
@@ -130,12 +131,14 @@ def _cues_of_kept(cues: Cues, cells: Cells, weights: Tensor) -> Cues:
 
 
 def _reduction(
-    tokens: Tensor, indices: Tensor, weights: Tensor | None, selector: Selector, merge: bool
+    tokens: Tensor, indices: Tensor, cues: Cues, selector: Selector, merge: bool
 ) -> Reduction:
-    """One set `(m, d)` reduced to the tokens `indices`, `(k,)`."""
-    given = None if weights is None else weights[None].float().to(tokens.device)
-    batch = Batch(tokens[None], Cues(weights=given))
-    return merging.reduction(batch, indices[None], selector.assignment_metric, merge).unbind()[0]
+    """One set `(m, d)` reduced to the tokens `indices`, `(k,)`; its weights have mean 1."""
+    known = cues.each(lambda x: x[None].to(tokens.device))
+    if known.weights is not None:
+        known = replace(known, weights=known.weights.float())
+    batch = Batch(tokens[None], known)
+    return merging.reduction(batch, indices[None], selector, merge).unbind()[0]
 
 
 def _keep_among(selector: Selector, m: int, kept: int, total: tuple[int, int]) -> Keep:

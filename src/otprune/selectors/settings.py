@@ -1,0 +1,43 @@
+"""Checks of the settings of methods."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from otprune.errors import OTPruneError
+
+
+def number(
+    selector: Any, name: str, least: float, most: float = math.inf, above: bool = False
+) -> None:
+    """Check a setting of a frozen selector, and store it as a float.
+
+    Args:
+        name: of the attribute.
+        least, most: the range.
+        above: whether `least` itself is outside.
+
+    Raises:
+        OTPruneError: it is no finite number in the range.
+    """
+    value: Any = getattr(selector, name)
+    good = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if not good or not least <= float(value) <= most or (above and float(value) == least):
+        low = f"> {least:g}" if above else f">= {least:g}"
+        high = f" and <= {most:g}" if math.isfinite(most) else ""
+        raise OTPruneError(f"{name}={value!r}: expected a number {low}{high}")
+    object.__setattr__(selector, name, float(value))
+
+
+def whole(selector: Any, name: str) -> None:
+    """Check that a setting of a frozen selector is a whole number >= 1, and store it as an int.
+
+    Raises:
+        OTPruneError: it is not.
+    """
+    value: object = getattr(selector, name)
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise OTPruneError(f"{name}={value!r}: expected a whole number >= 1")
+    object.__setattr__(selector, name, int(value))
