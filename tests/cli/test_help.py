@@ -73,7 +73,8 @@ def test_methods_one_line_each(run):
     assert max(map(len, lines)) <= 80
     for name, method in METHODS.items():
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
-        weights, certificate = line.split()[-2:]
+        needs, weights, certificate = line.split()[-3:]
+        assert needs == ("x" if method.needs else "-")
         assert method.summary in line
         assert weights == ("x" if "weights" in method.uses else "-")
         assert certificate == ("x" if method.certifies else "-")

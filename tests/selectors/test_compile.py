@@ -5,10 +5,10 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from otprune import METHODS, OTPrune
-from tests.random_tokens import INFORMED, random_tokens
+from tests.random_tokens import cues_for, random_tokens
 
 COMPILED = pytest.mark.parametrize(
-    "method", [c for n, c in INFORMED.items() if n != "random"], ids=lambda c: c.name
+    "method", [c for n, c in METHODS.items() if n != "random"], ids=lambda c: c.name
 )
 
 
@@ -19,8 +19,13 @@ def forget():
 
 def same(selector, shape, backend):
     tokens = random_tokens(*shape)
-    compiled = torch.compile(lambda x: selector.select(x), fullgraph=True, backend=backend)
-    assert compiled(tokens).equal(selector.select(tokens))
+    cues = cues_for(selector, tokens)
+
+    def function(x, cues):
+        return selector.select(x, cues=cues)
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    assert compiled(tokens, cues).equal(selector.select(tokens, cues=cues))
 
 
 @COMPILED

@@ -3,7 +3,20 @@
 import pytest
 import torch
 
-from otprune import SCOPE, CDPruner, Cues, DPPPrune, FasterVLM, MMTok, OTPruneError
+from otprune import (
+    SCOPE,
+    CDPruner,
+    Cues,
+    DPPPrune,
+    FasterVLM,
+    HoloV,
+    MMTok,
+    OTPruneError,
+    PruMerge,
+    PruMergePlus,
+    VisionZip,
+    VisPruner,
+)
 from otprune.selectors.cdpruner import relevance
 from tests.random_tokens import random_tokens
 
@@ -138,6 +151,168 @@ def test_scope(power, picks):
     assert order(selector, tokens, 4, saliency=saliency * 1e6, encoded=CIRCLE * 1e-20) == picks
 
 
+def circle(*degrees):
+    """Features at these angles: the cosine of two is that of the angle between them."""
+    angles = torch.tensor(degrees, dtype=torch.float32).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def falling(m):
+    """Saliency from large to small in the order of the tokens."""
+    return torch.arange(m, 0, -1.0) / m
+
+
+def test_vispruner():
+    # Of four two are important. The list 2 3 4 5 6 7: all of 2 4 6 are removed (8 at most, 3 there
+    # are, 4 too many). The list 3 5 7, an odd one: 3 and 7 against 5, 40 and 50 degrees: 3 goes.
+    features = circle(1, 2, 3, 0, 4, 40, 5, 90)
+    tokens = random_tokens(8, 3)
+    said = order(VisPruner(4), tokens, 4, saliency=falling(8), encoded=features)
+    assert said == [0, 1, 7, 5]
+    # All important, none important.
+    for ratio, kept in ((1, [0, 1, 2, 3]), (0, [1, 3, 5, 7])):
+        selector = VisPruner(4, important_ratio=ratio)
+        said = order(selector, tokens, 4, saliency=falling(8), encoded=features)
+        assert sorted(said) == kept
+
+
+@pytest.mark.parametrize(("k", "gone"), [(12, []), (11, [0]), (10, [0, 17])])
+def test_vispruner_removes_eight_and_sorts_what_it_leaves(k, gone):
+    # The odd places lie 20 degrees apart (17 is a degree off), from 10 to 190. The even ones are
+    # 9, 1, 2, 3, 4, 5, 6, 7, 7 and 70 degrees from the nearest of them: all but 0 and 18 go.
+    # The list: 0, 18 (from the most like an odd one to the least), 1, 3, 5, ... 19. Its halves are
+    # 0 1 5 9 13 17 and 18 3 7 11 15 19: 0, at 19, is 11 degrees from 3; 17 is 19 from 19; the
+    # others are 20 away. In the order 18, 0 the first half would have had 18, and kept 0.
+    even = [19, 31, 52, 73, 94, 115, 136, 157, 178, 300]
+    odd = [10, 30, 50, 70, 90, 110, 130, 150, 171, 190]
+    features = circle(*(angle for pair in zip(even, odd, strict=True) for angle in pair))
+    tokens = random_tokens(20, 3)
+    selector = VisPruner(k, important_ratio=0)
+    kept = order(selector, tokens, k, saliency=falling(20), encoded=features)
+    assert set(kept) == {0, 18, *range(1, 20, 2)} - set(gone)
+
+
+SALIENT = torch.tensor([0.1, 0.1, 0.7, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(("k", "dominant"), [(192, 162), (128, 108), (64, 54)])
+def test_visionzip_shares_its_budget_as_published(k, dominant):
+    tokens, saliency = random_tokens(576, 4), torch.rand(576)
+    picks = order(VisionZip(k), tokens, k, saliency=saliency, keys=torch.rand(576, 2, 3))
+    rest = [i for i in range(576) if i not in saliency.topk(dominant).indices.tolist()]
+    assert picks[:dominant] == saliency.topk(dominant).indices.tolist()
+    # 414 // 30 = 13, 468 // 20 = 23, 522 // 10 = 52.
+    step = {192: 13, 128: 23, 64: 52}[k]
+    assert picks[dominant:] == [rest[i * step] for i in range(k - dominant)]
+
+
+def test_visionzip():
+    # Dominant 5 and 2. The other nine, 0 1 3 4 6 7 8 9 10: every 9 // 2 = 4th is 0, 6 and 10; two.
+    # Mean keys: that of 0 is (1, 0), that of 6 (0, 1). 1, 7 and 8 are nearer to 0; 3, 4, 9 and 10
+    # to 6, 4 by the mean of (4, 0) and (-4, 2) alone. Tokens are 1, 2, ... 11:
+    # 1 + (2 + 8 + 9) / 3 = 7.3333, and 7 + (4 + 5 + 10 + 11) / 4 = 14.5.
+    keys = torch.zeros(11, 2, 2)
+    keys[[0, 1, 7, 8], :, 0] = 1.0
+    keys[1, 1] = torch.tensor([1.0, 2])
+    keys[[3, 6, 9, 10], :, 1] = 2.0
+    keys[4] = torch.tensor([[4.0, 0], [-4, 2]])
+    tokens = torch.stack([torch.arange(1.0, 12), torch.ones(11)], dim=-1)
+    cues = Cues(saliency=SALIENT, keys=keys)
+    selector = VisionZip(4, dominant_ratio=0.5)
+    said = selector.reduce(tokens, merge=True, cues=cues)
+    assert said.indices.tolist() == [0, 2, 5, 6]
+    wanted = torch.tensor([[1 + 19 / 3, 2], [3, 1], [6, 1], [14.5, 2]])
+    torch.testing.assert_close(said.features, wanted)
+    assert selector.reduce(tokens, cues=cues).features.equal(tokens[[0, 2, 5, 6]])
+    # To a contextual token that no other is nearest to nothing is added: equal keys are those of
+    # the first. (2 + 4 + 5 + 8 + 9 + 10 + 11) / 7 = 7.
+    said = selector.reduce(tokens, merge=True, cues=Cues(saliency=SALIENT, keys=keys * 0 + 1))
+    wanted = torch.tensor([[8.0, 2], [3, 1], [6, 1], [7, 1]])
+    torch.testing.assert_close(said.features, wanted)
+
+
+def test_prumerge():
+    # Kept are 1 (.4) and 4 (.25). Keys at 10, 0, 40, 95 and 100 degrees: 0 and 2 are nearest to 1,
+    # 3 and 2 to 4. Tokens are 1, 10, 100, 1000 and 10000:
+    # 10 + .1 * 1 + .2 * 100 = 30.1, and 10000 + .05 * 1000 + .2 * 100 = 10070.
+    saliency = torch.tensor([0.1, 0.4, 0.2, 0.05, 0.25])
+    keys = circle(10, 0, 40, 95, 100)[:, None] * torch.tensor([[1.0], [7]])[None]  # two heads
+    tokens = torch.tensor([1.0, 10, 100, 1000, 10000])[:, None].repeat(1, 2)
+    cues = Cues(saliency=saliency, keys=keys)
+    said = PruMerge(2, neighbours=2).reduce(tokens, merge=True, cues=cues)
+    assert said.indices.tolist() == [1, 4]
+    torch.testing.assert_close(said.features[:, 0], torch.tensor([30.1, 10070]))
+    # All four others, kept ones too, where there are no 32:
+    # 10 + .1 + 20 + 50 + 2500 = 2580.1, and 10000 + .1 + 4 + 20 + 50 = 10074.1.
+    said = PruMerge(2).reduce(tokens, merge=True, cues=cues)
+    torch.testing.assert_close(said.features[:, 0], torch.tensor([2580.1, 10074.1]))
+
+
+def test_keys_are_compared_over_all_heads():
+    # The mean over heads of 1 is 0's, but by both heads 2 is nearer.
+    keys = torch.tensor([[[1.0, 0], [1, 0]], [[1, 5], [1, -5]], [[1, 1], [1, 0]]])
+    tokens = torch.tensor([[1.0], [10], [100]])
+    cues = Cues(saliency=torch.tensor([0.5, 0.2, 0.1]), keys=keys)
+    said = PruMerge(1, neighbours=1).reduce(tokens, merge=True, cues=cues)
+    torch.testing.assert_close(said.features, torch.tensor([[1 + 0.1 * 100]]))
+
+
+def test_prumerge_plus():
+    # Two salient of four, 5 and 2. The other nine, 0 1 3 4 6 7 8 9 10: at 9 / 4 and 27 / 4, rounded
+    # down 2 and 6: 3 and 8. Of five three are salient; of the first of equals the longest: 7.
+    tokens = torch.ones(11, 2)
+    tokens[7] = 2
+    keys = torch.rand(11, 2, 2)
+    assert order(PruMergePlus(4), tokens, 4, saliency=SALIENT, keys=keys) == [5, 2, 3, 8]
+    # The other eight, 0 1 3 4 6 8 9 10: at 8 / 4 and 24 / 4, 3 and 9.
+    assert order(PruMergePlus(5), tokens, 5, saliency=SALIENT, keys=keys) == [5, 2, 7, 3, 9]
+    cues = Cues(saliency=SALIENT, keys=keys)
+    said = PruMergePlus(4).reduce(tokens, merge=True, cues=cues)
+    # 1 + all others by their saliency, which sums to 2.5, and 7 counts twice.
+    wanted = 1 + 2.6 - SALIENT[said.indices]
+    torch.testing.assert_close(said.features[:, 0], wanted)
+
+
+# Crops of four and three; mean saliency .2 and .2 / 3: three quarters and one quarter.
+ATTENDED = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.05, 0.1, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("k", "kept"),
+    [
+        (1, [2]),  # .75 and .25, rounded down none: one for the larger
+        (2, [1, 2]),  # 1.5 and .5: one, and another for the larger; the first of equals
+        (4, [1, 2, 3, 5]),  # three and one
+        (5, [0, 1, 2, 3, 5]),  # 3.75 and 1.25: three and one, and another for the larger
+        (6, [0, 1, 2, 3, 4, 5]),  # 4.5 and 1.5: four and one; the larger is full
+    ],
+)
+def test_holov(k, kept):
+    selector = HoloV(k, crops=2, diversity=0)
+    said = selector.select(random_tokens(1, 3).repeat(7, 1), cues=Cues(saliency=ATTENDED))
+    assert said.tolist() == kept
+
+
+@pytest.mark.parametrize(("second", "kept"), [(0.276, 2), (0.275, 1)])
+def test_holov_moves_its_budget_to_what_varies(second, kept):
+    # Two tokens in a crop: mu = cos, var = (0 - cos)^2. In the first crop cos = 0 and var = 0, in
+    # the second both are 1: .3 against 1.09 * .276 = .3008, or 1.09 * .275 = .29975.
+    tokens = torch.tensor([[1.0, 0], [0, 1], [1, 1], [2, 2]])
+    saliency = torch.tensor([0.2, 0.4, second + 0.1, second - 0.1])
+    said = HoloV(1, crops=2).select(tokens, cues=Cues(saliency=saliency))
+    assert said.tolist() == [kept]
+
+
+def test_holov_keeps_k_whatever_is_attended():
+    tokens = random_tokens(50, 3)
+    for saliency in (torch.zeros(50), torch.eye(50)[7], falling(50)):
+        for k in range(1, 50):
+            for crops in (1, 7, 99):
+                made = HoloV(k, crops=crops).select(tokens, cues=Cues(saliency=saliency))
+                assert made.unique().shape == (k,)
+                assert saliency.sum() != 1 or 7 in made
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -145,6 +320,13 @@ def test_scope(power, picks):
         (lambda: SCOPE(4, saliency_power=True), "saliency_power=True: expected a number >= 0"),
         (lambda: MMTok(4, text_temperature=0), "text_temperature=0: expected a number > 0"),
         (lambda: MMTok(4, image_temperature="x"), "image_temperature='x': expected a number > 0"),
+        (lambda: VisPruner(4, important_ratio=2), "important_ratio=2: .* >= 0 and <= 1"),
+        (lambda: VisionZip(4, dominant_ratio=-0.1), "dominant_ratio=-0.1: expected a number"),
+        (lambda: PruMerge(4, neighbours=0), "neighbours=0: expected a whole number >= 1"),
+        (lambda: PruMergePlus(4, neighbours=2.5), "neighbours=2.5: expected a whole number"),
+        (lambda: PruMergePlus(4, salient_ratio=None), "salient_ratio=None: expected a number"),
+        (lambda: HoloV(4, crops=True), "crops=True: expected a whole number"),
+        (lambda: HoloV(4, diversity=-1), "diversity=-1: expected a number >= 0"),
         (lambda: MMTok(4, image_weight=float("nan")), "image_weight=nan: expected a number >= 0"),
     ],
 )

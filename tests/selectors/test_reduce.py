@@ -7,10 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
-from otprune import METHODS, GridPrune, HerdingPrune, Selector, TransportPrune
+from otprune import METHODS, GridPrune, HerdingPrune, Selector, SelectorError, TransportPrune
+from otprune.engines.transformers import selection
 from otprune.measures import transport
 from otprune.measures.transport import Metric
-from tests.random_tokens import INFORMED, random_tokens
+from tests.random_tokens import INFORMED, cues_for, random_tokens
 
 ALL = pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
 X = random_tokens(40, 12)
@@ -40,7 +41,9 @@ def test_unmerged_rows_are_untouched(method, dtype):
     assert (said.masses >= 1 / 40 - 1e-7).all()
 
 
-@ALL
+@pytest.mark.parametrize(
+    "method", [c for c in INFORMED.values() if not c.merges], ids=lambda c: c.name
+)
 def test_merged_features_are_the_means_of_the_groups(method):
     selector = method(7)
     said = selector.reduce(X, merge=True)
@@ -50,6 +53,60 @@ def test_merged_features_are_the_means_of_the_groups(method):
     torch.testing.assert_close(said.masses, torch.tensor([len(g) / 40 for g in groups]))
     # the full set's mean is kept: mass goes nowhere
     torch.testing.assert_close(said.masses @ said.features, X.mean(dim=0))
+
+
+MERGING = pytest.mark.parametrize(
+    "method", [c for c in METHODS.values() if c.merges], ids=lambda c: c.name
+)
+
+
+@MERGING
+def test_a_merging_of_the_methods_own(method):
+    """Sums with the method's weights; the masses are those without merging."""
+    cues = cues_for(method, X)
+    plain = method(7).reduce(X, cues=cues)
+    tokens = X.clone().requires_grad_()
+    said = method(7).reduce(tokens, merge=True, cues=cues)
+    assert said.indices.equal(plain.indices)
+    assert said.masses.equal(plain.masses)
+    assert not said.masses.requires_grad
+    rows = cues.each(lambda x: x[None])
+    weights = method(7).merge_weights(X[None], said.indices[None], rows)[0]
+    torch.testing.assert_close(said.features, weights @ X)
+    said.features.sum().backward()
+    torch.testing.assert_close(tokens.grad, weights.sum(0)[:, None].expand(40, 12))
+    half = method(7).reduce(X.half(), merge=True, cues=cues).features
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), said.features.detach(), rtol=0.01, atol=0.01)
+
+
+@MERGING
+def test_a_merging_of_its_own_behind_a_selection_inside_the_encoder(method):
+    """Among the tokens that the encoder kept, with what is known of them."""
+    (cells,) = TransportPrune(20).cells_each([X])
+    cues, few = cues_for(method, X), X[cells.kept]
+    tokens = cells.back(few)  # copies
+    (made,) = selection.choose(method(7), [tokens], [0], True, [cues], [cells])
+    alone = method(7).reduce(few, merge=True, cues=cues_for(method, few))
+    assert made.made.indices.equal(cells.kept[alone.indices])
+    scale = 20 / 40 if method.name != "visionzip" else 1  # of the saliency that was made up
+    kept = torch.zeros_like(few[alone.indices]) if scale == 1 else few[alone.indices]
+    torch.testing.assert_close(
+        (made.made.features - kept) / scale, alone.features - kept, rtol=1e-4, atol=1e-4
+    )
+    assert made.made.masses.sum() == pytest.approx(1)
+
+
+def test_a_merging_with_weights_of_another_shape_is_refused():
+    @dataclass(frozen=True)
+    class Own(GridPrune):
+        merges = True
+
+        def merge_weights(self, tokens, indices, cues):
+            return torch.ones(1, 1, 40)
+
+    with pytest.raises(SelectorError, match=r"Own.merge_weights returned shape \(1, 1, 40\)"):
+        Own(7).reduce(X, merge=True)
 
 
 @ALL

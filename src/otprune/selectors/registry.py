@@ -16,6 +16,11 @@ from otprune.selectors.divprune import DivPrune as DivPrune
 from otprune.selectors.dpp import DPPPrune as DPPPrune
 from otprune.selectors.simplex import SimplexPrune as SimplexPrune
 from otprune.selectors.fastervlm import FasterVLM as FasterVLM
+from otprune.selectors.vispruner import VisPruner as VisPruner
+from otprune.selectors.visionzip import VisionZip as VisionZip
+from otprune.selectors.prumerge import PruMerge as PruMerge
+from otprune.selectors.prumerge import PruMergePlus as PruMergePlus
+from otprune.selectors.holov import HoloV as HoloV
 from otprune.selectors.scope import SCOPE as SCOPE
 from otprune.selectors.cdpruner import CDPruner as CDPruner
 from otprune.selectors.mmtok import MMTok as MMTok
