@@ -73,11 +73,20 @@ def test_methods_one_line_each(run):
     assert max(map(len, lines)) <= 80
     for name, method in METHODS.items():
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
-        needs, weights, certificate = line.split()[-3:]
-        assert needs == ("x" if method.needs else "-")
+        marks = line.split()[-1]
         assert method.summary in line
-        assert weights == ("x" if "weights" in method.uses else "-")
-        assert certificate == ("x" if method.certifies else "-")
+        assert set(marks) <= set("wcn-")
+        assert ("w" in marks) == ("weights" in method.uses)
+        assert ("c" in marks) == method.certifies
+        assert ("n" in marks) == bool(method.needs)
+
+
+@pytest.mark.parametrize("command", [["ask", "none.png", "star?"], ["select", "none.png"]])
+def test_what_the_command_line_cannot_tell_a_method_is_refused_at_once(run, command):
+    said = run(*command, "--method", "visionzip")
+    assert said.status == 2
+    wanted = "VisionZip needs keys and saliency, which cannot be provided on the command line"
+    assert wanted in said.err
 
 
 def test_demo_help_needs_no_photo(run):
