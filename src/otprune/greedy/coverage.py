@@ -1,44 +1,94 @@
 """Greedy maximum coverage: each step keeps the token that covers most of what is not yet covered.
 
-The value of a set C is `f(C) = sum_r max(0, max_{j in C} similarity[r, j])` over rows r, tokens or
-words, that want to be covered. It is monotone and submodular, so the greedy value is at least
+The value of a kept set C is `f(C) = sum_r max(0, max_{j in C} similarity[j, r])`, over rows r to be
+covered, tokens or words. It is monotone and submodular, so the greedy value is at least
 1 - 1/e of the best (Nemhauser, Wolsey and Fisher, 1978), if all candidates have one quality.
-O(n m) memory and O(k n m) time.
+
+`sequential` runs on a device, with a fixed sequence of operations, O(k n m). On a CPU `lazy` makes
+the same picks, up to gains that are equal within rounding: gains never grow, so only those of few
+candidates are worked out after a pick (`greedy.candidates`).
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.greedy.ties import best
+from otprune.greedy.candidates import best_place, candidates
+from otprune.greedy.ties import TOLERANCE, best
+from otprune.numerics import threads
+from otprune.numerics.arrays import aligned, as_array, host_readable
+
+# Tokens whose gains are worked out at once, and candidates of a round.
+_ROWS, _CANDIDATES = 256, 64
 
 
 def greedy(similarity: Tensor, k: int, tie_order: Tensor, quality: Tensor | None = None) -> Tensor:
     """Tokens in the order they were picked, `(B, k)` int64.
 
     Each step keeps the token j of largest
-    `quality[j] * sum_r max(0, similarity[r, j] - covered[r])`, where `covered[r]` is the largest
+    `quality[j] * sum_r max(0, similarity[j, r] - covered[r])`, where `covered[r]` is the largest
     similarity of row r to a kept token, and at least 0.
 
     Args:
-        similarity: `(B, n, m)` of n rows to m tokens.
+        similarity: `(B, m, n)` of m tokens to n rows.
         k: number of tokens, at most m.
         tie_order: `(B, m)`, who wins ties (`ties.preference`).
         quality: `(B, m)`, non-negative; None for ones.
     """
+    of_each = torch.ones_like(similarity[..., 0]) if quality is None else quality
+    if not host_readable(similarity):
+        return sequential(similarity, k, tie_order, of_each)
+    sets = zip(similarity, tie_order, of_each, strict=True)
+    return torch.stack([lazy(s, k, order, q) for s, order, q in sets])
+
+
+def sequential(similarity: Tensor, k: int, tie_order: Tensor, quality: Tensor) -> Tensor:
+    """`greedy` with a fixed sequence of operations."""
     each = torch.arange(len(similarity), device=similarity.device).unsqueeze(-1)
-    by_token = similarity.mT
-    taken = similarity.new_zeros(tie_order.shape)
-    covered = similarity.new_zeros(*similarity.shape[:2], 1)
-    left = torch.empty_like(similarity)
+    covered = torch.zeros_like(similarity[:, :1])
+    taken = torch.zeros_like(quality)
     order = []
     for _ in range(k):
-        gains = torch.sub(similarity, covered, out=left).clamp_(min=0).sum(dim=1)
-        if quality is not None:
-            gains *= quality
-        j = best(gains + taken, tie_order)
+        gains = (similarity - covered).clamp_(min=0).sum(dim=-1)
+        j = best(gains * quality + taken, tie_order)
         order.append(j)
-        taken.scatter_(1, j, -torch.inf)
-        covered = torch.maximum(covered, by_token[each, j].mT)
+        taken = taken.scatter(1, j, -torch.inf)
+        covered = torch.maximum(covered, similarity[each, j])
     return torch.cat(order, dim=-1)
+
+
+def lazy(similarity: Tensor, k: int, tie_order: Tensor, quality: Tensor) -> Tensor:
+    """`greedy` of one set on a CPU."""
+    m, n = similarity.shape
+    parts, preference, q = similarity.split(_ROWS), as_array(tie_order)[None], as_array(quality)
+    covered, taken = np.zeros(n, np.float32), np.zeros(m, np.float32)
+    near = aligned((min(m, _CANDIDATES), n), covered.dtype)
+    left = aligned(near.shape, near.dtype)
+    order: list[int] = []
+    while True:
+        state = _gains(parts, torch.from_numpy(covered)) * q + taken
+        few, outside = candidates(state[None], preference, len(near))
+        chosen = few[0]
+        torch.index_select(similarity, 0, torch.from_numpy(chosen), out=torch.from_numpy(near))
+        gains = state[chosen]
+        while True:
+            place, _ = best_place(gains[None])
+            j = place[0]
+            order.append(int(chosen[j]))
+            if len(order) == k:
+                return torch.tensor(order)
+            taken[chosen[j]] = -np.inf
+            np.maximum(covered, near[j], out=covered)
+            np.subtract(near, covered, out=left)
+            np.maximum(left, 0, out=left)
+            gains = left.sum(axis=1) * q[chosen] + taken[chosen]
+            if not gains.max() * (1 - TOLERANCE) > outside[0]:
+                break
+
+
+def _gains(parts: tuple[Tensor, ...], covered: Tensor) -> np.ndarray:
+    """What each token would cover besides, `(m,)`."""
+    gains = threads.spread(lambda part: (part - covered).clamp_(min=0).sum(dim=-1), parts)
+    return as_array(torch.cat(gains))

@@ -59,7 +59,7 @@ class MMTok(Selector):
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         v, norms = unit_rows_norms(tokens)
-        return coverage.greedy(self._rows(v, cues), k, ties.preference(norms))
+        return coverage.greedy(self._rows(v, cues).mT.contiguous(), k, ties.preference(norms))
 
     def _rows(self, v: Tensor, cues: Cues) -> Tensor:
         """`[P; image_weight * Q]`, `(B, n + m, m)`, for tokens at unit length."""

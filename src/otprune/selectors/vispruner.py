@@ -63,14 +63,21 @@ class VisPruner(Selector):
 
 def _distinct(order: Tensor, k: int, similarity: Tensor, tie_order: Tensor) -> Tensor:
     """The k tokens left of a list, `(B, n)` to `(B, k)`, after rounds of removal."""
-    each = torch.arange(len(order), device=order.device)[:, None, None]
     last = similarity.shape[-1] - 1
     while order.shape[1] > k:
         first, second = order[:, ::2], order[:, 1::2]
         n = first.shape[1]
-        nearest = similarity[each, first.unsqueeze(-1), second.unsqueeze(1)].amax(dim=-1)
+        nearest = _between(similarity, first, second).amax(dim=-1)
         # From large to small; of equal ones the last in tie order first.
         places = ties.top(nearest, n, last - tie_order.gather(1, first))
         gone = min(_ROUND, order.shape[1] - k, n)
         order = torch.cat([first.gather(1, places[:, gone:]), second], dim=-1)
     return order
+
+
+def _between(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The entries of some rows, `(B, n)`, and columns, `(B, p)`, as `(B, n, p)`."""
+    if len(rows) == 1:  # as always on a CPU, where this is much faster than to gather
+        return similarity[0, rows[0]][:, columns[0]].unsqueeze(0)
+    wide = similarity.gather(1, rows.unsqueeze(-1).expand(-1, -1, similarity.shape[-1]))
+    return wide.gather(2, columns.unsqueeze(1).expand(-1, rows.shape[1], -1))
