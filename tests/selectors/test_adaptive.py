@@ -21,11 +21,16 @@ from otprune import (
     free_mass_w2,
 )
 from otprune.keep import count
-from tests.random_tokens import INFORMED, best_by_brute_force, random_tokens
+from tests.random_tokens import INFORMED, TOKENS_ALONE, best_by_brute_force, random_tokens
 
 ALL = pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
+KNOWING = [method for method in INFORMED.values() if method.needs]
 X = random_tokens(40, 12)
 PLAIN = X[:1] + 0.05 * random_tokens(40, 12, seed=1)  # hardly differ
+
+
+def named(value):
+    return getattr(value, "name", None)
 
 
 def cost(tokens, kept, weights=None):
@@ -33,8 +38,11 @@ def cost(tokens, kept, weights=None):
     return free_mass_w2(unit, unit[kept], full_mass=weights)
 
 
-@ALL
-@pytest.mark.parametrize("target", [0.05, 0.2, 0.6])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [*product(TOKENS_ALONE.values(), (0.05, 0.2, 0.6)), *((x, 0.2) for x in KNOWING)],
+    ids=named,
+)
 def test_as_few_tokens_as_reach_the_target(method, target):
     for tokens in (X, PLAIN):
         costs = [cost(tokens, method(k).select(tokens)) for k in range(1, 33)]
@@ -92,9 +100,18 @@ def test_the_default():
     assert few < many <= 20
 
 
-@pytest.mark.parametrize("keep", ["auto", Auto(0.2, max_keep=1.0), Budget(0.3), 0.3, 12])
-@pytest.mark.parametrize("sizes", [(40, 40, 40), (40, 25, 1)])
-@ALL
+@pytest.mark.parametrize(
+    ("method", "sizes", "keep"),
+    [
+        *product(
+            TOKENS_ALONE.values(),
+            [(40, 40, 40), (40, 25, 1)],
+            ["auto", Auto(0.2, max_keep=1.0), Budget(0.3), 0.3, 12],
+        ),
+        *product(KNOWING, [(20, 20, 9)], [Auto(0.2, max_keep=5), 5]),
+    ],
+    ids=named,
+)
 def test_several_sets(method, sizes, keep):
     sets = [random_tokens(m, 12, seed=s) for s, m in enumerate(sizes)]
     selector = method(keep)

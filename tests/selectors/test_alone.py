@@ -3,6 +3,8 @@
 On sets whose gains are soon at the level of rounding, where the last bit decides.
 """
 
+import itertools
+
 import pytest
 import torch
 
@@ -67,9 +69,15 @@ def same(got, wanted):
     assert [x.tolist() for x in got] == [x.tolist() for x in wanted]
 
 
-@ALL
-@KEEP
-@pytest.mark.parametrize("order", [[0, 1], [3, 2, 1, 0, 2], [*range(4)] * 4], ids=len)
+ORDERS = [[0, 1], [3, 2, 1, 0, 2], [*range(4)] * 4]
+EVERY = [*itertools.product(TOKENS_ALONE.values(), (0.25, 0.75), ORDERS)]
+EVERY += [(one, 0.5, ORDERS[1]) for one in INFORMED.values() if one.needs]
+
+
+@pytest.mark.parametrize(
+    ("method", "keep", "order"),
+    [pytest.param(*case, id=f"{case[0].name}-{case[1]}-{len(case[2])}") for case in EVERY],
+)
 def test_in_any_batch(method, keep, order, number):
     selector = method(keep)
     sets = [SETS[i] for i in order]
