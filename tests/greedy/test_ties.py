@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otprune.greedy.ties import TOLERANCE, best, preference
+from otprune.greedy.ties import TOLERANCE, best, preference, top
 
 ulp = torch.finfo(torch.float32).eps
 
@@ -36,6 +36,14 @@ def test_best_takes_the_preferred_of_those_within_tolerance():
     assert best(torch.tensor([[7.0, 7.0 * (1 - 4 * ulp), 1.0]]), rank).item() == 1
     assert best(torch.tensor([[7.0, 7.0 * (1 - 4 * TOLERANCE), 1.0]]), rank).item() == 0
     assert best(torch.tensor([[-7.0, -7.0 * (1 + 4 * ulp), -8.0]]), rank).item() == 1
+
+
+def test_top_is_in_order_and_ties_go_by_the_tie_order():
+    rank = torch.tensor([[3, 0, 2, 1]])
+    assert top(torch.tensor([[1.0, 2, 4, 3]]), 3, rank).tolist() == [[2, 3, 1]]
+    assert top(torch.full((1, 4), 5.0), 4, rank).tolist() == [[1, 3, 2, 0]]
+    assert top(torch.tensor([[1.0, 1 + ulp, 1, 1]]), 2, rank).tolist() == [[1, 3]]
+    assert top(torch.tensor([[0.0, -0.0, 0, 1e-30]]), 4, rank).tolist() == [[3, 1, 2, 0]]
 
 
 def test_best_passes_over_what_is_no_candidate():

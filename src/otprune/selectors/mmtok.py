@@ -14,6 +14,9 @@ from otprune.selectors.base import Selector
 from otprune.selectors.cues import Cue, Cues
 from otprune.selectors.settings import number
 
+# Below this, cosines divided by the temperature would soon leave the range of float32.
+_COLDEST = 1e-6
+
 
 @dataclass(frozen=True)
 class MMTok(Selector):
@@ -53,8 +56,8 @@ class MMTok(Selector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "text_temperature", least=0.0, above=True)
-        number(self, "image_temperature", least=0.0, above=True)
+        number(self, "text_temperature", least=_COLDEST)
+        number(self, "image_temperature", least=_COLDEST)
         number(self, "image_weight", least=0.0)
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:

@@ -9,25 +9,21 @@ from typing import Any
 from otprune.errors import OTPruneError
 
 
-def number(
-    selector: Any, name: str, least: float, most: float = math.inf, above: bool = False
-) -> None:
+def number(selector: Any, name: str, least: float, most: float = math.inf) -> None:
     """Check a setting of a frozen selector, and store it as a float.
 
     Args:
         name: of the attribute.
-        least, most: the range.
-        above: whether `least` itself is outside.
+        least, most: the range, inclusive.
 
     Raises:
         OTPruneError: it is no finite number in the range.
     """
     value: Any = getattr(selector, name)
     good = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-    if not good or not least <= float(value) <= most or (above and float(value) == least):
-        low = f"> {least:g}" if above else f">= {least:g}"
+    if not good or not least <= float(value) <= most:
         high = f" and <= {most:g}" if math.isfinite(most) else ""
-        raise OTPruneError(f"{name}={value!r}: expected a number {low}{high}")
+        raise OTPruneError(f"{name}={value!r}: expected a number >= {least:g}{high}")
     object.__setattr__(selector, name, float(value))
 
 
