@@ -42,7 +42,8 @@ def top(values: Tensor, k: int, tie_order: Tensor) -> Tensor:
         tie_order: `(B, m)` from `preference`.
     """
     m = values.shape[-1]
-    # abs makes -0.0 zero. One whole number a token, none twice, so that the order is the same on every device.
+    # One whole number a token, none twice, so that the order is the same on every device. -0.0
+    # becomes 0.0.
     rank = _grid(values.abs()).long() * m + (m - 1 - tie_order)
     return rank.topk(k, dim=-1).indices
 
