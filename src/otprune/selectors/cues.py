@@ -22,7 +22,7 @@ class Cues:
     `Selector.uses` names the fields that a method uses, `Selector.needs` those that it requires.
     The engine for transformers fills them. By hand they are given beside the tokens:
 
-        otprune.SCOPE(0.1).select(tokens, cues=otprune.Cues(saliency=attention))
+        otprune.FasterVLM(0.1).select(tokens, cues=otprune.Cues(saliency=attention))
 
     Arrays of any floating dtype (`grid`: any integer dtype), numpy arrays too. Shapes are those for
     one set `(m, d)`; a batch `(B, m, d)` has B in front of each. `pick` gets tensors on the tokens'
