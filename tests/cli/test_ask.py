@@ -17,7 +17,6 @@ from otprune import (
     prune,
     recommended,
 )
-from tests.random_tokens import TOKENS_ALONE
 
 from .conftest import QUESTION, QUICK, scene, widest
 
@@ -115,7 +114,7 @@ def test_auto_settles_the_number_for_each_photo(run, photo, tmp_path):
     assert len(poor["indices"]) < len(rich["indices"]) <= 72
 
 
-@pytest.mark.parametrize("method", TOKENS_ALONE)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method(run, photo, method):
     report = asked(run, photo, "--method", method, "--keep", "12")
     (image,) = report["images"]

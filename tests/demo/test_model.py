@@ -10,13 +10,12 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from otprune import OTPrune, prune
+from otprune import METHODS, OTPrune, prune
 from otprune.demo import FOLDERS, HELP, MODEL_DIR, SAMPLES_DIR, load, suggestions, unknown_words
 from otprune.errors import OTPruneError
 from otprune_training.architecture import BOS, build
 from otprune_training.evaluate import answer
 from otprune_training.export import export, name_as_published
-from tests.random_tokens import TOKENS_ALONE
 
 ASKED = {
     "coffee": {
@@ -157,7 +156,7 @@ def test_most_answers_survive_pruning(embedded) -> None:
     assert sum(a == b for a, b in zip(answers, asked.values(), strict=True)) >= 6
 
 
-@pytest.mark.parametrize("method", TOKENS_ALONE.values())
+@pytest.mark.parametrize("method", METHODS.values())
 def test_keeping_everything_changes_nothing(embedded, method) -> None:
     image, asked = Image.open(SAMPLES_DIR / "coffee.jpg"), list(ASKED["coffee"])
     whole = answer(*embedded, image, [[text] for text in asked])

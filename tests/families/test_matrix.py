@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from otprune import (
+    METHODS,
     Auto,
     Budget,
     DivPrune,
@@ -24,7 +25,6 @@ from otprune import (
 )
 from otprune.engines.transformers import Pruned
 from otprune.engines.transformers.versions import ROWWISE, installed
-from tests.random_tokens import TOKENS_ALONE
 
 from .base import IMAGE, VIDEO, Inputs, images_in
 from .reference import entering, reference_logits
@@ -224,10 +224,10 @@ def test_anyres_newlines_are_tokens_of_their_image(name: str, lines: int) -> Non
 
 
 @families
-@pytest.mark.parametrize("method", TOKENS_ALONE)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method(name: str, method: str) -> None:
     model, inputs = tiny(name), FAMILIES[name].inputs((1, 1))
-    selector = TOKENS_ALONE[method](0.3)
+    selector = METHODS[method](0.3)
     with torch.no_grad(), prune(model, selector) as run:
         logits = model(**inputs).logits
     assert run.last is not None

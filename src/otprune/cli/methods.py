@@ -10,8 +10,8 @@ from otprune.selectors import METHODS, Selector
 
 LEGEND = (
     "w: takes weights   c: explain gives a certificate\n"
-    "n: needs more than the tokens, the question or what the vision encoder attends\n"
-    "   to (otprune.Cues): not on the command line"
+    "n: needs more than the tokens: the question, or what the encoder attends to\n"
+    "   (ask has it, select has not; in Python otprune.Cues)"
 )
 
 

@@ -456,11 +456,10 @@ def pruning(
 
     Raises:
         OTPruneError: as `otprune.selectors.by_name`.
-        UnsupportedError: the method needs more than the tokens.
     """
-    from otprune.selectors import by_name, gate  # torch takes a second; --help needs none
+    from otprune.selectors import by_name  # torch takes a second; --help needs none
 
-    made = by_name(
+    return by_name(
         method,
         keep,
         merge=merge or None,
@@ -469,8 +468,6 @@ def pruning(
         distance=distance or None,
         **{name: _plain(value) for name, value in settings.items()},
     )
-    gate.check_cues(made["selector"], (), "on the command line")
-    return made
 
 
 def check_alone(selector: Selector) -> None:

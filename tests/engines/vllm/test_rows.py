@@ -19,6 +19,9 @@ OTHER = {
     "backend": ["triton"],
     "metric": ["euclidean"],
     "seed": [3, 2**63 - 1],
+    "question": [0.5],
+    "saliency": [0.25],
+    "damping": [2.0],
 }
 
 
