@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from otprune_bench.embedded.tasks import ALL, KINDS
 from otprune_bench.figures.formats import in_points, percent, spread_text
@@ -86,21 +86,17 @@ def _verdicts(summary: Summary) -> list[str]:
     return [*lines, "\n(Clear: more than 1.96 standard errors of the paired difference.)\n"]
 
 
-def _grouped(summary: Summary, row: object, keeps: Sequence[float] = KEEPS) -> list[list[str]]:
+def _grouped(summary: Summary, cell: Callable[[str, float], str]) -> list[list[str]]:
+    """One row a line of the table, group by group, `cell` for each ratio."""
     rows: list[list[str]] = []
-    width = 0
     for group, title in GROUPS.items():
-        names = [n for n in summary.contenders if summary.contenders[n].group == group]
-        made = [
-            [
-                f"`{name}`",
-                *(row(name, k) if (name, k) in summary.right else "failed" for k in keeps),
-            ]  # type: ignore[operator]
-            for name in names
-        ]
-        if made:
-            width = len(made[0]) - 1
-            rows += [[f"**{title}**", *[""] * width], *made]
+        names = [n for n, contender in summary.contenders.items() if contender.group == group]
+        if names:
+            rows.append([f"**{title}**", *[""] * len(KEEPS)])
+        for name in names:
+            there = [(name, keep) in summary.right for keep in KEEPS]
+            cells = [cell(name, k) if ok else "failed" for k, ok in zip(KEEPS, there, strict=True)]
+            rows.append([f"`{name}`", *cells])
     return rows
 
 
