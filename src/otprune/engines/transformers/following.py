@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 PACK = "pack_image_features"  # of models that pack tiles into images in a method of its own
+POOL = "apply_pooling"  # the same of models that pool the frames of a video
 
 
 class Follower(Protocol):
@@ -99,16 +100,15 @@ def followed(model: Any, tower: Any, layers: list[Any], follower: Follower) -> I
     """Inside, in this thread and context only, a follower gets the calls of a vision encoder.
 
     Args:
-        model: the encoder's model, whose packing of tiles is followed if it has one; or the
-            encoder.
+        model: the encoder's model, whose packing of tiles and pooling of frames are followed if it
+            has them; or the encoder.
         tower: the encoder.
         layers: those of its layers that are followed.
-        follower: gets their calls, as `forward` and `PACK`.
+        follower: gets their calls, as `forward`, `PACK` and `POOL`.
     """
     methods = [(x, "forward") for x in (tower, *layers)]
     base = getattr(model, "base_model", model)
-    if hasattr(type(base), PACK):
-        methods.append((base, PACK))
+    methods += [(base, name) for name in (PACK, POOL) if hasattr(type(base), name)]
     with _ENCODERS.by(follower, tower, methods):
         yield
 

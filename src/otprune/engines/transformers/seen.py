@@ -10,6 +10,7 @@ before it that does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import watch_attention
-from otprune.engines.transformers.following import PACK, followed, named, packed_origins
+from otprune.engines.transformers.following import PACK, POOL, followed, named, packed_origins
 from otprune.engines.transformers.saliency import Part, parts_of, received
 from otprune.engines.transformers.towers import Layout, Tower, layers_of, side_of, tower_of
 from otprune.errors import UnsupportedError
@@ -74,6 +75,7 @@ class Seen:
     origins: see `Staged`.
     images: of each image, where the model packs tiles into images and makes them smaller, so that
         one token is a mix of several: the same mix of their cues, and no grid.
+    added: number of rows that the model adds at the end of each video.
     """
 
     sets: list[Cues]
@@ -81,6 +83,7 @@ class Seen:
     lacking: dict[str, str]
     origins: list[Tensor] | None = None
     images: list[Cues] | None = None
+    added: int = 0
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,10 @@ class _Eye:
     ) -> Any:
         if name == PACK:
             return self._pack(module, function, args, kwargs)
+        if name == POOL:
+            if self.calls:
+                self.calls[-1] = _pooled(function, self.calls[-1])
+            return function(*args, **kwargs)
         if module is self.source.tower:
             return self._tower(function, args, kwargs)
         call = _CALL.get()
@@ -337,6 +344,25 @@ def _packed(name: str, function: Callable[..., Any], given: dict[str, Any], seen
             f"{name}: it resizes an image of this call, whose tokens have no one place"
         )
     return replace(seen, images=images, lacking=lacking)
+
+
+def _pooled(pool: Callable[..., Any], seen: Seen) -> Seen:
+    """The cues pooled as the frames of videos are, each to a square, with a row behind each video.
+
+    Pooling is linear: a token gets the mix of cues that its features are the mix of.
+    """
+    frames, every = len(seen.sets), Cues.joined(seen.sets)
+    number = pool(torch.zeros(1, seen.sizes[0], 1)).shape[1]
+    made: dict[str, Tensor] = {}
+    for cue in every.names - {"grid"}:
+        x = getattr(every, cue)
+        made[cue] = pool(x.reshape(frames, seen.sizes[0], -1)).view(frames, number, *x.shape[1:])
+    if every.grid is not None:
+        side = torch.arange(math.isqrt(number), device=every.grid.device)
+        made["grid"] = torch.cartesian_prod(torch.arange(frames).to(side), side, side)
+        made["grid"] = made["grid"].view(frames, number, 3)
+    sets = [Cues(**{cue: x[i] for cue, x in made.items()}) for i in range(frames)]
+    return replace(seen, sets=sets, sizes=[number] * frames, added=1)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -473,9 +499,10 @@ def _images_of(call: Seen, lengths: list[int]) -> list[Cues]:
     origins = call.origins
     if origins is None:
         starts = [sum(call.sizes[:i]) for i in range(len(call.sizes) + 1)]
+        behind = torch.full((call.added,), -1)
         origins = [
-            torch.arange(starts[some.start], starts[some.stop])
-            for some in in_order(call.sizes, lengths)
+            torch.cat([torch.arange(starts[some.start], starts[some.stop]), behind])
+            for some in in_order(call.sizes, [length - call.added for length in lengths])
         ]
     if [len(x) for x in origins] != lengths[: len(origins)]:
         return []
