@@ -10,7 +10,8 @@ from transformers import AttentionInterface
 
 from otprune import UnsupportedError
 from otprune.engines.transformers import saliency as formula
-from otprune.engines.transformers.seen import SEEN, seeing
+from otprune.engines.transformers.seen import seeing
+from otprune.engines.transformers.sources import SEEN
 from otprune.engines.transformers.towers import TOWERS as KNOWN
 from otprune.engines.transformers.towers import layers_of
 from otprune.engines.transformers.versions import installed

@@ -16,7 +16,7 @@ import otprune
 from otprune import EncoderStage, OTPruneError, UnsupportedError
 from otprune.engines.transformers import features
 from otprune.engines.transformers.positions import full_positions
-from otprune.engines.transformers.seen import SEEN
+from otprune.engines.transformers.sources import SEEN
 from otprune.engines.transformers.towers import layers_of, tower_of
 from tests.families.base import IMAGE, TEXT, images_in, prompts
 from tests.families.tiny import FAMILIES

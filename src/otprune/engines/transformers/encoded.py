@@ -14,7 +14,8 @@ from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, check, placeholder
 from otprune.engines.transformers.features import PIXELS, Images, encode, find_images
 from otprune.engines.transformers.memory import cache_of, length_of
-from otprune.engines.transformers.seen import SEEN, cues_of_call, seen_in
+from otprune.engines.transformers.packing import cues_of_call
+from otprune.engines.transformers.sources import SEEN, seen_in
 from otprune.engines.transformers.tower import Staged
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError

@@ -14,8 +14,9 @@ from otprune.engines.common.selection import Choice
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, family, placeholder, rows_of
 from otprune.engines.transformers.grouping import image_lengths
+from otprune.engines.transformers.packing import Seen, in_order
 from otprune.engines.transformers.parameters import parameters_of
-from otprune.engines.transformers.seen import Seen, in_order, seeing
+from otprune.engines.transformers.seen import seeing
 from otprune.engines.transformers.tower import Staged, staged
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.measures.cells import Cells

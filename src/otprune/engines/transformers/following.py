@@ -18,9 +18,6 @@ from functools import lru_cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-
 PACK = "pack_image_features"  # of models that pack tiles into images in a method of its own
 POOL = "apply_pooling"  # the same of models that pool the frames of a video
 
@@ -164,32 +161,3 @@ def named(
 @lru_cache(maxsize=256)
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
-
-
-def packed_origins(function: Callable[..., Any], given: dict[str, Any]) -> list[Tensor] | None:
-    """Which token of the encoder's output each token of the packed images is.
-
-    The same method packs the tokens' numbers, with -1 for the rows that it adds.
-
-    Args:
-        function: packs tiles into images.
-        given: its arguments by name; `image_features` are the tiles `(t, n, d)` of each image.
-
-    Returns:
-        `(m,)` int64 for each image, counted through all tiles; None if tokens are mixed (an image
-        that was made smaller).
-    """
-    tiles = given["image_features"]
-    sizes = [x.shape[:-1].numel() for x in tiles]
-    number = torch.arange(sum(sizes), dtype=torch.float64)
-    of_tiles = [
-        part.view(*x.shape[:-1], 1) for part, x in zip(number.split(sizes), tiles, strict=True)
-    ]
-    given = given | {"image_features": of_tiles}
-    if given.get("image_newline") is not None:
-        given["image_newline"] = number.new_tensor([-1.0])
-    packed = [x[:, 0] for x in function(**given)[0]]
-    # Numbers between two tokens are mixtures.
-    if not all(torch.equal(x, x.round()) for x in packed):
-        return None
-    return [x.long().to(tiles[0].device) for x in packed]

@@ -16,8 +16,8 @@ from otprune.engines.transformers.families import check
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.question import Text
 from otprune.engines.transformers.run import Run
-from otprune.engines.transformers.seen import check_seen
 from otprune.engines.transformers.settings import Logits, Settings, Weigh
+from otprune.engines.transformers.sources import check_seen
 from otprune.engines.transformers.tower import check_stage
 from otprune.engines.transformers.versions import Untested
 from otprune.errors import OTPruneError

@@ -12,7 +12,7 @@ from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import VisualTokens
 from otprune.engines.transformers.positions import Positions, check_positions
 from otprune.engines.transformers.question import Text, check_text
-from otprune.engines.transformers.seen import SEEN
+from otprune.engines.transformers.sources import SEEN
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.measures.mass import Distance, Mass, check_alpha, check_distance, check_mass
