@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 from otprune import UnsupportedError
 from otprune.engines.transformers import saliency as formula
 from otprune.engines.transformers.seen import seeing
-from otprune.engines.transformers.sources import SEEN
+from otprune.engines.transformers.sources import SEEN, source_of
 from otprune.engines.transformers.towers import TOWERS as KNOWN
 from otprune.engines.transformers.towers import layers_of
 from otprune.engines.transformers.versions import installed
@@ -160,6 +160,8 @@ def test_windows_and_other_attention_are_refused(monkeypatch):
     monkeypatch.setattr(tower, "fullatt_block_indexes", [])
     with pytest.raises(UnsupportedError, match="no layer that attends"), seeing(tower, SEEN, {}):
         pass
+    monkeypatch.setattr(tower, "fullatt_block_indexes", [0, 2])
+    assert source_of(tower, SEEN, {}).layer is tower.blocks[2]
     monkeypatch.setattr(tower, "fullatt_block_indexes", [3])  # its layer 3 is of windows
     with seeing(tower, SEEN, {}) as calls:
         monkeypatch.setattr(tower, "fullatt_block_indexes", [2])

@@ -194,7 +194,7 @@ def vision(kind, **more):
 SQUARE = {"image_size": 56}
 VARIANTS = {
     "clip, its class token too": (16 + 1, vision("clip_vision_model", **SQUARE), -2, "full"),
-    "clip, several layers": (16, vision("clip_vision_model", **SQUARE), [-1, -2, 1], "default"),
+    "clip, several layers": (16, vision("clip_vision_model", **SQUARE), [-1, 2], "default"),
     "siglip": (16, vision("siglip_vision_model", **SQUARE, vision_use_head=False), -2, "full"),
     "dinov2": (16, vision("dinov2", **SQUARE), -2, "default"),
     "registers": (
@@ -236,6 +236,19 @@ def test_llava_with_other_encoders(variant, monkeypatch):
     for image in images:
         assert image.cues.grid[: tokens - 16].eq(-1).all()
         assert image.cues.grid[-1].tolist() == [0, 3, 3]
+
+
+def test_a_call_with_a_feature_layer_of_its_own(build, monkeypatch):
+    model, inputs = build("llava"), inputs_of("llava")
+    usual, *_ = otprune.visual_tokens(model, inputs, cues=["saliency", "encoded"])
+    own, *_ = otprune.visual_tokens(
+        model, {**inputs, "vision_feature_layer": -1}, cues=["saliency", "encoded"]
+    )
+    monkeypatch.setattr(model.config, "vision_feature_layer", -1)
+    last, *_ = otprune.visual_tokens(model, inputs, cues=["saliency", "encoded"])
+    for name in ("saliency", "encoded"):
+        assert torch.equal(getattr(own.cues, name), getattr(last.cues, name))
+        assert not torch.equal(getattr(own.cues, name), getattr(usual.cues, name))
 
 
 def test_images_that_are_made_smaller(build, monkeypatch):
