@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import otprune
-from otprune.engines.transformers.seen import SEEN
+from otprune.engines.transformers.sources import SEEN
 from tests.families.tiny import FAMILIES
 
 NEEDY = [method for method in otprune.METHODS.values() if method.needs]
