@@ -81,31 +81,49 @@ def test_sparsevlm_reads_the_words_that_fit(name):
     check(name, inputs, LayerStage(2, 0.3, "sparsevlm"), scores)
 
 
+def dart_by_hand(norms, hidden, visual, text, number):
+    """The tokens that DART keeps, given as indices, like `visual` and `text`."""
+    kept = sorted(visual, key=lambda j: -float(norms[j]))[:4]
+    pivots = kept + sorted(text, key=lambda j: -float(norms[j]))[:4]
+    each = [(number - 4) // 8 + (i < (number - 4) % 8) for i in range(8)]
+    for pivot, n in zip(pivots, each, strict=True):
+        cosine = cosine_similarity(hidden, hidden[pivot][None], dim=1)
+        left = [j for j in visual if j not in kept]
+        kept = kept + sorted(left, key=lambda j: float(cosine[j]))[:n]
+    assert len(kept) == number
+    return sorted(kept)
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_dart_takes_the_least_similar_to_its_pivots(name):
     model, inputs = deeper(name, "eager"), FAMILIES[name].inputs((1, 2))
     out = whole(name, inputs)
     hidden = model.get_decoder().norm(out.hidden_states[2])
     norms = out.past_key_values.layers[1].keys.abs().sum(dim=(1, 3))
-    scores = torch.zeros(norms.shape)
     for row, number in enumerate((7, 11)):
         visual = images_of(inputs, row)
         text = list(range(visual[-1] + 1, norms.shape[1]))
-        pivots = sorted(visual, key=lambda j: -float(norms[row, j]))[:4]
-        kept = list(pivots)
-        pivots += sorted(text, key=lambda j: -float(norms[row, j]))[:4]
-        each = [(number - 4) // 8 + (i < (number - 4) % 8) for i in range(8)]
-        for pivot, n in zip(pivots, each, strict=True):
-            cosine = cosine_similarity(hidden[row], hidden[row, pivot][None], dim=1)
-            left = [j for j in visual if j not in kept]
-            kept += sorted(left, key=lambda j: float(cosine[j]))[:n]
-        assert len(kept) == number
-        scores[row, kept] = 1.0
-        stage = LayerStage(2, number, "dart")
-        with prune(deeper(name), ALL, layers=stage) as run:
+        kept = dart_by_hand(norms[row], hidden[row], visual, text, number)
+        with prune(deeper(name), ALL, layers=LayerStage(2, number, "dart")) as run:
             deeper(name)(**inputs)
-        held = [j for j in run.layers[0].columns[row].tolist() if j in visual]
-        assert held == sorted(kept)
+        assert [j for j in run.layers[0].columns[row].tolist() if j in visual] == kept
+
+
+def test_a_second_cut_of_dart():
+    model, inputs = deeper("llava"), FAMILIES["llava"].inputs((2, 1))
+    with prune(model, ALL, layers=LayerStage((1, 3), (0.75, 9), "dart")) as run:
+        out = model(**inputs, output_hidden_states=True)
+    hidden = model.get_decoder().norm(out.hidden_states[3])
+    first, second = run.layers
+    for row in range(2):
+        visual = images_of(inputs, row)
+        norms = torch.zeros(hidden.shape[1])
+        there = first.columns[row] >= 0
+        held = first.columns[row][there].tolist()
+        norms[held] = out.past_key_values.layers[2].keys.abs().sum(dim=(1, 3))[row, there]
+        text = list(range(visual[-1] + 1, hidden.shape[1]))
+        kept = dart_by_hand(norms, hidden[row], [j for j in visual if j in held], text, 9)
+        assert [j for j in second.columns[row].tolist() if j in visual] == kept
 
 
 def test_a_second_cut_ranks_what_the_first_one_kept():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import otprune
 from otprune import (
@@ -221,6 +223,28 @@ def test_decoding_by_hand(name):
         torch.testing.assert_close(out.logits[row], logit[-2:], rtol=0, atol=TOLERANCE)
 
 
+def test_rows_of_a_cache_that_are_repeated_and_chosen():
+    model, inputs = deeper("llava"), FAMILIES["llava"].inputs((1, 2))
+    with prune(model, ALL, layers=stage_of("fastv")) as run:
+        out = model(**inputs)
+        first = out.logits[:, -1:].argmax(dim=-1)
+        out.past_key_values.batch_repeat_interleave(2)  # rows 0, 0, 1, 1
+        out.past_key_values.batch_select_indices(torch.tensor([2, 0, 3]))
+        rows = torch.tensor([1, 0, 1])
+        out = model(input_ids=first[rows], past_key_values=out.past_key_values)
+    logits = expected(model, inputs, run, first)
+    for got, row in zip(out.logits, rows.tolist(), strict=True):
+        torch.testing.assert_close(got, logits[row][-1:], rtol=0, atol=TOLERANCE)
+
+
+def test_videos():
+    model = deeper("qwen3_vl")
+    inputs = FAMILIES["qwen3_vl"].inputs((1, 0), video=True)
+    with prune(model, RandomPrune(0.7), layers=stage_of("fastv")) as run:
+        out = model.generate(**inputs, **GREEDY)
+    check_answer(model, inputs, out, run)
+
+
 @pytest.mark.parametrize("rank", ["fastv", "sparsevlm"])
 def test_without_a_cache_the_choice_is_made_once(rank):
     model, inputs = deeper("llava"), FAMILIES["llava"].inputs((1, 2, 0))
@@ -342,6 +366,34 @@ def _in_a_thread(call, seen):
         del seen[0]
 
 
+def test_a_call_inside_a_pruned_one_is_its_own():
+    """As a criterion that asks the same model would make it."""
+    model, inputs = deeper("llava"), FAMILIES["llava"].inputs((1, 2))
+    plain, seen = model(**inputs).logits, []
+
+    def call(*_):
+        if not seen:
+            seen.append(None)
+            seen[0] = model(**inputs, otprune=None).logits
+
+    hook = model.get_decoder().layers[3].register_forward_pre_hook(call)
+    try:
+        with prune(model, ALL, layers=LayerStage(2, 0.5)) as run:
+            logits = model(**inputs).logits
+    finally:
+        hook.remove()
+    assert torch.equal(seen[0], plain)
+    check_logits(model, inputs, logits, run)
+
+
+def test_positions_of_a_whole_prompt_are_as_they_were():
+    model, inputs = deeper("qwen2_5_vl"), FAMILIES["qwen2_5_vl"].inputs((1, 2))
+    with prune(model, ALL, positions="compact", layers=LayerStage(2, 0.5)) as run:
+        logits = model(**inputs).logits
+    assert run.positions == "preserved"
+    check_logits(model, inputs, logits, run, positions="preserved")
+
+
 def test_settings_and_models_can_be_copied_and_pickled():
     settings = Settings(ALL, layers=stage_of("dart"))
     assert pickle.loads(pickle.dumps(settings)) == settings
@@ -397,6 +449,28 @@ def test_models_that_are_refused(build):
     model.gradient_checkpointing_enable()
     with pytest.raises(UnsupportedError, match="gradient checkpointing"):
         prune(model, ALL, layers=LayerStage(2, 0.5))
+
+
+def test_a_model_that_runs_its_layers_again_is_refused(monkeypatch):
+    model, inputs = copy.deepcopy(deeper("llava")), FAMILIES["llava"].inputs((1, 2))
+    decoder = model.get_decoder()
+    again = partial(checkpoint, decoder.forward, use_reentrant=False)
+    monkeypatch.setattr(decoder, "forward", again)
+    model.requires_grad_(True)
+    with (
+        torch.enable_grad(),
+        prune(model, ALL, layers=LayerStage(2, 0.5)),
+        pytest.raises(UnsupportedError, match="activation checkpointing"),
+    ):
+        model(**inputs)
+
+
+def test_a_model_that_leaves_layers_out_is_refused(monkeypatch):
+    model, inputs = deeper("llava"), FAMILIES["llava"].inputs((1, 2))
+    monkeypatch.setattr(model.get_decoder().config, "num_hidden_layers", 2)
+    said = "did not call the layers behind every cut"
+    with prune(model, ALL, layers=LayerStage(3, 0.5)), pytest.raises(UnsupportedError, match=said):
+        model(**inputs)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ class LayerStage:
       2, 6 and 15 of 32. Departures: the number is `keep`, not the rank of the attention; all heads
       count alike; no weights by distance.
 
+    The prompt's last token is that of its row: in training it belongs to the answer.
+
     Visual tokens of one prompt are ranked together, whatever images they come from, and each prompt
     of a batch by itself. Of equal tokens the earlier one stays.
 
