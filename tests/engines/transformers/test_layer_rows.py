@@ -63,6 +63,16 @@ def test_masks_of_a_prompt():
     assert sees(mask_of(hidden, some), some)[0] == [[0], [0], [0, 4], [0, 4, 5]]
 
 
+def test_what_fills_up_sees_itself_where_the_prompt_is_padded():
+    some = short(Layout.packed(torch.tensor([[1, 1, 1], [0, 0, 1]]).bool(), "left"), new=3)
+    causal = torch.ones(3, 3, dtype=torch.bool).tril().expand(2, 1, 3, 3).clone()
+    causal[1, :, :, 0] = False
+    wanted = [[[0], [0, 1], [0, 1, 2]], [[2]]]
+    assert sees(mask_of(causal, some), some) == wanted
+    added = mask_of(torch.zeros(causal.shape).masked_fill(~causal, -1e9), some)
+    assert sees(added == 0, some) == wanted
+
+
 def test_masks_of_new_tokens_behind_a_prompt():
     some = short(past=7, new=2)  # one token of the answer is in the cache
     whole = torch.ones(9, 9, dtype=torch.bool).tril()[7:].expand(2, 1, 2, 9)
