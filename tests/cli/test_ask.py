@@ -137,6 +137,8 @@ def test_options_reach_the_method(run, photo):
 
     straight = asked(run, photo, "--method", "transport", "--metric", "euclidean")
     assert straight["settings"] == {"metric": "euclidean"}
+    asking = asked(run, photo, "--method", "transport", "--set", "question=0.5")
+    assert asking["settings"] == {"question": 0.5, "metric": "cosine"}
 
     first = asked(run, photo, "--method", "random", "--seed", "1")
     second = asked(run, photo, "--method", "random", "--seed", "2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from otprune.engines.common.stage import EncoderStage
 from otprune.keep import Auto
 from otprune.measures.mass import Distance
 from otprune.selectors import Selection, Selector
+from otprune.selectors.settings import shown
 
 FORMULA = "layers * (4 n d^2 + 2 n^2 d + 2 n d f)"
 LABEL, ANSWER = 24, 14  # columns
@@ -67,14 +68,9 @@ class Weighing:
         return ""
 
 
-def settings(selector: Selector) -> dict[str, Any]:
-    """The settings of a selector except `keep`."""
-    return {f.name: getattr(selector, f.name) for f in fields(selector) if f.name != "keep"}
-
-
 def headline(model: str, selector: Selector, *extra: str) -> Words:
     """The first line: model, method and settings."""
-    own = [f"{name}={value}" for name, value in settings(selector).items() if value is not None]
+    own = [f"{name}={value}" for name, value in shown(selector).items() if value is not None]
     keep = selector.keep
     rule = f"auto, {_goal(keep)}" if isinstance(keep, Auto) else f"{keep}"
     method = ", ".join([f"keep={rule}", *own, *extra])
@@ -257,7 +253,7 @@ def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str,
         "model": model,
         "method": selector.name,
         "keep": asdict(selector.keep) if isinstance(selector.keep, Auto) else selector.keep,
-        "settings": settings(selector),
+        "settings": shown(selector),
         "overlay": None if overlay is None else str(overlay),
     }
 

@@ -1,12 +1,20 @@
-"""Checks of the settings of methods."""
+"""Checks of the settings of methods, and the settings for a reader."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
 
 from otprune.errors import OTPruneError
+from otprune.selectors.cues import CUES
+
+
+def shown(selector: Any) -> dict[str, Any]:
+    """The settings of a selector by name, without `keep` and without shares of 0 of a cue."""
+    own = {f.name: getattr(selector, f.name) for f in fields(selector) if f.name != "keep"}
+    return {name: value for name, value in own.items() if name not in CUES or value != 0}
 
 
 def number(selector: Any, name: str, least: float, most: float = math.inf) -> None:

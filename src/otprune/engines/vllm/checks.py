@@ -11,7 +11,8 @@ from typing import Any
 from otprune.engines.vllm.families import FAMILIES
 from otprune.engines.vllm.settings import KEY, Settings, engine_settings
 from otprune.errors import UnsupportedError
-from otprune.selectors.named import RECOMMENDED, settings_of
+from otprune.selectors.named import RECOMMENDED
+from otprune.selectors.settings import shown
 
 logger = logging.getLogger("vllm.otprune")
 _logged: set[str] = set()
@@ -99,9 +100,9 @@ def check_untested(config: Any, reason: str) -> None:
 
 def _listed(settings: Settings) -> str:
     selector = settings.selector
-    own = {name: getattr(selector, name) for name in settings_of(selector.name)}
-    shown = {"keep": selector.keep, "method": selector.name, **own, "merge": settings.merge}
-    return ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+    said = {"keep": selector.keep, "method": selector.name, **shown(selector)}
+    said["merge"] = settings.merge
+    return ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
 
 
 def _log_once(line: str) -> None:
