@@ -26,8 +26,9 @@ from otprune.selectors import Cues, Reduction
 from otprune.selectors.cues import Cue
 from otprune_bench.embedded import scoring, tasks
 from otprune_bench.methods import UNPRUNED
+from otprune_bench.quality.contenders import WILD as LOOKED_AT
 from otprune_bench.quality.contenders import Contender, contenders, timed
-from otprune_bench.quality.plan import KEEPS, SPLITS, Plan, Shape
+from otprune_bench.quality.plan import KEEPS, SPLITS, WILD, WILD_KEEPS, Plan, Shape
 from otprune_bench.runs.cases import Case
 from otprune_bench.timing.race import make_tokens, race
 from otprune_training.architecture import WORD_ID
@@ -86,8 +87,21 @@ class Evaluation:
         whole = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
         return _outcome(scoring.score_chunks(self._model[0], self._by_image, tokens, whole, 144))
 
-    def pruned(self, contender: Contender, keep: float) -> dict[str, Any]:
-        """Answer and loss of every question."""
+    @cached_property
+    def _wild(self) -> Tensor:
+        """The tokens with one feature that dominates them, as encoders have."""
+        tokens = self._images[0].clone()
+        g = torch.Generator().manual_seed(self.plan.seed)
+        size = WILD * torch.linalg.vector_norm(tokens, dim=-1).mean()
+        tokens[..., 0] += size * torch.randn(tokens.shape[:2], generator=g)
+        return tokens
+
+    def pruned(self, contender: Contender, keep: float, wild: bool = False) -> dict[str, Any]:
+        """Answer and loss of every question.
+
+        wild: whether methods choose from tokens with a feature that dominates; answers are given
+            from the tokens as they are.
+        """
         m = self._images[0].shape[1]
         k = budget.count(keep, m)
         if contender.selector is None:
@@ -95,10 +109,13 @@ class Evaluation:
         if contender.layers is not None:
             return self._inside(contender, k)
         start = time.perf_counter()
-        made = self._choices(contender, k)
+        made = self._choices(contender, k, wild)
         seconds = (time.perf_counter() - start) / len(made)
         features = torch.stack([one.features for one in made])
         indices = torch.stack([one.indices for one in made])
+        if wild:
+            rows = torch.tensor([row for row, _ in self._asked(contender.hears)])
+            features = scoring.gather(self._images[0][rows], indices)
         bias = None
         if contender.mass != "none":
             bias = log_mass(torch.stack([one.masses for one in made]), m, contender.mass)
@@ -106,10 +123,11 @@ class Evaluation:
         score = self._score_each if contender.hears else self._score_images
         return _outcome(score(features, indices, bias, distance)) | {"seconds": seconds}
 
-    def _choices(self, contender: Contender, k: int) -> list[Reduction]:
+    def _choices(self, contender: Contender, k: int, wild: bool) -> list[Reduction]:
         """One for each image; for each question, if the method hears it."""
         assert contender.selector is not None
         tokens, cues = self._images
+        tokens = self._wild if wild else tokens
         made = []
         for row, question in self._asked(contender.hears):
             selector = contender.selector(k, row)
@@ -244,10 +262,13 @@ def _outcome(scores: scoring.Scores) -> dict[str, Any]:
 
 
 def cases(evaluation: Evaluation) -> Iterable[Case]:
-    """ "unpruned", then every method at every ratio, "method@keep", then the times."""
+    """ "unpruned", every method at every ratio, "method@keep"; "wild method@keep"; the times."""
     yield UNPRUNED, evaluation.unpruned
     for contender in evaluation.contenders:
         for keep in KEEPS:
             yield f"{contender.name}@{keep}", partial(evaluation.pruned, contender, keep)
+    for contender in evaluation.contenders:
+        for keep in WILD_KEEPS if contender.name in LOOKED_AT else ():
+            yield f"wild {contender.name}@{keep}", partial(evaluation.pruned, contender, keep, True)
     for shape in evaluation.plan.shapes:
         yield f"time {shape}", partial(evaluation.times, shape)

@@ -71,6 +71,9 @@ FULL_ATTENTION: dict[str, Any] = {"merge": True, "mass": "token", "distance": Tr
 _MERGING = {"visionzip", "prumerge", "prumerge+"}
 _OURS = {"otprune", "transport", "herding", "simplex", "dpp"}
 _BASELINES = {"norm", "grid"}
+_MIXED = ("mmtok", "cdpruner", "scope")
+# Which methods are shown tokens with a feature that dominates.
+WILD = ("otprune", "transport", "dpp", "simplex", "divprune", "cdpruner", "mmtok")
 
 
 def contenders(seed: int, random_seeds: int) -> list[Contender]:
@@ -79,20 +82,15 @@ def contenders(seed: int, random_seeds: int) -> list[Contender]:
         Contender(PUBLISHED, "ours", partial(_plain, OTPrune, {"gamma": 0.01})),
         *(_one(name, "ours", name) for name in METHODS if name in _OURS),
         _one("otprune, question 0.5", "ours", "otprune", question=0.5),
-        _one("dpp, question 0.2", "ours", "dpp", question=0.2),
-        _one("simplex, question 0.2", "ours", "simplex", question=0.2),
+        _one("dpp, question 0.1", "ours", "dpp", question=0.1),
+        _one("simplex, question 0.1", "ours", "simplex", question=0.1),
         _one("transport, saliency 0.5", "ours", "transport", saliency=0.5),
         _one("transport, question 0.5", "ours", "transport", question=0.5),
         _one("transport, question 0.9", "ours", "transport", question=0.9),
         _one("dpp + merge, mass, distance", "ours", "dpp", **FULL_ATTENTION),
         _one("simplex + merge, mass, distance", "ours", "simplex", **FULL_ATTENTION),
-        _one(
-            "transport, question 0.5 + merge, mass, distance",
-            "ours",
-            "transport",
-            question=0.5,
-            **FULL_ATTENTION,
-        ),
+        _one("transport, question 0.9 + mass", "ours", "transport", mass="token", question=0.9),
+        *(_one(f"{name} + mass", "mixed", name, mass="token") for name in _MIXED),
     ]
     theirs = [name for name in METHODS if name not in _OURS | _BASELINES | {RANDOM}]
     for name in theirs:

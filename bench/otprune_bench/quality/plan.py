@@ -10,11 +10,14 @@ SCARCE = (0.05, 0.028, 0.014)
 SPLITS = ("validation", "test")
 GROUPS = {
     "ours": "otprune's own",
+    "mixed": "choices of others with otprune's mass",
     "tokens": "other methods that see the image alone",
     "question": "other methods that hear the question",
     "inside": "inside the language model, behind its first layer",
     "baseline": "baselines",
 }
+WILD_KEEPS = (0.098, 0.05)  # at which a feature dominates what methods are shown
+WILD = 10.0  # mean norms of the tokens
 BASE = "dpp"  # what paired differences are taken to
 SMALLER = "image made smaller"
 

@@ -10,7 +10,9 @@ from otprune_bench.quality.plan import GROUPS, KEEPS, SCARCE
 from otprune_bench.quality.summary import Summary
 from otprune_bench.runs.report import COLORS, figure, panels
 
-_COLORS = dict(zip(GROUPS, (COLORS[0], COLORS[4], COLORS[1], COLORS[3], COLORS[7]), strict=True))
+_COLORS = dict(
+    zip(GROUPS, (COLORS[0], COLORS[5], COLORS[4], COLORS[1], COLORS[3], COLORS[7]), strict=True)
+)
 # What the first plot shows of each group, beside random pruning: its best at the fewest tokens.
 _SHOWN = 2
 

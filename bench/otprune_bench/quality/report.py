@@ -8,7 +8,7 @@ from otprune_bench.embedded.tasks import ALL, KINDS
 from otprune_bench.figures.formats import in_points, percent, spread_text
 from otprune_bench.figures.statistics import CLEAR, Estimate
 from otprune_bench.methods import RANDOM, UNPRUNED
-from otprune_bench.quality.plan import BASE, GROUPS, KEEPS, SCARCE, SMALLER, Plan
+from otprune_bench.quality.plan import BASE, GROUPS, KEEPS, SCARCE, SMALLER, WILD, WILD_KEEPS, Plan
 from otprune_bench.quality.summary import Summary
 from otprune_bench.runs.cases import failures
 from otprune_bench.runs.report import table
@@ -25,6 +25,7 @@ def write(plan: Plan, summary: Summary) -> str:
             *_ranks(summary),
             *_kinds(summary),
             *_loyalty(summary),
+            *_wild(summary),
             *_times(plan, summary),
             *failures(summary.results),
         ]
@@ -162,6 +163,25 @@ def _loyalty(summary: Summary) -> list[str]:
             _grouped(summary, lambda name, keep: percent(summary.on_group_a(name, keep))),
         )
         + "\n",
+    ]
+
+
+def _wild(summary: Summary) -> list[str]:
+    names = [n for n in summary.contenders if summary.wild(n, WILD_KEEPS[0]) is not None]
+    rows = []
+    for name in names:
+        cells = []
+        for keep in WILD_KEEPS:
+            wild = summary.wild(name, keep)
+            plain = percent(summary.accuracy(name, keep)) if (name, keep) in summary.right else "-"
+            cells += [plain, "-" if wild is None else percent(wild)]
+        rows.append([f"`{name}`", *cells])
+    head = [x for k in WILD_KEEPS for x in (f"keep {k:g}", f"keep {k:g}, dominated")]
+    return [
+        "## A feature that dominates\n",
+        f"Methods choose from tokens whose first feature varies by {WILD:g} mean norms, as features "
+        "of real encoders do; answers are given from the tokens as they are.\n",
+        table(["right answers, %", *head], rows) + "\n",
     ]
 
 

@@ -62,6 +62,14 @@ class Summary:
         ]
         return [self.results[key] for key in keys if "failed" not in self.results[key]]
 
+    def wild(self, name: str, keep: float) -> Estimate | None:
+        """Accuracy where a feature dominates what the method is shown; None if not measured."""
+        run = self.results.get(f"wild {name}@{keep}", {"failed": ""})
+        if "failed" in run:
+            return None
+        right = (np.array(run["answers"]) == self.questions.answer).astype(np.float64)
+        return self._mean(right, self.questions.of(ALL))
+
     def present(self, keep: float, group: str | None = None) -> list[str]:
         """Lines that did not fail at a ratio, of one group or of all."""
         return [
@@ -142,6 +150,8 @@ class Summary:
                 }
                 if (SMALLER, keep) in self.right:
                     one["group A"] = pair(self.on_group_a(name, keep))
+                if (wild := self.wild(name, keep)) is not None:
+                    one["dominating feature"] = pair(wild)
                 if (BASE, keep) in self.right:
                     one[f"minus {BASE}"] = pair(self.difference(name, BASE, keep))
                 found[f"{name}@{keep}"] = one
