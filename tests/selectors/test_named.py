@@ -38,7 +38,9 @@ def test_what_is_left_out_is_the_default_of_prune():
 
 def test_recommended_is_a_name():
     assert by_name("recommended", 0.2) == otprune.recommended(0.2)
-    assert settings_of("recommended") == ()
+    assert settings_of("recommended") == ("question",)
+    heard = otprune.recommended(0.2, question=0.9)
+    assert by_name("recommended", 0.2, question=0.9) == heard
 
 
 def test_a_new_method_brings_its_settings_along(monkeypatch):

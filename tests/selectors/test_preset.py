@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import otprune
-from otprune.errors import KeepError
+from otprune.errors import KeepError, OTPruneError
 
 
 def test_it_is_what_prune_takes() -> None:
@@ -17,3 +17,12 @@ def test_it_is_what_prune_takes() -> None:
 def test_keep_is_checked() -> None:
     with pytest.raises(KeepError, match="more than everything"):
         otprune.recommended(2.0)
+
+
+def test_with_a_share_for_the_question_it_is_heard() -> None:
+    preset = otprune.recommended(0.03, question=0.9)
+    assert preset["selector"] == otprune.TransportPrune(0.03, question=0.9)
+    assert (preset["merge"], preset["mass"]) == (False, "token")
+    assert "question" not in otprune.recommended(0.03)["selector"].needs
+    with pytest.raises(OTPruneError, match="expected a share from 0 to 1"):
+        otprune.recommended(0.03, question=2)

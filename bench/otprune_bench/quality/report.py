@@ -179,8 +179,8 @@ def _wild(summary: Summary) -> list[str]:
     head = [x for k in WILD_KEEPS for x in (f"keep {k:g}", f"keep {k:g}, dominated")]
     return [
         "## A feature that dominates\n",
-        f"Methods choose from tokens whose first feature varies by {WILD:g} mean norms, as features "
-        "of real encoders do; answers are given from the tokens as they are.\n",
+        f"Methods choose from tokens whose first feature varies by {WILD:g} mean norms, as "
+        "features of real encoders do; answers are given from the tokens as they are.\n",
         table(["right answers, %", *head], rows) + "\n",
     ]
 

@@ -26,7 +26,7 @@ RECOMMENDED = (
 def settings_of(method: str) -> tuple[str, ...]:
     """Names of a method's own settings: its dataclass fields without `keep`.
 
-    "recommended" has none.
+    "recommended" has the share of the question.
 
     Raises:
         OTPruneError: there is no such method.
@@ -35,7 +35,7 @@ def settings_of(method: str) -> tuple[str, ...]:
     if not isinstance(method, str) or method not in names:
         raise OTPruneError(f"no method {method!r}: {near(method, names)}")
     if method == RECOMMENDED:
-        return ()
+        return ("question",)
     return tuple(f.name for f in fields(METHODS[method]) if f.init and f.name != "keep")
 
 
@@ -78,6 +78,7 @@ def by_name(
                 f"{name} is not a setting of method {method}: it belongs to {', '.join(owners)}"
             )
     if method == RECOMMENDED:
+        heard = {name: given.pop(name) for name in own if name in given}
         settled = {"merge": merge, "mass": mass, "alpha": alpha, "distance": distance, **given}
         if excess := [name for name, value in settled.items() if value is not None]:
             raise OTPruneError(
@@ -85,7 +86,7 @@ def by_name(
                 "settings: "
                 f"leave {', '.join(excess)} out, or name a method"
             )
-        return recommended(keep)
+        return recommended(keep, **heard)
     if merge is not None and not isinstance(merge, bool):
         raise OTPruneError(f"merge={merge!r}: expected True or False")
     distance = check_distance(False if distance is None else distance)

@@ -91,7 +91,7 @@ def test_settings_are_said_and_what_recommended_leaves_out(said):
     for _ in range(2):
         checks.check(config(settings={"keep": 0.1, "method": "recommended"}))
     line, note = said.messages
-    assert "method=dpp, merge=True" in line
+    assert "method=simplex, damping=2.0, merge=True" in line
     assert "with mass none" in note
 
 

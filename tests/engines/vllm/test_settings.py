@@ -163,7 +163,7 @@ def test_settings_of_the_engines_method_are_of_that_method_alone():
     other = request_settings(engine, {"method": "transport", "metric": "euclidean"})
     assert other.selector == otprune.TransportPrune(0.1, metric="euclidean")
     assert other.merge, "merge is no setting of a method"
-    assert request_settings(engine, {"method": "recommended"}).selector == otprune.DPPPrune(0.1)
+    assert request_settings(engine, {"method": "recommended"}).selector == otprune.SimplexPrune(0.1)
     preset = engine_settings({"keep": 0.1, "method": "recommended"})
     assert request_settings(preset, {"keep": 5}).merge
     assert not request_settings(preset, {"method": "dpp"}).merge
