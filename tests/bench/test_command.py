@@ -93,7 +93,7 @@ def test_all_runs_what_needs_no_server_and_names_what_failed(run, refused, tmp_p
     assert [words[1] for words in asked] == [bench.name for bench in BENCHES if not bench.server]
     assert "serving" not in {words[1] for words in asked}
     options = ["--seed", "2", "--quick", "--out", str(tmp_path / "mass")]
-    assert asked[1] == ["bench", "mass", *options]
+    assert ["bench", "mass", *options] in asked
     failing = "mass"
     assert "these benches failed" in refused("bench", "all")
     assert asked[-1] == ["bench", asked[-1][1], "--seed", "0"]

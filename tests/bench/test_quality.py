@@ -8,7 +8,7 @@ import torch
 
 from otprune import prune
 from otprune.demo import load
-from otprune.selectors import METHODS
+from otprune.selectors import METHODS, Selector
 from otprune_bench.embedded.tasks import KINDS
 from otprune_bench.methods import RANDOM, UNPRUNED
 from otprune_bench.quality.cases import Evaluation, grid_of
@@ -16,7 +16,18 @@ from otprune_bench.quality.plan import GROUPS, KEEPS, QUICK, SMALLER, Shape
 from otprune_bench.quality.run import run
 from otprune_bench.quality.summary import Summary
 
-PLAN = replace(QUICK, images=2, shapes=(Shape(24, 8, 3, 4),))
+
+class Pointed(Selector):
+    """A method of one's own."""
+
+    needs = frozenset({"question", "saliency"})
+
+    def pick(self, tokens, k, cues):
+        return ((tokens @ cues.question.mT).amax(-1) + cues.saliency).topk(k).indices
+
+
+OWN = f"{__name__}:Pointed"
+PLAN = replace(QUICK, images=2, shapes=(Shape(24, 8, 3, 4),), own=(OWN,))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,7 @@ def ran(tmp_path_factory):
 def test_every_line_has_figures(ran, evaluation):
     results = json.loads((ran / "results.json").read_text())["results"]
     names = {c.name for c in evaluation.contenders if not c.name.startswith(RANDOM)} | {RANDOM}
-    assert names > set(METHODS)
+    assert names > {*METHODS, OWN}
     for name in names - {"norm"}:
         for keep in KEEPS:
             one = results[f"{name}@{keep}"]
@@ -72,6 +83,7 @@ def test_the_report_names_what_failed_and_has_its_plots(ran):
         "scope",
         "visionzip",
         "dart",
+        OWN,
     ],
 )
 def test_answers_are_those_of_the_engine(evaluation, name):
@@ -125,3 +137,8 @@ def test_group_a_is_what_the_smaller_image_loses(evaluation):
     assert summary.on_group_a(SMALLER, KEEPS[1]).value == 0
     ranks = summary.ranks(KEEPS[1])
     assert ranks[SMALLER] == max(ranks.values()) > ranks["dpp"]
+
+
+def test_only_methods_of_ones_own_are_named(refused):
+    assert "expected MODULE:CLASS" in refused("bench", "quality", "--method", "transport")
+    assert "did you mean Pointed?" in refused("bench", "quality", "--method", OWN[:-1])

@@ -1,6 +1,7 @@
 """Plain values become the arguments of `otprune.prune`, with errors that say what to do."""
 
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,42 @@ import pytest
 import otprune
 from otprune import METHODS
 from otprune.selectors import by_name
-from otprune.selectors.named import every_setting, settings_of
+from otprune.selectors.named import class_of, every_setting, name_of, settings_of
+
+MINE = """
+from dataclasses import dataclass, field
+import torch
+import otprune
+
+@dataclass(frozen=True)
+class Last(otprune.Selector):
+    needs = frozenset({"question"})
+    back: int = 0
+
+    def pick(self, tokens, k, cues):
+        return torch.arange(self.back, self.back + k).expand(len(tokens), k)
+
+@dataclass(frozen=True)
+class Must(Last):
+    step: int = field(kw_only=True)
+
+class Half(otprune.Selector):
+    pass
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A package with modules of a user's own: the methods, and one that fails on import."""
+    home = tmp_path / "kept_by_me"
+    home.mkdir()
+    (home / "methods.py").write_text(MINE)
+    (home / "broken.py").write_text("import no_such_package_at_all")
+    (home / "empty.py").write_text("number = 3")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "kept_by_me"
+    for name in [name for name in sys.modules if name.split(".")[0] == "kept_by_me"]:
+        del sys.modules[name]
 
 
 def test_settings_reach_the_selector():
@@ -98,3 +134,55 @@ def test_keep_is_checked():
     for method in (*METHODS, "recommended"):
         with pytest.raises(otprune.KeepError, match="more than everything"):
             by_name(method, 1.5)
+
+
+def test_a_method_of_ones_own_is_named_by_its_class(mine):
+    name = f"{mine}.methods:Last"
+    made = by_name(name, 0.1, merge=True, back=3, own=True)
+    assert (type(made["selector"]).__name__, made["selector"].back) == ("Last", 3)
+    assert (made["selector"].keep, made["merge"]) == (0.1, True)
+    assert settings_of(name, own=True) == ("back",)
+    assert name_of(made["selector"]) == name
+    assert by_name(f"{mine}.methods:Must", 5, step=2, own=True)["selector"].step == 2
+    assert class_of("otprune:GridPrune", own=True) is otprune.GridPrune
+    assert name_of(otprune.GridPrune(3)) == "grid"
+
+
+def test_modules_are_imported_only_where_the_caller_says_so(mine):
+    name = f"{mine}.methods:Last"
+    for asked in (by_name, settings_of, class_of):
+        words = (name, 0.1) if asked is by_name else (name,)
+        with pytest.raises(otprune.OTPruneError, match=r"is not imported here.*expected one of"):
+            asked(*words)
+    assert mine not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("kept_by_you:Last", "there is no module kept_by_you among"),
+        ("kept_by_me.others:Last", r"there is no module kept_by_me\.others among"),
+        ("kept_by_me.broken:Last", "failed with ModuleNotFoundError: .*no_such_package_at_all"),
+        ("kept_by_me.methods:Lost", "has no Lost: did you mean Last?"),
+        ("kept_by_me.empty:Last", "has no Last: it has no subclass"),
+        ("kept_by_me.empty:number", "number is no subclass of otprune.Selector with a method pick"),
+        ("kept_by_me.methods:Half", "Half is no subclass of otprune.Selector with a method pick"),
+        ("kept_by_me.methods:Must", "Must cannot be made: .*step"),
+        ("kept_by_me/methods.py:Last", "expected package.module:Class"),
+        ("methods.py:Last", "expected package.module:Class"),
+        (".methods:Last", "expected package.module:Class"),
+        ("kept_by_me.methods:", "expected package.module:Class"),
+        (":Last", "expected package.module:Class"),
+    ],
+)
+def test_errors_of_ones_own_methods_are_one_line(mine, name, said):
+    with pytest.raises(otprune.OTPruneError, match=said) as error:
+        by_name(name, 0.1, own=True)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_ones_own_methods_are_checked(mine):
+    with pytest.raises(otprune.OTPruneError, match="'bakc': did you mean back"):
+        by_name(f"{mine}.methods:Last", 0.1, bakc=3, own=True)
+    with pytest.raises(otprune.OTPruneError, match=r"gamma is not .* it belongs to otprune"):
+        by_name(f"{mine}.methods:Last", 0.1, gamma=3, own=True)

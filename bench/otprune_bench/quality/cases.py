@@ -47,7 +47,7 @@ class Evaluation:
         below = tasks.backgrounds(plan.photographs, photos, plan.seed)[split::2]
         self.tasks = tasks.make(below, plan.images, 1000 * (1 + split) + plan.seed)
         self.questions = tasks.Questions.about(self.tasks)
-        self.contenders = contenders(plan.seed, plan.random_seeds)
+        self.contenders = contenders(plan.seed, plan.random_seeds, plan.own)
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from otprune.engines.common.layer_stage import LayerStage, Rank
 from otprune.measures.mass import Mass
 from otprune.selectors import METHODS, GridPrune, OTPrune, RandomPrune, Selector, TransportPrune
+from otprune.selectors.named import class_of
 from otprune_bench.methods import PUBLISHED, RANDOM
 from otprune_bench.quality.plan import SMALLER
 
@@ -76,8 +77,13 @@ _MIXED = ("mmtok", "cdpruner", "scope")
 WILD = ("otprune", "transport", "dpp", "simplex", "divprune", "cdpruner", "mmtok")
 
 
-def contenders(seed: int, random_seeds: int) -> list[Contender]:
-    """Every line, in the order of the table."""
+def contenders(seed: int, random_seeds: int, own: Sequence[str] = ()) -> list[Contender]:
+    """Every line, in the order of the table.
+
+    Args:
+        seed, random_seeds: of random pruning.
+        own: methods of a user's own, as `class_of` imports them.
+    """
     found = [
         Contender(PUBLISHED, "ours", partial(_plain, OTPrune, {"gamma": 0.01})),
         *(_one(name, "ours", name) for name in METHODS if name in _OURS),
@@ -91,6 +97,7 @@ def contenders(seed: int, random_seeds: int) -> list[Contender]:
         _one("simplex + merge, mass, distance", "ours", "simplex", **FULL_ATTENTION),
         _one("transport, question 0.9 + mass", "ours", "transport", mass="token", question=0.9),
         *(_one(f"{name} + mass", "mixed", name, mass="token") for name in _MIXED),
+        *(Contender(name, "ours", partial(_plain, class_of(name, own=True), {})) for name in own),
     ]
     theirs = [name for name in METHODS if name not in _OURS | _BASELINES | {RANDOM}]
     for name in theirs:

@@ -48,6 +48,7 @@ class Plan:
         photographs: whether held-out photographs lie below the stickers; else smooth noise.
         shapes: for times of all methods on the first, and of ours on all.
         repeats: of each time.
+        own: more methods, classes by name ("package.module:Class"); their times are not taken.
     """
 
     seed: int = 0
@@ -57,10 +58,12 @@ class Plan:
     photographs: bool = True
     shapes: tuple[Shape, ...] = (Shape(576, 1024, 56), Shape(2340, 4096, 229))
     repeats: int = 9
+    own: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """As a report shows them."""
-        return {**asdict(self), "shapes": [str(shape) for shape in self.shapes], "keep": KEEPS}
+        made = {**asdict(self), "shapes": [str(shape) for shape in self.shapes], "keep": KEEPS}
+        return made if self.own else {name: x for name, x in made.items() if name != "own"}
 
 
 FULL = Plan()

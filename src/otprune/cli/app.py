@@ -193,7 +193,7 @@ def ask(
     wanted = parse_keep(keep, target, measure, max_keep)
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
     own = with_settings(own, settings)
-    how = pruning(method, wanted, merge, mass, alpha, distance, **own)
+    how = pruning(method, wanted, merge, mass, alpha, distance, own)
     selector = how["selector"]
     stage = options.encoder_stage(encoder_keep, encoder_after)
     layers = options.layer_stage(layer_rank, layer_after, layer_keep)
@@ -298,7 +298,7 @@ def select(
     wanted = parse_keep(keep, target, measure, max_keep)
     own: dict[str, Any] = {"gamma": gamma, "metric": metric, "seed": seed, "rank": rank}
     own = with_settings(own, settings)
-    selector = pruning(method, wanted, **own)["selector"]
+    selector = pruning(method, wanted, settings=own)["selector"]
     check_alone(selector)
     stage = options.encoder_stage(encoder_keep, encoder_after)
     options.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -115,9 +119,9 @@ MaxKeep = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        metavar="NAME",
+        metavar="NAME|MODULE:CLASS",
         help="One of those that `otprune methods` lists, or recommended: method, merging, mass "
-        "and distance as docs/mass.md advises.",
+        "and distance as docs/mass.md advises; or a class of your own, which is imported.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -450,15 +454,25 @@ def pruning(
     mass: Mass | None = None,
     alpha: float | None = None,
     distance: bool = False,
-    **settings: Enum | str | int | None,
+    settings: Mapping[str, Enum | str | int | None] | None = None,
 ) -> Pruning:
     """The arguments of `otprune.prune` that the options ask for; None is an option not given.
+
+    Args:
+        method: a name or the class of a user's own file.
+        keep, merge, mass, alpha, distance: as for `otprune.prune`.
+        settings: the method's own.
 
     Raises:
         OTPruneError: as `otprune.selectors.by_name`.
     """
     from otprune.selectors import by_name  # torch takes a second; --help needs none
 
+    settings = settings or {}
+    for name in settings:
+        if name in inspect.signature(by_name).parameters:
+            raise OTPruneError(f"--set {name}: this is no setting of a method, see --help")
+    see_here(method)
     return by_name(
         method,
         keep,
@@ -466,8 +480,15 @@ def pruning(
         mass=None if mass is None else mass.value,
         alpha=alpha,
         distance=distance or None,
+        own=True,
         **{name: _plain(value) for name, value in settings.items()},
     )
+
+
+def see_here(method: str) -> None:
+    """Let a user's own method be imported from the current directory, as `python -m` does."""
+    if ":" in method and not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
 
 
 def check_alone(selector: Selector) -> None:
@@ -478,9 +499,11 @@ def check_alone(selector: Selector) -> None:
 
 
 def _plain(value: Enum | str | int | None) -> object:
-    """The value of an enum member; a text that is a number is converted."""
+    """The value of an enum member; a text that is a number, True or False is converted."""
     if isinstance(value, Enum):
         return value.value
+    if value in ("True", "False"):
+        return value == "True"
     if isinstance(value, str):
         for number in (int, float):
             with suppress(ValueError):

@@ -23,6 +23,7 @@ from otprune.engines.common.stage import EncoderStage
 from otprune.keep import Auto
 from otprune.measures.mass import Distance
 from otprune.selectors import Selection, Selector
+from otprune.selectors.named import name_of
 from otprune.selectors.settings import shown
 
 FORMULA = "layers * (4 n d^2 + 2 n^2 d + 2 n d f)"
@@ -68,13 +69,18 @@ class Weighing:
         return ""
 
 
+def _method(selector: Selector) -> str:
+    """The name of a method in headings; of a user's own, that of the class."""
+    return name_of(selector).rpartition(":")[2]
+
+
 def headline(model: str, selector: Selector, *extra: str) -> Words:
     """The first line: model, method and settings."""
     own = [f"{name}={value}" for name, value in shown(selector).items() if value is not None]
     keep = selector.keep
     rule = f"auto, {_goal(keep)}" if isinstance(keep, Auto) else f"{keep}"
     method = ", ".join([f"keep={rule}", *own, *extra])
-    return Words(Text.assemble((model, "bold"), "  ", (selector.name, "bold"), f" ({method})"))
+    return Words(Text.assemble((model, "bold"), "  ", (_method(selector), "bold"), f" ({method})"))
 
 
 def _goal(rule: Auto) -> str:
@@ -112,7 +118,7 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
     if asked.encoder is not None:
         rows.append(("  and inside the encoder", "-", _seconds(asked.encoder.seconds), ""))
     table = Figures(
-        ("", "all tokens", selector.name, "left"),
+        ("", "all tokens", _method(selector), "left"),
         rows,
         wraps=(1, 2),
         styles=("", "", "", "dim"),
@@ -188,7 +194,7 @@ def _named(photo: Photo, note: str) -> str:
 
 
 def _kept(selector: Selector, after: int, before: int, *how: str) -> str:
-    share = f"{selector.name} keeps {after} of {before} ({after / before:.1%})"
+    share = f"{_method(selector)} keeps {after} of {before} ({after / before:.1%})"
     return ", ".join([share, *how])
 
 
@@ -251,7 +257,7 @@ def head_json(model: str, selector: Selector, overlay: Path | None) -> dict[str,
     return {
         "otprune": __version__,
         "model": model,
-        "method": selector.name,
+        "method": name_of(selector),
         "keep": asdict(selector.keep) if isinstance(selector.keep, Auto) else selector.keep,
         "settings": shown(selector),
         "overlay": None if overlay is None else str(overlay),

@@ -80,6 +80,16 @@ WRONG = [
         "mass='token'",
     ),
     ({"keep": 0.1, "method": "magic"}, otprune.OTPruneError, "no method 'magic'.*otprune"),
+    (
+        {"keep": 0.1, "method": "examples.own_selector:FarthestPoints"},
+        otprune.OTPruneError,
+        "a class in a module, which is not imported here",
+    ),
+    (
+        {"keep": 0.1, "method": "examples.own_selector:FarthestPoints", "own": True},
+        otprune.OTPruneError,
+        "'own': expected only keep",
+    ),
     ({"keep": 0.1, "method": []}, otprune.OTPruneError, r"no method \[\]"),
     ({"keep": 0.1, "method": None}, otprune.OTPruneError, "no method None"),
     ({"keep": 0.1, "merge": 1}, otprune.OTPruneError, "merge=1"),

@@ -40,7 +40,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
     Args:
         pretrained: a Hugging Face model or a local folder; None is the embedded model.
         keep: a ratio (0.098) or a number (56); 1.0 is the unpruned model.
-        method: one of `otprune methods`, or "recommended".
+        method: one of `otprune methods`, "recommended", or a class of your own,
+            "package.module:Class", which is imported.
         merge: kept tokens become the mean of the tokens that they stand for.
         mass, alpha, distance: what is added to attention, as in `otprune.prune`.
         positions: "auto", "preserved" or "compact", as in `otprune.prune`.
@@ -88,7 +89,14 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
             raise OTPruneError(f"batch_size is {batch_size!r}: expected a whole number from 1 on")
         self.batch_size = int(batch_size)
         made = by_name(
-            method, keep, merge=merge, mass=mass, alpha=alpha, distance=distance, **settings
+            method,
+            keep,
+            merge=merge,
+            mass=mass,
+            alpha=alpha,
+            distance=distance,
+            own=True,
+            **settings,
         )
         stage = stage_of(encoder_keep, encoder_after)
         self._pruning: dict[str, Any] = {**made, "positions": positions, "encoder": stage}
