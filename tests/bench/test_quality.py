@@ -77,7 +77,8 @@ def test_the_report_names_what_failed_and_has_its_plots(ran):
     [
         "transport, question 0.5",
         "transport, saliency 0.5",
-        "transport, question 0.5 + merge, mass, distance",
+        "transport, question 0.9 + mass",
+        "dpp + merge, mass, distance",
         "cdpruner",
         "mmtok",
         "scope",

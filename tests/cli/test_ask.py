@@ -339,7 +339,7 @@ def test_what_no_font_has_is_told(run, tmp_path, monkeypatch):
         ),
         (
             ("--method", "recommended"),
-            "dpp keeps 14 of 144 (9.7%), merged, mass token, distance auto",
+            "simplex keeps 14 of 144 (9.7%), merged, mass token, distance auto",
             "tokens merged into this one, and its weight",
         ),
     ],
