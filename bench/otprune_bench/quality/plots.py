@@ -1,4 +1,4 @@
-"""Plots of a run: accuracy against tokens, and every line ranked at each number of tokens."""
+"""Plots of a run: accuracy against tokens, and every line ranked where few tokens are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from otprune_bench.runs.report import COLORS, figure, panels
 _COLORS = dict(
     zip(GROUPS, (COLORS[0], COLORS[5], COLORS[4], COLORS[1], COLORS[3], COLORS[7]), strict=True)
 )
-# What the first plot shows of each group, beside random pruning: its best at the fewest tokens.
+# What the first plot shows: these of ours, and the best of each other group at few tokens.
+_OURS = (
+    "transport, question 0.9 + mass",
+    "simplex + merge, mass, distance",
+    "transport, question 0.9",
+    "simplex",
+)
 _SHOWN = 2
 
 
@@ -24,14 +30,14 @@ def draw(folder: Path, summary: Summary) -> None:
 
 
 def _accuracy(folder: Path, summary: Summary) -> None:
-    names = [
-        name
-        for group in GROUPS
-        for name in sorted(
+    there = summary.present(SCARCE[-1])
+    names = [name for name in _OURS if name in there]
+    for group in [group for group in GROUPS if group != "ours"]:
+        best = sorted(
             summary.present(SCARCE[-1], group),
-            key=lambda n: -sum(summary.accuracy(n, keep).value for keep in SCARCE),
-        )[: 2 * _SHOWN if group == "ours" else _SHOWN]
-    ]
+            key=lambda name: -sum(summary.accuracy(name, keep).value for keep in SCARCE),
+        )
+        names += best[:_SHOWN]
     with figure(folder, "accuracy", (10, 5.2)) as axes:
         full = summary.accuracy(UNPRUNED, 1.0).value
         axes.axhline(full, color="black", linewidth=1, linestyle=":", label="unpruned")
@@ -80,10 +86,13 @@ def _ranking(folder: Path, summary: Summary) -> None:
             full = summary.accuracy(UNPRUNED, 1.0).value
             axes.axvline(full, color="black", linewidth=1, linestyle=":")
             axes.set_yticks(range(len(names)), names, fontsize=8)
-            axes.set(xlim=(0, 1), title=f"keep {keep:g}", xlabel="right answers")
+            axes.set(
+                xlim=(0, 1),
+                ylim=(-0.7, lines - 0.3),
+                title=f"keep {keep:g}",
+                xlabel="right answers",
+            )
         handles = [
             grid[0].barh(0, 0, color=_COLORS[group], label=title) for group, title in GROUPS.items()
         ]
-        grid[0].figure.legend(
-            handles=handles, loc="outside lower center", ncols=len(GROUPS), frameon=False
-        )
+        grid[0].figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
