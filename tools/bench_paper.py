@@ -1,11 +1,13 @@
 """The paper's table: what was published for LLaVA-1.5-7B, and beside it what is measured here.
 
     make bench-paper MODEL=llava-hf/llava-1.5-7b-hf
-    python -m tools.bench_paper --model MODEL [--tasks gqa,pope] [--rows full,otprune] [--limit 100]
+    python -m tools.bench_paper --model MODEL [--tasks gqa,pope] [--rows full,cdpruner]
+        [--row method=transport,question=0.8] [--limit 100]
 
-Each row is one run of lmms-eval with the plugin `otprune_hf`, kept under `--out`; a row that is
-there already is not run again. A row that fails is shown as failed. Benchmarks and model come from
-the Hugging Face hub or its local cache.
+`--rows` takes the paper's rows, and every method by its name at the paper's number of tokens;
+`--row` adds one of any arguments of the plugin. Each row is one run of lmms-eval with the plugin
+`otprune_hf`, kept under `--out`; a row that is there already is not run again. A row that fails is
+shown as failed. Benchmarks and model come from the Hugging Face hub or its local cache.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any
 
 from otprune.cli.sources import HUB_TIMEOUT, find
 from otprune.errors import MissingDependencyError, OTPruneError
+from otprune.selectors import METHODS
 from otprune_bench.runs.report import table
 
 KEEP = 0.098
@@ -71,7 +75,13 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A measured row: the published one that it stands below, and the plugin's arguments."""
+    """A measured row.
+
+    Attributes:
+        published: the published row that it stands below; None where there is none.
+        label: in the table.
+        arguments: the plugin's.
+    """
 
     published: str | None
     label: str
@@ -90,14 +100,41 @@ ROWS = {
 }
 
 
+def rows_of(names: str, more: Sequence[str]) -> dict[str, Row]:
+    """The rows that `--rows` and `--row` ask for, by name; the name is that of their folder.
+
+    Args:
+        names: keys of `ROWS` and names of methods, with commas.
+        more: the plugin's arguments of further rows, each NAME=VALUE,...; keep may be left out.
+
+    Raises:
+        OTPruneError: there is no such row, or arguments have another form.
+    """
+    found: dict[str, Row] = {}
+    for name in names.split(",") if names else ():
+        if name not in ROWS and name not in METHODS:
+            known = ",".join(dict.fromkeys((*ROWS, *METHODS)))
+            raise OTPruneError(f"no row {name!r}: expected some of {known}")
+        found[name] = ROWS.get(name) or Row(None, name, f"keep={KEEP},method={name}")
+    for text in more:
+        given = [part.partition("=") for part in text.split(",")]
+        if not all(name and value for name, _, value in given) or "/" in text:
+            raise OTPruneError(
+                f"--row {text}: expected NAME=VALUE,..., such as method=transport,question=0.8"
+            )
+        names_given = [name for name, *_ in given]
+        if "pretrained" in names_given:
+            raise OTPruneError(f"--row {text}: the model is that of --model, leave pretrained out")
+        first = "" if "keep" in names_given else f"keep={KEEP},"
+        found[text] = Row(None, text, first + text)
+    return found
+
+
 def main(arguments: list[str]) -> int:
     """Run what is missing, print the table; 0, or 1 if a row failed."""
     options = _parse(arguments)
     tasks = options.tasks.split(",")
-    rows = options.rows.split(",")
-    unknown = [name for name in rows if name not in ROWS]
-    if unknown:
-        raise OTPruneError(f"no row {unknown[0]!r}: expected some of {','.join(ROWS)}")
+    rows = rows_of(options.rows, options.row)
     place = find(options.model).place
     if find_spec("lmms_eval") is None:
         raise MissingDependencyError(
@@ -105,15 +142,15 @@ def main(arguments: list[str]) -> int:
         )
     check_hub(tasks)
     measured = {}
-    for name in rows:
-        model_args = f"pretrained={place},{ROWS[name].arguments}"
+    for name, row in rows.items():
+        model_args = f"pretrained={place},{row.arguments}"
         folder = options.out / name
         found = results_of(folder, model_args, tasks, options.limit)
         if found is None:
             run(folder, model_args, tasks, options)
             found = results_of(folder, model_args, tasks, options.limit)
         measured[name] = found
-    print(render(options.model, measured, tasks, options.limit))
+    print(render(options.model, rows, measured, tasks, options.limit))
     return int(None in measured.values())
 
 
@@ -164,13 +201,18 @@ def results_of(
 
 
 def render(
-    model: str, measured: dict[str, dict[str, Any] | None], tasks: list[str], limit: int | None
+    model: str,
+    rows: Mapping[str, Row],
+    measured: dict[str, dict[str, Any] | None],
+    tasks: list[str],
+    limit: int | None,
 ) -> str:
     """The table in Markdown: published rows, and below each the measured one.
 
     Args:
         model: what was measured.
-        measured: name in `ROWS` to lmms-eval's results, None where the run failed.
+        rows: what each name stands for.
+        measured: name of a row to lmms-eval's results, None where the run failed.
         tasks: of lmms-eval; those outside the paper get a column each.
         limit: how many questions of each task, None for all.
     """
@@ -182,8 +224,8 @@ def render(
         cells = [_said(figures.get(b.label)) for b in columns] + ["-"] * len(other)
         tflop = f"{figures['TFLOP']:.3f}"
         lines.append([f"{name}, published", tflop, "-", *cells, _said(figures.get("rank"))])
-        lines += [_line(row, columns, other) for row in _below(name, measured)]
-    lines += [_line(row, columns, other) for row in _below(None, measured)]
+        lines += [_line(row, columns, other) for row in _below(name, rows, measured)]
+    lines += [_line(row, columns, other) for row in _below(None, rows, measured)]
     first = f" (the first {limit} questions of each task)" if limit is not None else ""
     return "\n".join(
         [
@@ -198,10 +240,12 @@ def render(
 
 
 def _below(
-    published: str | None, measured: dict[str, dict[str, Any] | None]
+    published: str | None,
+    rows: Mapping[str, Row],
+    measured: dict[str, dict[str, Any] | None],
 ) -> list[tuple[str, dict[str, Any] | None]]:
     return [
-        (ROWS[n].label, found) for n, found in measured.items() if ROWS[n].published == published
+        (rows[n].label, found) for n, found in measured.items() if rows[n].published == published
     ]
 
 
@@ -238,7 +282,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_paper", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a Hugging Face model or a local folder")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--rows", default=",".join(ROWS), help="default: %(default)s")
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help="these or names of methods; default: %(default)s"
+    )
+    parser.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="a row more, arguments of the plugin; may be repeated",
+    )
     parser.add_argument("--tasks", default=",".join(b.task for b in BENCHMARKS))
     parser.add_argument("--limit", type=int, help="only so many questions of each task")
     parser.add_argument("--batch-size", type=int, default=1)

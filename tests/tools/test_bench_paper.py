@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from otprune.errors import OTPruneError
+from otprune.selectors import METHODS
 from tools import bench_paper
 
 RESULTS = {
@@ -32,7 +33,7 @@ def rows(text):
 
 
 def test_measured_figures_stand_below_the_published_ones_in_the_same_unit():
-    table = bench_paper.render("m", {"full": RESULTS}, TASKS, None)
+    table = bench_paper.render("m", bench_paper.ROWS, {"full": RESULTS}, TASKS, None)
     found = rows(table)
     assert found[""] == ["TFLOP", "tokens", "GQA", "MME-P", "POPE", "mine", "average rank"]
     assert found["full, published"] == ["3.228", "-", "61.96", "1506", "85.84", "-", "-"]
@@ -42,9 +43,41 @@ def test_measured_figures_stand_below_the_published_ones_in_the_same_unit():
 
 
 def test_a_failed_run_is_shown_as_failed():
-    table = bench_paper.render("m", {"full": RESULTS, "otprune": None}, TASKS, 10)
+    table = bench_paper.render("m", bench_paper.ROWS, {"full": RESULTS, "otprune": None}, TASKS, 10)
     assert rows(table)["OTPrune, as published, measured"][1:-1] == ["failed"] * 5
     assert "the first 10 questions" in table
+
+
+def test_every_method_is_a_row_by_its_name_and_settings_make_others():
+    rows = bench_paper.rows_of("full,otprune,cdpruner,transport", ["method=mmtok,keep=64"])
+    assert rows["otprune"] is bench_paper.ROWS["otprune"]
+    assert rows["cdpruner"] == bench_paper.Row(None, "cdpruner", "keep=0.098,method=cdpruner")
+    assert rows["method=mmtok,keep=64"].arguments == "method=mmtok,keep=64"
+    assert set(bench_paper.rows_of(",".join(METHODS), [])) == set(METHODS)
+    (heard,) = bench_paper.rows_of("", ["method=transport,question=0.8"]).items()
+    assert heard[1].arguments == "keep=0.098,method=transport,question=0.8"
+    table = bench_paper.render("m", dict([heard]), {heard[0]: RESULTS}, ["gqa"], None)
+    assert found_last(table) == ["method=transport,question=0.8, measured", "-", "576", "61.96"]
+
+
+def found_last(table):
+    shown = [line for line in table.splitlines() if line.startswith("|")]
+    return [cell.strip() for cell in shown[-1].strip("|").split("|")][:4]
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "said"),
+    [
+        ("full,cdprunr", [], "no row 'cdprunr': expected some of full,divprune,.*,cdpruner"),
+        ("full", ["transport"], "--row transport: expected NAME=VALUE"),
+        ("full", ["method=transport,question"], "expected NAME=VALUE"),
+        ("full", ["method=../transport"], "expected NAME=VALUE"),
+        ("full", ["pretrained=m,method=grid"], "leave pretrained out"),
+    ],
+)
+def test_rows_that_are_refused(names, more, said):
+    with pytest.raises(OTPruneError, match=said):
+        bench_paper.rows_of(names, more)
 
 
 def test_results_are_taken_again_only_for_the_very_same_arguments(tmp_path):

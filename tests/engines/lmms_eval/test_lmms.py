@@ -132,6 +132,32 @@ def test_the_encoder_s_stage_is_that_of_prune(task, tmp_path):
         assert answers == [ask(model, processor, doc) for doc in docs(task)]
 
 
+def test_a_method_that_hears_the_question_and_a_stage_inside_the_language_model(task, tmp_path):
+    import otprune
+    from otprune import demo
+
+    settings = "keep=0.25,method=transport,question=0.8"
+    settings += ",layer_rank=fastv,layer_after=2,layer_keep=0.5"
+    _, _, answers = evaluate(task, tmp_path / "out", settings)
+    model, processor = demo.load()
+    selector = otprune.TransportPrune(0.25, question=0.8)
+    with otprune.prune(model, selector, layers=otprune.LayerStage(2, 0.5)):
+        assert answers == [ask(model, processor, doc) for doc in docs(task)]
+
+
+def test_a_method_of_ones_own(task, tmp_path):
+    """In the current directory, which `python -m` has on the path."""
+    import otprune
+    from examples import own_selector
+    from otprune import demo
+
+    (tmp_path / "mine.py").write_text(Path(own_selector.__file__).read_text())
+    _, _, answers = evaluate(task, tmp_path / "out", "keep=0.05,method=mine:FarthestPoints")
+    model, processor = demo.load()
+    with otprune.prune(model, own_selector.FarthestPoints(0.05)):
+        assert answers == [ask(model, processor, doc) for doc in docs(task)]
+
+
 def test_a_stage_without_a_keep_is_refused():
     from otprune.engines.lmms_eval.model import OTPruneHF
     from otprune.errors import OTPruneError

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otprune.demo import MODEL_DIR
+from otprune.engines.common.layer_stage import Rank
 from otprune.engines.common.stage import stage_of
-from otprune.engines.lmms_eval.settings import cut, decoding
+from otprune.engines.lmms_eval.settings import cut, decoding, layer_stage
 from otprune.engines.transformers import prune
 from otprune.engines.transformers.positions import Positions
 from otprune.errors import OTPruneError, UnsupportedError
@@ -47,6 +48,8 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         positions: "auto", "preserved" or "compact", as in `otprune.prune`.
         encoder_keep, encoder_after: a selection inside the vision encoder, `otprune.EncoderStage`:
             a ratio or number of tokens, and a share (0.5) or number (12) of layers before it.
+        layer_rank, layer_after, layer_keep: a stage inside the language model,
+            `otprune.LayerStage` with one cut, or with the rank's own.
         device: None takes a GPU if there is one.
         dtype: a dtype of torch by name; "auto" is as stored, on a CPU float32.
         batch_size: questions at a time.
@@ -74,6 +77,9 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
         positions: Positions = "auto",
         encoder_keep: float | int | None = None,
         encoder_after: float | int | None = None,
+        layer_rank: Rank | None = None,
+        layer_after: float | int | None = None,
+        layer_keep: float | int | None = None,
         device: str | None = None,
         dtype: str = "auto",
         batch_size: int | str = 1,
@@ -98,8 +104,12 @@ class OTPruneHF(lmms):  # type: ignore[misc]  # lmms-eval has no types
             own=True,
             **settings,
         )
-        stage = stage_of(encoder_keep, encoder_after)
-        self._pruning: dict[str, Any] = {**made, "positions": positions, "encoder": stage}
+        self._pruning: dict[str, Any] = {
+            **made,
+            "positions": positions,
+            "encoder": stage_of(encoder_keep, encoder_after),
+            "layers": layer_stage(layer_rank, layer_after, layer_keep),
+        }
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype == "auto" and self.device.type == "cpu":
