@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otprune import prune
+from otprune import OTPruneError, prune
 from otprune.demo import load
 from otprune.selectors import METHODS, Selector
 from otprune_bench.embedded.tasks import KINDS
@@ -106,6 +106,16 @@ def test_answers_are_those_of_the_engine(evaluation, name):
         right = evaluation._by_question.answer[len(losses) : len(losses) + len(texts)]
         losses += (-logs.gather(1, right[:, None])[:, 0]).tolist()
     assert got["losses"] == pytest.approx(losses, abs=2e-3)
+
+
+def test_some_lines_alone(tmp_path):
+    plan = replace(PLAN, lines=("transport, question 0.9 + mass",))
+    assert plan.settings()["lines"] == plan.lines
+    assert "lines" not in PLAN.settings()
+    made = {c.name for c in Evaluation(plan, tmp_path).contenders}
+    assert made == {"dpp", *plan.lines, "norm", "grid", SMALLER, "random 0"}
+    with pytest.raises(OTPruneError, match="no line is named 'mmtk': expected one of otprune"):
+        Evaluation(replace(plan, lines=("mmtk",)), tmp_path)
 
 
 def test_the_smaller_image_is_not_larger_than_asked(evaluation):

@@ -21,6 +21,7 @@ from otprune import keep as budget
 from otprune import prune, visual_tokens
 from otprune.demo import load
 from otprune.engines.transformers.saliency import Part, received
+from otprune.errors import OTPruneError
 from otprune.measures.mass import log_mass
 from otprune.selectors import Cues, Reduction
 from otprune.selectors.cues import Cue
@@ -28,7 +29,7 @@ from otprune_bench.embedded import scoring, tasks
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.quality.contenders import WILD as LOOKED_AT
 from otprune_bench.quality.contenders import Contender, contenders, timed
-from otprune_bench.quality.plan import KEEPS, SPLITS, WILD, WILD_KEEPS, Plan, Shape
+from otprune_bench.quality.plan import BASE, KEEPS, SPLITS, WILD, WILD_KEEPS, Plan, Shape
 from otprune_bench.runs.cases import Case
 from otprune_bench.timing.race import make_tokens, race
 from otprune_training.architecture import WORD_ID
@@ -47,7 +48,15 @@ class Evaluation:
         below = tasks.backgrounds(plan.photographs, photos, plan.seed)[split::2]
         self.tasks = tasks.make(below, plan.images, 1000 * (1 + split) + plan.seed)
         self.questions = tasks.Questions.about(self.tasks)
-        self.contenders = contenders(plan.seed, plan.random_seeds, plan.own)
+        every = contenders(plan.seed, plan.random_seeds, plan.own)
+        wanted = (BASE, *plan.lines, *plan.own)
+        self.contenders = [
+            c for c in every if not plan.lines or c.name in wanted or c.group == "baseline"
+        ]
+        unknown = set(plan.lines) - {c.name for c in every}
+        if unknown:
+            names = ", ".join(c.name for c in every)
+            raise OTPruneError(f"no line is named {sorted(unknown)[0]!r}: expected one of {names}")
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
@@ -270,5 +279,5 @@ def cases(evaluation: Evaluation) -> Iterable[Case]:
     for contender in evaluation.contenders:
         for keep in WILD_KEEPS if contender.name in LOOKED_AT else ():
             yield f"wild {contender.name}@{keep}", partial(evaluation.pruned, contender, keep, True)
-    for shape in evaluation.plan.shapes:
+    for shape in () if evaluation.plan.lines else evaluation.plan.shapes:
         yield f"time {shape}", partial(evaluation.times, shape)

@@ -22,6 +22,13 @@ def command(
             metavar="validation|test", help="Images to choose settings by, or to look at once."
         ),
     ] = "test",
+    line: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A line of the table, to run it and the baselines alone; may be repeated.",
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,4 +56,4 @@ def command(
         see_here(name)
         class_of(name, own=True)
     below = photographs(photos, PHOTOS, quick)
-    start("quality", out, seed, quick, below, split=split, own=own)
+    start("quality", out, seed, quick, below, split=split, own=own, lines=tuple(line or ()))

@@ -48,6 +48,8 @@ class Plan:
         photographs: whether held-out photographs lie below the stickers; else smooth noise.
         shapes: for times of all methods on the first, and of ours on all.
         repeats: of each time.
+        lines: names of the lines of the table that are run beside the baselines and `BASE`, without
+            times; empty for all.
         own: more methods, classes by name ("package.module:Class"); their times are not taken.
     """
 
@@ -59,11 +61,12 @@ class Plan:
     shapes: tuple[Shape, ...] = (Shape(576, 1024, 56), Shape(2340, 4096, 229))
     repeats: int = 9
     own: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """As a report shows them."""
         made = {**asdict(self), "shapes": [str(shape) for shape in self.shapes], "keep": KEEPS}
-        return made if self.own else {name: x for name, x in made.items() if name != "own"}
+        return {name: x for name, x in made.items() if x or name not in ("own", "lines")}
 
 
 FULL = Plan()

@@ -186,6 +186,8 @@ def _wild(summary: Summary) -> list[str]:
 
 
 def _times(plan: Plan, summary: Summary) -> list[str]:
+    if plan.lines:
+        return []
     parts = [
         "## Time of a selection\n",
         "One image on this machine, selections alone, run in turn in one process; median, least "

@@ -115,7 +115,7 @@ class Summary:
 
     def times(self, shape: object) -> dict[str, dict[str, Any]]:
         """Of each method that was timed: spread of seconds, and of the ratio to transport's."""
-        runs = self.results[f"time {shape}"]
+        runs = self.results.get(f"time {shape}", {"failed": ""})
         if "failed" in runs:
             return {}
         return {
