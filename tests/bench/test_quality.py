@@ -113,7 +113,7 @@ def test_some_lines_alone(tmp_path):
     assert plan.settings()["lines"] == plan.lines
     assert "lines" not in PLAN.settings()
     made = {c.name for c in Evaluation(plan, tmp_path).contenders}
-    assert made == {"dpp", *plan.lines, "norm", "grid", SMALLER, "random 0"}
+    assert made == {"dpp", *plan.lines, *plan.own, "norm", "grid", SMALLER, "random 0"}
     with pytest.raises(OTPruneError, match="no line is named 'mmtk': expected one of otprune"):
         Evaluation(replace(plan, lines=("mmtk",)), tmp_path)
 
