@@ -103,6 +103,20 @@ def test_shares_are_of_one_whole():
         TransportPrune(9, question=0.8, saliency=0.3)
 
 
+@ABLE
+def test_shares_that_sum_to_one_up_to_rounding(method):
+    """1 - 0.9 - 0.1 is negative, and so would be the mass of what nothing points at."""
+    x = ASKED.repeat(20, 1)
+    x[5] *= -1
+    x += random_tokens(*x.shape) * 1e-4
+    seen = torch.ones(len(x))
+    seen[5] = 0
+    cues = Cues(question=ASKED, saliency=seen)
+    made = method(10, question=0.9, saliency=0.1)
+    assert made.mass(x[None], cues.checked(x)).min() >= 0
+    assert len(made.select(x, cues=cues)) == 10
+
+
 def test_copies_need_the_same():
     selector = TransportPrune(9, question=0.8)
     for other in (copy.deepcopy(selector), pickle.loads(pickle.dumps(selector))):

@@ -58,7 +58,8 @@ class Attending(Selector):
             found: Tensor | None = cues.weights
             return found
         base = tokens.new_ones(tokens.shape[:2]) if cues.weights is None else cues.weights
-        made = (1 - self.question - self.saliency) * base
+        # 1 - 0.9 - 0.1 is negative.
+        made = max(0.0, 1 - self.question - self.saliency) * base
         if self.question:
             made = made + self.question * relevance(tokens, cues.question)
         if self.saliency:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -121,6 +122,18 @@ class Template:
         (([80, 20, 92, 92, 30, 31, 21],), [30, 31, 21]),
         (([80, 30, 31, 92, 92],), []),
         (([92, 92, 30, 31],), [30, 31]),
+        # A header without the token that opens the prompt.
+        (([90, 20, 92, 92, 30, 31, 91], [22, 21, 23]), [30, 31, 22, 21, 23]),
+        # An empty thought in the header.
+        (([90, 20, 22, 92, 30, 31, 91], [22, 90, 21, 22, 60, 23, 61, 24]), [30, 31]),
+        # Turns without roles, of question and answer, and a short or a longer second question.
+        (([80, 90, 92, 92, 30, 21, 50, 91], [90, 40, 21]), [30, 21, 50, 90, 40, 21]),
+        (
+            ([80, 90, 7, 92, 30, 21, 50, 91], [90, 40, 41, 42, 43, 44, 45, 21]),
+            [90, 40, 41, 42, 43, 44, 45, 21],
+        ),
+        # Nothing behind the end of the last turn but a line break.
+        (([90, 20, 22, 92, 30, 31, 91], [22]), [30, 31, 22]),
     ],
 )
 def test_the_last_turn(turns, wanted):
@@ -139,8 +152,33 @@ def test_the_last_turn(turns, wanted):
     mask = torch.ones_like(ids)
     mask[:, :2] = 0
     last = int((ids == 92).nonzero()[-1, 1])
-    call = SimpleNamespace(ids=ids, mask=mask, ends=[(0, last)])
+    call = SimpleNamespace(ids=ids, mask=mask, ends=[(0, last)], given={})
     assert _text_behind(model, call, 0).tolist() == wanted
+
+
+def test_an_answer_with_labels_is_no_question(build):
+    model, inputs = build("llava"), FAMILIES["llava"].inputs((1, 1))
+    (asked, other), labels = text_behind(model, inputs), inputs["input_ids"].clone()
+    labels[:, :-2] = -100
+    with prune(model, Listener(3)):
+        model(**inputs, labels=labels)
+    assert [len(x) for x in GOT] == [len(asked) - 2, len(other) - 2]
+    torch.testing.assert_close(GOT[0], asked[:-2].float())
+    GOT.clear()
+    with prune(model, Listener(3)):
+        model(**inputs, labels=inputs["input_ids"])  # nothing says what the answer is
+    torch.testing.assert_close(GOT[0], asked.float())
+
+
+def test_an_offloaded_embedding(build):
+    accelerate = pytest.importorskip("accelerate")
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs((1, 1))
+    wanted = text_behind(model, inputs)
+    accelerate.cpu_offload(model)
+    with prune(model, Listener(3)):
+        model(**inputs)
+    for got, expected in zip(GOT, wanted, strict=True):
+        torch.testing.assert_close(got, expected.float())
 
 
 def test_ids_and_functions(build):
@@ -166,6 +204,16 @@ def test_ids_and_functions(build):
     assert [len(x) for x in GOT] == [1, 1]
 
 
+def test_ids_in_settings():
+    """They compare, hash, and do not change with what they were made of."""
+    ids = torch.tensor([5, 6])
+    made = [Settings(Listener(3), text=text) for text in ([5, 6], ids, ids.numpy(), (5, 6))]
+    ids += 1
+    assert {(5, 6)} == {one.text for one in made}
+    assert len(set(made)) == 1
+    assert pickle.loads(pickle.dumps(made[1])) == made[0]
+
+
 def test_a_question_where_none_is_heard(build):
     with pytest.raises(CueError, match="OTPrune does not use question"):
         Settings(otprune.OTPrune(3), text=[5])
@@ -186,6 +234,9 @@ def test_a_question_where_none_is_heard(build):
     ):
         with prune(model, Listener(3), text=wrong), pytest.raises(CueError, match=says):
             model(**inputs)
+
+    with pytest.raises(otprune.OTPruneError, match="Settings and more arguments besides"):
+        prune(model, Settings(Listener(3)), text=torch.tensor([5, 6]).numpy())
 
     def again(images):
         return model(**inputs)

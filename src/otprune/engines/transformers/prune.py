@@ -184,7 +184,8 @@ def disable(model: PreTrainedModel) -> None:
 def _settings(selector: Selector | Settings, *rest: Any) -> Settings:
     if not isinstance(selector, Settings):
         return Settings(selector, *rest)
-    if rest != ("auto", False, "none", 1.0, "short", "refuse", None, None, False, None, None):
+    usual = ("auto", False, "none", 1.0, "short", "refuse", None, None, False, None)
+    if rest[:-1] != usual or rest[-1] is not None:  # the text may be an array
         raise OTPruneError(
             "Settings and more arguments besides: say all of it in the settings, "
             "otprune.Settings(selector, positions=..., ...)"

@@ -18,20 +18,26 @@ if TYPE_CHECKING:
 # Token ids of one text for every image; or a function of the call's images.
 Text = Sequence[int] | Tensor | Callable[[list["VisualTokens"]], Iterable[Any]]
 
-# A turn's text is longer than the header with which a chat template lets the model answer.
+# A turn's text is longer than the header with which a chat template lets the model answer; with an
+# empty thought in it, that has a few tokens more.
 _HEADER = 6
+_THOUGHT = 6
 
 
-def check_text(text: Any) -> None:
-    """Raise CueError unless it is what `Settings.text` says."""
+def check_text(text: Any) -> Any:
+    """`Settings.text` as it is kept: token ids as a tuple, so that settings compare and hash.
+
+    Raises:
+        CueError: it is not what `Settings.text` says.
+    """
     if text is None or callable(text):
-        return
+        return text
     if isinstance(text, str):
         raise CueError(
             f"text={text[:40]!r} is a string, which only the tokenizer can turn into tokens: "
             "pass text=tokenizer(text, add_special_tokens=False).input_ids"
         )
-    _checked_ids(text, "text")
+    return tuple(_checked_ids(text, "text").tolist())
 
 
 def questions(given: Any, model: Any, call: Encoded) -> list[Tensor]:
@@ -69,13 +75,15 @@ def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
 
     A turn ends with an end-of-sequence token. If the template closes the user's turn with one, what
     follows the last is the header of the answer: a few tokens, one of the prompt's first two (the
-    token that opens a turn) among them.
+    token that opens a turn) among them. A few tokens that are no such header are part of a turn
+    whose beginning is the turn before them. What has a label is an answer, no question, unless all
+    of the text has one.
     """
     row, column = call.ends[place]
     ids, mask = call.ids[row], call.mask[row].bool()
     special, ends = _special_ids(model), _ends(model)
-    opening = set(ids[mask][:2].tolist()) - {int(x) for x in ids[column].unsqueeze(0)}
-    behind = ids[column + 1 :][mask[column + 1 :]].tolist()
+    known = mask[column + 1 :] & _asked(call, row)[column + 1 :]
+    behind = ids[column + 1 :][known].tolist()
     turns: list[list[int]] = [[]]
     for token in behind:
         if token in ends:
@@ -83,9 +91,42 @@ def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
         else:
             turns[-1].append(token)
     last = turns.pop()
-    if turns and len(last) <= _HEADER and (not last or opening & set(last)):
+    if turns and _is_header(last, turns[-1], ids, mask, column, special):
         last = turns.pop()
+    elif turns and len(last) <= _HEADER:
+        last = turns.pop() + last
     return torch.tensor([token for token in last if token not in special], dtype=torch.int64)
+
+
+def _is_header(
+    last: list[int], before: list[int], ids: Tensor, mask: Tensor, column: int, special: set[int]
+) -> bool:
+    """Whether the last turn of a prompt is but the header of the answer to the one before it."""
+    if not last:
+        return True
+    image = int(ids[column])
+    ahead: list[int] = ids[: column + 1][mask[: column + 1]].tolist()
+    opening = next((token for token in ahead[:2] if token != image and token in last), None)
+    while ahead and (ahead[-1] == image or ahead[-1] in special):
+        ahead.pop()
+    if opening is None or ahead[-1:] == [opening]:
+        # In a template without roles a turn holds question and answer, and closes with the latter.
+        return False
+    if len(last) <= _HEADER:
+        return True
+    # How a prompt ends, its turns with question and answer have in their middle.
+    return len(last) <= _HEADER + _THOUGHT and last[-1] not in before
+
+
+def _asked(call: Encoded, row: int) -> Tensor:
+    """`(S,)` bool: False at tokens of one prompt that have a label, unless all its text has."""
+    ids, labels = call.ids[row], call.given.get("labels")
+    if not isinstance(labels, Tensor) or labels.shape != call.ids.shape:
+        return torch.ones_like(ids, dtype=torch.bool)
+    free = (labels[row] == -100).to(ids.device)
+    end = max(column for r, column in call.ends if r == row) + 1
+    text = call.mask[row, end:].bool()
+    return free if bool((free[end:] & text).any()) else torch.ones_like(free)
 
 
 def _ends(model: Any) -> set[int]:
@@ -116,7 +157,8 @@ def _embedded(model: Any, ids: Tensor, where: str) -> Tensor:
             f"vocabulary has those from 0 to {rows - 1}"
         )
     device = next(table.parameters()).device
-    made: Tensor = table(ids.to(device)).detach().float()
+    # accelerate leaves offloaded weights on "meta", and moves what the table is called with.
+    made: Tensor = table(ids if device.type == "meta" else ids.to(device)).detach().float()
     return made
 
 

@@ -78,6 +78,8 @@ class Settings:
         text: what is asked of the images, for selectors that use it. None: the text behind each
             image in the last turn of its prompt, embedded by the language model; turns end with
             end-of-sequence tokens, and a header of the answer is left out as far as it can be told.
+            Tokens with labels are answers and left out, unless all the text has labels; an answer
+            in a prompt without labels is taken for text like any other.
             An image with no text behind it has an empty question. Or the token ids of another text,
             for all images: `tokenizer(text, add_special_tokens=False).input_ids`. Or a function of
             the list that `visual_tokens` returns, which returns for each image token ids `(n,)`,
@@ -116,7 +118,7 @@ class Settings:
             )
         given: list[Cue] = [] if self.weights is None else ["weights"]
         given += [cue for cue in getattr(self.selector, "needs", ()) if cue in SEEN]
-        check_text(self.text)
+        object.__setattr__(self, "text", check_text(self.text))
         if self.text is not None or "question" in getattr(self.selector, "uses", ()):
             given.append("question")
         check_cues(self.selector, given, "by the engine for transformers")
