@@ -1,8 +1,8 @@
 """A method of your own: farthest point sampling, as a subclass of `otprune.Selector`.
 
 `pick` is all that a method needs. Checked arguments, batches, masses, merging, rules such as
-keep="auto" and every model that otprune prunes come with the base class. On the command line it is
-`otprune ask PHOTO "QUESTION" --method examples.own_selector:FarthestPoints`.
+keep="auto" and every model that otprune prunes come with the base class. In this folder,
+`otprune ask PHOTO "QUESTION" --method own_selector:FarthestPoints` uses it by name.
 """
 
 from dataclasses import dataclass

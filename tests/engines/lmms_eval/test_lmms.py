@@ -148,13 +148,14 @@ def test_a_method_that_hears_the_question_and_a_stage_inside_the_language_model(
 def test_a_method_of_ones_own(task, tmp_path):
     """In the current directory, which `python -m` has on the path."""
     import otprune
-    from examples import own_selector
     from otprune import demo
 
-    (tmp_path / "mine.py").write_text(Path(own_selector.__file__).read_text())
+    example = Path(__file__).parents[3] / "examples" / "own_selector.py"
+    (tmp_path / "mine.py").write_text(example.read_text())
+    selector = runpy.run_path(str(example))["FarthestPoints"](0.05)
     _, _, answers = evaluate(task, tmp_path / "out", "keep=0.05,method=mine:FarthestPoints")
     model, processor = demo.load()
-    with otprune.prune(model, own_selector.FarthestPoints(0.05)):
+    with otprune.prune(model, selector):
         assert answers == [ask(model, processor, doc) for doc in docs(task)]
 
 
