@@ -132,6 +132,8 @@ class Template:
             ([80, 90, 7, 92, 30, 21, 50, 91], [90, 40, 41, 42, 43, 44, 45, 21]),
             [90, 40, 41, 42, 43, 44, 45, 21],
         ),
+        # The embedded model's: no roles, and short questions.
+        (([92, 92, 30, 31, 50, 91], [40, 41]), [40, 41]),
         # Nothing behind the end of the last turn but a line break.
         (([90, 20, 22, 92, 30, 31, 91], [22]), [30, 31, 22]),
     ],

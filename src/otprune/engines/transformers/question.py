@@ -75,9 +75,9 @@ def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
 
     A turn ends with an end-of-sequence token. If the template closes the user's turn with one, what
     follows the last is the header of the answer: a few tokens, one of the prompt's first two (the
-    token that opens a turn) among them. A few tokens that are no such header are part of a turn
-    whose beginning is the turn before them. What has a label is an answer, no question, unless all
-    of the text has one.
+    token that opens a turn) among them. A few tokens that are no such header are taken together
+    with the turn before them, unless the prompt begins with the image and so has no headers. What
+    has a label is an answer, no question, unless all of the text has one.
     """
     row, column = call.ends[place]
     ids, mask = call.ids[row], call.mask[row].bool()
@@ -91,25 +91,34 @@ def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
         else:
             turns[-1].append(token)
     last = turns.pop()
-    if turns and _is_header(last, turns[-1], ids, mask, column, special):
+    ahead: list[int] = ids[: column + 1][mask[: column + 1]].tolist()
+    front = _without_end(ahead, special | {int(ids[column])})
+    if turns and _is_header(last, turns[-1], ahead[:2], front):
         last = turns.pop()
-    elif turns and len(last) <= _HEADER:
+    elif turns and len(last) <= _HEADER and front:
         last = turns.pop() + last
     return torch.tensor([token for token in last if token not in special], dtype=torch.int64)
 
 
-def _is_header(
-    last: list[int], before: list[int], ids: Tensor, mask: Tensor, column: int, special: set[int]
-) -> bool:
-    """Whether the last turn of a prompt is but the header of the answer to the one before it."""
+def _without_end(tokens: list[int], of: set[int]) -> list[int]:
+    """The tokens without those at their end that are among some."""
+    n = len(tokens)
+    while n and tokens[n - 1] in of:
+        n -= 1
+    return tokens[:n]
+
+
+def _is_header(last: list[int], before: list[int], first: list[int], front: list[int]) -> bool:
+    """Whether the last turn of a prompt is but the header of the answer to the one before it.
+
+    Args:
+        first: the first two tokens of the prompt.
+        front: its text in front of the image.
+    """
     if not last:
         return True
-    image = int(ids[column])
-    ahead: list[int] = ids[: column + 1][mask[: column + 1]].tolist()
-    opening = next((token for token in ahead[:2] if token != image and token in last), None)
-    while ahead and (ahead[-1] == image or ahead[-1] in special):
-        ahead.pop()
-    if opening is None or ahead[-1:] == [opening]:
+    opening = next((token for token in first if token in front and token in last), None)
+    if opening is None or front[-1] == opening:
         # In a template without roles a turn holds question and answer, and closes with the latter.
         return False
     if len(last) <= _HEADER:
