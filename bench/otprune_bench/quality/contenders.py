@@ -95,7 +95,17 @@ def contenders(seed: int, random_seeds: int, own: Sequence[str] = ()) -> list[Co
         _one("transport, question 0.9", "ours", "transport", question=0.9),
         _one("dpp + merge, mass, distance", "ours", "dpp", **FULL_ATTENTION),
         _one("simplex + merge, mass, distance", "ours", "simplex", **FULL_ATTENTION),
-        _one("transport, question 0.9 + mass", "ours", "transport", mass="token", question=0.9),
+        *(
+            _one(f"transport, question {s} + mass", "ours", "transport", mass="token", question=s)
+            for s in (0.5, 0.9)
+        ),
+        _one(
+            "transport, question 0.9 + merge, mass, distance",
+            "ours",
+            "transport",
+            question=0.9,
+            **FULL_ATTENTION,
+        ),
         *(_one(f"{name} + mass", "mixed", name, mass="token") for name in _MIXED),
         *(Contender(name, "ours", partial(_plain, class_of(name, own=True), {})) for name in own),
     ]
