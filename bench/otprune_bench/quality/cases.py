@@ -83,6 +83,19 @@ class Evaluation:
         return [embed(torch.tensor([WORD_ID[w] for w in words])).detach() for words in asked]
 
     @cached_property
+    def _prompts(self) -> list[tuple[int, dict[str, Tensor]]]:
+        """Inputs of the stock model, some questions each, with the number of the first."""
+        _, processor = self._model
+        asked = [(task.image, q.text) for task in self.tasks for q in task.questions]
+        made = []
+        for first in range(0, len(asked), _ROWS):
+            images, texts = zip(*asked[first : first + _ROWS], strict=True)
+            prompts = [f"<image> {text}" for text in texts]
+            inputs = processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
+            made.append((first, dict(inputs)))
+        return made
+
+    @cached_property
     def _by_image(self) -> list[scoring.PackedQuestions]:
         return scoring.pack_chunks([task.questions for task in self.tasks])
 
@@ -190,11 +203,10 @@ class Evaluation:
 
     def _inside(self, contender: Contender, k: int) -> dict[str, Any]:
         """Through the engine, one question a row."""
-        model, processor = self._model
+        model, _ = self._model
         assert contender.selector is not None
         assert contender.layers is not None
         m = self._images[0].shape[1]
-        asked = [(task.image, q.text) for task in self.tasks for q in task.questions]
         right, answers, losses = self._by_question.answer, [], []
         with (
             torch.no_grad(),
@@ -202,14 +214,7 @@ class Evaluation:
                 model, contender.selector(m, 0), positions="preserved", layers=contender.layers(k)
             ),
         ):
-            for first in range(0, len(asked), _ROWS):
-                images, texts = zip(*asked[first : first + _ROWS], strict=True)
-                inputs = processor(
-                    images=list(images),
-                    text=[f"<image> {text}" for text in texts],
-                    padding=True,
-                    return_tensors="pt",
-                )
+            for first, inputs in self._prompts:
                 logs = model(**inputs, logits_to_keep=1).logits[:, -1].log_softmax(-1)
                 answers.append(logs.argmax(-1))
                 losses.append(-logs.gather(1, right[first : first + _ROWS, None])[:, 0])
