@@ -17,6 +17,7 @@ from otprune_bench.mass.cases import Evaluation, cases
 from otprune_bench.mass.plan import EMBEDDED, FORMS, QUICK, SPLITS, WEIGHINGS, Plan, key
 from otprune_bench.mass.run import run
 from otprune_bench.mass.summary import bits
+from otprune_bench.methods import NAMES
 
 PLAN = replace(QUICK, images=3, models=(("again", str(MODEL_DIR)),))
 
@@ -47,7 +48,8 @@ def test_another_checkpoint_is_another_model(evaluation):
         for model in (EMBEDDED, "again")
     ]
     assert made[0] == made[1]  # the same weights under another name
-    assert len({case for case, _ in cases(evaluation)}) == 2 * (3 + 9 * (4 + 2 + 2))
+    methods = len(NAMES)
+    assert len({case for case, _ in cases(evaluation)}) == 2 * (3 + methods * (4 + 2 + 2))
 
 
 def test_the_report_shows_its_plots(ran):
