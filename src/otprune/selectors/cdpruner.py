@@ -13,11 +13,10 @@ from otprune.numerics.lowrank import LowRank
 from otprune.numerics.normalize import unit_rows, unit_rows_norms
 from otprune.selectors.base import Selector
 from otprune.selectors.cues import Cue, Cues
+from otprune.selectors.dpp import JITTER
 
 # Added to every relevance before scaling, so that none is zero.
 _LEAST = 1e-6
-# Keeps the kernel positive definite in float32 with duplicates, or more tokens than features.
-JITTER = 1e-4
 
 
 @dataclass(frozen=True)
