@@ -47,14 +47,14 @@ define test-transformers
 	@test -x $(VENV)-$(1)/bin/python || $(PYTHON) -m venv $(VENV)-$(1)
 	$(VENV)-$(1)/bin/pip install -q --disable-pip-version-check \
 	  $(TORCH) transformers==$(2) -e ".[dev]" $(BESIDE)
-	$(VENV)-$(1)/bin/python -m pytest $(PARALLEL) tests/engines tests/families tests/demo
+	$(VENV)-$(1)/bin/python -m pytest $(PARALLEL) $(3)
 endef
 
 test-oldest: ## engine and families with the oldest transformers that is allowed
-	$(call test-transformers,oldest,5.18.0)
+	$(call test-transformers,oldest,5.18.0,tests/engines tests/families tests/demo)
 
-test-middle: ## and with one in the middle
-	$(call test-transformers,middle,5.23.0)
+test-middle: ## every family with one in the middle
+	$(call test-transformers,middle,5.23.0,tests/families tests/demo)
 
 # lmms-eval brings a hundred packages along, torchvision among them: an environment of its own.
 define install-lmms
