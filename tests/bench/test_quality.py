@@ -27,7 +27,7 @@ class Pointed(Selector):
 
 
 OWN = f"{__name__}:Pointed"
-PLAN = replace(QUICK, images=2, shapes=(Shape(24, 8, 3, 4),), own=(OWN,))
+PLAN = replace(QUICK, images=2, lines=(), shapes=(Shape(24, 8, 3, 4),), own=(OWN,))
 
 
 @pytest.fixture(scope="module")

@@ -56,4 +56,5 @@ def command(
         see_here(name)
         class_of(name, own=True)
     below = photographs(photos, PHOTOS, quick)
-    start("quality", out, seed, quick, below, split=split, own=own, lines=tuple(line or ()))
+    chosen = {"lines": tuple(line)} if line else {}
+    start("quality", out, seed, quick, below, split=split, own=own, **chosen)

@@ -70,4 +70,12 @@ class Plan:
 
 
 FULL = Plan()
-QUICK = Plan(images=6, random_seeds=1, photographs=False, shapes=(Shape(64, 32, 6, 5),), repeats=3)
+# A few lines of every kind; the tests run all of them on two images.
+QUICK = Plan(
+    images=3,
+    random_seeds=1,
+    photographs=False,
+    shapes=(Shape(64, 32, 6, 5),),
+    repeats=3,
+    lines=("transport, question 0.9 + mass", "simplex + merge, mass, distance", "scope", "fastv"),
+)
