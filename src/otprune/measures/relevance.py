@@ -17,8 +17,8 @@ from torch import Tensor
 
 from otprune.numerics.normalize import unit_rows
 
-# Cosines are divided by this before the softmax. Chosen on validation images
-# (docs/question.md); MMTok has 0.02.
+# Cosines are divided by this before the softmax. 0.02, which MMTok has, is not clearly apart
+# (docs/question.md).
 TEMPERATURE = 0.05
 
 

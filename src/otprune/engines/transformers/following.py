@@ -56,9 +56,9 @@ class Following:
             owner: the module whose methods, or whose submodules' methods, are followed.
             methods: modules and names of their methods.
         """
-        token = self.follower.set(follower)
         if follower is not None:
             self._acquire(owner, methods)
+        token = self.follower.set(follower)
         try:
             yield
         finally:
