@@ -58,11 +58,22 @@ if TYPE_CHECKING:
         by_name,
         recommended,
     )
-    from otprune.streaming import StreamSelector, select_video
+    from otprune.streaming import (
+        DTD,
+        EVS,
+        FrameSelector,
+        StaticPatches,
+        StreamSelector,
+        UniformStream,
+        VidCom2,
+        select_video,
+    )
 
     __version__: str
 
 __all__ = [
+    "DTD",
+    "EVS",
     "METHODS",
     "SCOPE",
     "Auto",
@@ -74,6 +85,7 @@ __all__ = [
     "DivPrune",
     "EncoderStage",
     "FasterVLM",
+    "FrameSelector",
     "GridPrune",
     "HerdingPrune",
     "HoloV",
@@ -93,10 +105,13 @@ __all__ = [
     "SelectorError",
     "Settings",
     "SimplexPrune",
+    "StaticPatches",
     "StreamSelector",
     "TokenError",
     "TransportPrune",
+    "UniformStream",
     "UnsupportedError",
+    "VidCom2",
     "VisPruner",
     "VisionZip",
     "VisualTokens",
@@ -129,8 +144,19 @@ _HOMES = {
     "gaussian_w2": "measures.distances",
     "EncoderStage": "engines.common.stage",
     "LayerStage": "engines.common.layer_stage",
-    "StreamSelector": "streaming",
-    "select_video": "streaming",
+    **dict.fromkeys(
+        (
+            "DTD",
+            "EVS",
+            "FrameSelector",
+            "StaticPatches",
+            "StreamSelector",
+            "UniformStream",
+            "VidCom2",
+            "select_video",
+        ),
+        "streaming",
+    ),
     "kv_cache_bytes": "flops",
     "prefill_flops": "flops",
     **dict.fromkeys(

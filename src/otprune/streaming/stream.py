@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from otprune.checks import check_tokens
-from otprune.errors import OTPruneError, TokenError
+from otprune.errors import OTPruneError
 from otprune.greedy.threshold import above
 from otprune.greedy.ties import preference
 from otprune.numerics import threads
 from otprune.numerics.normalize import norms, unit_rows
+from otprune.streaming.frames import NONE, check_frame, check_settings, number, whole
 from otprune.streaming.novelty import NOISE, Sketch
 
 
@@ -51,6 +50,8 @@ class StreamSelector:
         OTPruneError: a number outside these limits.
     """
 
+    needs: ClassVar[frozenset[str]] = NONE
+
     def __init__(
         self,
         rate: float,
@@ -62,13 +63,13 @@ class StreamSelector:
         rank: int = 256,
         half_life: float | None = None,
     ) -> None:
-        self.rate = _number("rate", rate, above=0.0)
-        self.floor = _whole("floor", floor, least=0)
-        self.ceiling = None if ceiling is None else _whole("ceiling", ceiling, least=1)
-        self.burst = 8 * self.rate if burst is None else _number("burst", burst, above=0.0)
-        self.novelty = _number("novelty", novelty, above=0.0)
-        self.rank = _whole("rank", rank, least=1)
-        self.half_life = None if half_life is None else _number("half_life", half_life, above=0.0)
+        self.rate = number("rate", rate, above=0.0)
+        self.floor = whole("floor", floor, least=0)
+        self.ceiling = None if ceiling is None else whole("ceiling", ceiling, least=1)
+        self.burst = 8 * self.rate if burst is None else number("burst", burst, above=0.0)
+        self.novelty = number("novelty", novelty, above=0.0)
+        self.rank = whole("rank", rank, least=1)
+        self.half_life = None if half_life is None else number("half_life", half_life, above=0.0)
         if self.floor > self.rate:
             raise OTPruneError(f"floor={floor} is more than rate={rate}: no rate could hold it")
         if self.ceiling is not None and self.ceiling < self.floor:
@@ -81,29 +82,25 @@ class StreamSelector:
         self._sketch: Sketch | None = None
 
     @torch.no_grad()
-    def push(self, frame: Any) -> Tensor:
+    def push(self, frame: Any, *, patches: Any = None) -> Tensor:
         """The next frame: indices of its tokens to keep, `(k,)` int64, ascending; k may be 0.
 
         Args:
             frame: `(m, d)`, any floating dtype, computed in float32; m may change from frame to
                 frame, d may not.
+            patches: None; see `FrameSelector`.
 
         Raises:
             TokenError: the frame is not a finite floating array of that shape. The state
                 is then unchanged.
+            CueError: patches are given, which this selector does not use.
         """
-        tokens = check_tokens(frame)
-        if tokens.ndim != 2:
-            raise TokenError(f"a frame has shape {tuple(tokens.shape)}: expected (m, d)")
+        before = None if self._sketch is None else self._sketch.rows.shape[1]
+        tokens = check_frame(frame, before, patches, self.needs)
         if self._sketch is None:
             empty = tokens.new_empty((0, tokens.shape[1]), dtype=torch.float32)
             self._sketch = Sketch(self.rank, empty, empty[:, :0])
-        sketch, d = self._sketch, self._sketch.rows.shape[1]
-        if tokens.shape[1] != d:
-            raise TokenError(
-                f"a frame has {tokens.shape[1]} features a token, those before had {d}: "
-                "start a new StreamSelector for another encoder"
-            )
+        sketch = self._sketch
         sketch.to(tokens.device)
         if self.half_life is not None:
             sketch.forget(0.5 ** (1 / self.half_life))
@@ -162,33 +159,10 @@ class StreamSelector:
         Raises:
             OTPruneError: the state is not one of a StreamSelector of these settings.
         """
-        own = self.state_dict()["settings"]
-        if "settings" not in state or not torch.equal(
-            state["settings"].cpu().nan_to_num(-1.0), own.nan_to_num(-1.0)
-        ):
-            raise OTPruneError(
-                "the state belongs to other settings than this StreamSelector's: make one with "
-                "the settings it was saved with"
-            )
+        check_settings(state, self.state_dict()["settings"], "StreamSelector")
         left, lost = state["numbers"].tolist()
         self._left = float(left)
         self._sketch = None
         if "rows" in state:
             rows, gram = state["rows"].clone(), state["gram"].clone()
             self._sketch = Sketch(self.rank, rows, gram, float(lost))
-
-
-def _number(name: str, value: object, above: float) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not above < float(value) < math.inf
-    ):
-        raise OTPruneError(f"{name}={value!r}: expected a number above {above:g}")
-    return float(value)
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise OTPruneError(f"{name}={value!r}: expected a whole number, {least} or more")
-    return int(value)

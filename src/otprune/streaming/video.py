@@ -44,7 +44,7 @@ def select_video(
         KeepError: the budget is neither ratio nor number nor `Budget`, there are two floors, or
             the floors need more than it.
     """
-    tokens = _frames(frames)
+    tokens = check_frames(frames)
     sizes = [len(x) for x in tokens]
     if isinstance(budget, Budget):
         if floor:
@@ -68,7 +68,12 @@ def select_video(
         return threshold.greedy(points, [norms(x)[0] for x in batches], k, int(floor), NOISE)
 
 
-def _frames(frames: Any) -> list[Tensor]:
+def check_frames(frames: Any) -> list[Tensor]:
+    """The frames of a video, `(m_t, d)` each, as they are.
+
+    Raises:
+        TokenError: they are not finite floating arrays `(T, m, d)`, or T arrays `(m_t, d)`.
+    """
     if isinstance(frames, Sequence):
         tokens = [check_tokens(frame) for frame in frames]
     else:
