@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from otprune.engines.transformers.inputs import prune_inputs
     from otprune.engines.transformers.prune import disable, enable, prune
     from otprune.engines.transformers.settings import Settings
+    from otprune.engines.transformers.watching.session import watch
     from otprune.errors import (
         CueError,
+        FrameError,
         KeepError,
         MissingDependencyError,
         OTPruneError,
@@ -85,6 +87,7 @@ __all__ = [
     "DivPrune",
     "EncoderStage",
     "FasterVLM",
+    "FrameError",
     "FrameSelector",
     "GridPrune",
     "HerdingPrune",
@@ -131,6 +134,7 @@ __all__ = [
     "recommended",
     "select_video",
     "visual_tokens",
+    "watch",
 ]
 
 _ERRORS = {name for name in __all__ if name.endswith("Error")}
@@ -168,6 +172,7 @@ _HOMES = {
             "prune",
             "prune_inputs",
             "visual_tokens",
+            "watch",
         ),
         "engines.transformers",
     ),

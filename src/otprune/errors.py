@@ -31,3 +31,7 @@ class MissingDependencyError(OTPruneError):
 
 class SelectorError(OTPruneError):
     """A method picked something other than k distinct tokens, or names an unknown cue."""
+
+
+class FrameError(OTPruneError):
+    """A frame of a stream that cannot be read or used; the stream goes on with the next."""

@@ -23,6 +23,7 @@ Design decisions:
 - No gradient flows through the choice; it flows through the kept features to the encoder.
 - A conversation may continue with text on a pruned cache, inside a with block: with generate() and
   the ids of the whole conversation, or with forward() and the new ids. New images are refused.
+  A session (`watching`) appends new frames to a cache of its own.
   Outside a with block such a cache is refused while the model has pruning enabled anywhere. A model
   without pruning does not know what was dropped, and would give new tokens wrong positions.
 - Each sequence ends in the same column, counted from the end, as the caller's (`Layout`).
@@ -46,12 +47,14 @@ from otprune.engines.transformers.inputs import Pruned, prune_inputs
 from otprune.engines.transformers.prune import disable, enable, prune
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Settings
+from otprune.engines.transformers.watching.session import Seen, watch
 
 __all__ = [
     "FAMILIES",
     "Family",
     "Pruned",
     "Run",
+    "Seen",
     "Settings",
     "VisualTokens",
     "disable",
@@ -60,4 +63,5 @@ __all__ = [
     "prune_inputs",
     "support",
     "visual_tokens",
+    "watch",
 ]

@@ -225,6 +225,16 @@ class Entry:
         return getattr, (self.model, self.name)
 
 
+def unpruned(model: Any, name: str, arguments: dict[str, Any]) -> Any:
+    """A call of a model's `generate` or `forward` that is not pruned, whatever applies to others.
+
+    A `forward` is called through the model, so that its hooks run.
+    """
+    if isinstance(vars(model).get(name), Entry):
+        arguments = arguments | {_ARGUMENT: None}
+    return model(**arguments) if name == "forward" else getattr(model, name)(**arguments)
+
+
 def _by_name(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:

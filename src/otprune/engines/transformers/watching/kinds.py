@@ -1,0 +1,48 @@
+"""How the frames of a stream enter each family, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one family gets a frame.
+
+    modality: "image", or "video" of one frame where the family has fewer tokens, or time stamps,
+        for frames of a video.
+    clock: the frames of a turn form one open-ended video, and its time axis counts in:
+        "seconds"   one position a second;
+        "config"    `vision_config.tokens_per_second` positions a second;
+        None        every frame is a video or an image of its own.
+    least: frames that the family's video processor takes at least; a frame is repeated.
+    """
+
+    modality: Literal["image", "video"] = "image"
+    clock: Literal["seconds", "config"] | None = None
+    least: int = 1
+
+    def ticks(self, config: Any, time: float) -> int | None:
+        """A frame's time in positions; None without an open-ended video."""
+        if self.clock is None:
+            return None
+        return int(time * (config.vision_config.tokens_per_second if self.clock == "config" else 1))
+
+
+_DEFAULT = Kind()
+_KINDS = {
+    "llava_next_video": Kind("video"),
+    "llava_onevision": Kind("video"),
+    # Two frames make a temporal patch, and patches of training videos were a second apart.
+    "qwen2_vl": Kind("video", "seconds", least=2),
+    "qwen2_5_vl": Kind("video", "config", least=2),
+    # A time stamp in words precedes every frame.
+    "qwen3_vl": Kind("video", least=2),
+    "qwen3_vl_moe": Kind("video", least=2),
+}
+
+
+def kind_of(config: Any) -> Kind:
+    """The entry for a model's config."""
+    return _KINDS.get(getattr(config, "model_type", ""), _DEFAULT)

@@ -1,0 +1,164 @@
+"""Calls of the language model on a session's cache."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StoppingCriteria
+
+from otprune.engines.transformers.entry import unpruned
+from otprune.engines.transformers.memory import CACHE_NAMES
+from otprune.engines.transformers.parameters import parameters_of
+from otprune.engines.transformers.prompt import setting
+from otprune.errors import UnsupportedError
+
+# Arguments of generate() that a session gives itself, or that need another cache.
+_OWN = (
+    "inputs",
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "use_cache",
+    "cache_implementation",
+    "return_dict_in_generate",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "prefill_chunk_size",
+    "custom_generate",
+    *CACHE_NAMES,
+)
+
+
+def check_layers(model: Any) -> None:
+    """Refuse a language model in which a token does not see all tokens before it, and only those.
+
+    Raises:
+        UnsupportedError: it has sliding windows, states instead of keys, or image tokens that see
+            each other in both directions.
+    """
+    name = type(model).__name__
+    for layer in DynamicCache(config=model.config).layers:
+        if getattr(layer, "is_sliding", False) or type(layer).__name__ != "DynamicLayer":
+            raise UnsupportedError(
+                f"{name} has layers with a sliding window or a state of their own "
+                f"({type(layer).__name__}), from which kept tokens cannot be dropped one by one: a "
+                "session needs a language model with full attention"
+            )
+    if "token_type_ids" in parameters_of(model.forward):
+        raise UnsupportedError(
+            f"{name}: its image tokens see each other in both directions, and a frame's tokens "
+            "cannot see those of later frames: a session needs a causal language model"
+        )
+
+
+def has_mrope(model: Any) -> bool:
+    """Whether positions have three axes: time, height, width."""
+    return hasattr(model.base_model, "rope_deltas")
+
+
+def on_device(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """A frame's arguments on the model's device, floats in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+@torch.no_grad()
+def prefill(
+    model: Any,
+    ids: Tensor,
+    positions: Tensor,
+    cache: DynamicCache,
+    outputs: dict[str, Any] | None = None,
+) -> None:
+    """Run the model over new tokens behind a cache, which is extended.
+
+    Args:
+        ids: `(k,)`; positions: `(axes, k)`; outputs: encoder outputs of the visual tokens in it.
+    """
+    arguments: dict[str, Any] = {
+        "input_ids": ids.unsqueeze(0),
+        "position_ids": _for_model(positions),
+        _cache_name(model): cache,
+        "use_cache": True,
+    }
+    if "logits_to_keep" in parameters_of(model.forward):
+        arguments["logits_to_keep"] = 1
+    if outputs:
+        arguments["mm_encoder_outputs"] = outputs
+    unpruned(model, "forward", arguments)
+
+
+def check_generate(model: Any, given: dict[str, Any]) -> None:
+    """Refuse arguments of generate() that do not work on a session's cache."""
+    for name in _OWN:
+        if given.get(name) is not None:
+            raise UnsupportedError(f"{name} does not work with a session, which sets it: leave it")
+    for name in ("num_beams", "num_return_sequences"):
+        if (setting(model, given, name) or 1) > 1:
+            raise UnsupportedError(f"{name} above 1: a session answers with one sequence; set it 1")
+
+
+@torch.no_grad()
+def generate(
+    model: Any, ids: Tensor, positions: Tensor, cache: DynamicCache, given: dict[str, Any]
+) -> Tensor:
+    """The ids of an answer, `(t,)`.
+
+    Args:
+        ids: `(n,)`, positions: `(axes, n)`; all tokens, of which the cache holds the first.
+        cache: is extended.
+        given: the caller's arguments of generate().
+    """
+    arguments = {
+        "input_ids": ids.unsqueeze(0),
+        "attention_mask": torch.ones_like(ids).unsqueeze(0),
+        "position_ids": _for_model(positions),
+        _cache_name(model): cache,
+        **given,
+    }
+    out: Tensor = unpruned(model, "generate", arguments)
+    return out[0, len(ids) :]
+
+
+def without_end(model: Any, answer: Tensor, given: dict[str, Any]) -> list[int]:
+    """The ids of an answer without what ended it."""
+    end = setting(model, given, "eos_token_id")
+    ends = {end} if isinstance(end, int) else set(end or ())
+    ids = [int(x) for x in answer]
+    while ids and ids[-1] in ends:
+        ids.pop()
+    return ids
+
+
+def fingerprint(model: Any) -> Tensor:
+    """A few numbers by which a model's weights are told from others'."""
+    weight = model.get_input_embeddings().weight.detach()
+    some = weight[: min(8, len(weight))].float().sum(dim=-1).cpu()
+    return torch.cat([some, torch.tensor([float(n) for n in weight.shape])])
+
+
+class Stop(StoppingCriteria):
+    """Stops a generation once an event is set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
+
+
+def _for_model(positions: Tensor) -> Tensor:
+    return positions if len(positions) == 1 else positions.unsqueeze(1)
+
+
+def _cache_name(model: Any) -> str:
+    takes = parameters_of(model.forward)
+    return next(name for name in CACHE_NAMES if name in takes)
