@@ -61,7 +61,7 @@ def test_select_has_the_tokens_alone(run, refused, photo):
 @pytest.mark.usefixtures("here")
 def test_the_current_directory_is_on_the_path_for_such_a_name_alone(photo):
     code = (
-        "import sys; from otprune.cli.options import pruning; place = sys.path.pop(0);"
+        "import sys; from otprune.cli.parsing import pruning; place = sys.path.pop(0);"
         "pruning('grid', 3); print(place in sys.path);"
         "pruning('near_me:First', 3); print(sys.path[0])"
     )

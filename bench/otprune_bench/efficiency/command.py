@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from otprune.cli.options import EncoderAfter, EncoderKeep, encoder_stage
+from otprune.cli.options import EncoderAfter, EncoderKeep
+from otprune.cli.parsing import encoder_stage
 from otprune_bench.options import Out, Quick, Seed, start
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otprune.cli.options import see_here
+from otprune.cli.parsing import see_here
 from otprune.errors import OTPruneError
 from otprune_bench.options import PHOTOS, Out, Photos, Quick, Seed, photographs, start
 

@@ -15,10 +15,10 @@ import typer
 from rich.text import Text
 
 import otprune
-from otprune.cli import options
+from otprune.cli import options, parsing
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
-from otprune.cli.options import check_alone, parse_keep, pruning, with_settings
+from otprune.cli.parsing import check_alone, parse_keep, pruning, with_settings
 from otprune.cli.progress import Steps
 from otprune.cli.question import check_question, split
 from otprune.errors import OTPruneError
@@ -195,9 +195,9 @@ def ask(
     own = with_settings(own, settings)
     how = pruning(method, wanted, merge, mass, alpha, distance, own)
     selector = how["selector"]
-    stage = options.encoder_stage(encoder_keep, encoder_after)
-    layers = options.layer_stage(layer_rank, layer_after, layer_keep)
-    options.check_model(model, tokens, trust_remote_code)
+    stage = parsing.encoder_stage(encoder_keep, encoder_after)
+    layers = parsing.layer_stage(layer_rank, layer_after, layer_keep)
+    parsing.check_model(model, tokens, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
         from otprune.cli import images
@@ -300,8 +300,8 @@ def select(
     own = with_settings(own, settings)
     selector = pruning(method, wanted, settings=own)["selector"]
     check_alone(selector)
-    stage = options.encoder_stage(encoder_keep, encoder_after)
-    options.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)
+    stage = parsing.encoder_stage(encoder_keep, encoder_after)
+    parsing.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
         from otprune.cli import images
 
