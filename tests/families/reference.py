@@ -49,6 +49,7 @@ def reference_logits(
     added: Tensor | None = None,
     factor: Tensor | None = None,
     hidden: Sequence[tuple[int, Tensor]] = (),
+    blocked: Tensor | None = None,
 ) -> list[Tensor]:
     """Logits of each sequence, for its kept prompt tokens and its answer, `(n_b + t, V)`.
 
@@ -61,6 +62,8 @@ def reference_logits(
         added: `(B, S)`, what the mask adds to the logits of each prompt token.
         factor: `(B, S)`, by which the distance term of each prompt token is multiplied.
         hidden: layers and `(B, S)` bool, prompt tokens that no other sees from there on.
+        blocked: `(n + t, n + t)` bool, of a single sequence: which kept tokens and tokens of the
+            answer do not see which.
     """
     seen = entering(model, inputs)
     steps = model.get_input_embeddings()(answer)
@@ -83,6 +86,8 @@ def reference_logits(
                 mask = {k: m + more * distance_term(model, place, k) for k, m in mask.items()}
             else:
                 mask = mask + more * distance_term(model, place)
+        if blocked is not None:
+            mask = mask.masked_fill(blocked, torch.finfo(torch.float32).min)
         unseen = [(layer, gone[b][kept]) for layer, gone in hidden]
         with _unseen_from(model, unseen):
             out = language_model(model)(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -17,11 +17,16 @@ class Kind:
         "config"    `vision_config.tokens_per_second` positions a second;
         None        every frame is a video or an image of its own.
     least: frames that the family's video processor takes at least; a frame is repeated.
+    stamped: whether the processor itself puts a time stamp and delimiters around every frame, so
+        that those of the chat template, which stand around a whole video, are left out.
+    options: arguments of the processor: a frame is one tile, as frames of a video are.
     """
 
     modality: Literal["image", "video"] = "image"
     clock: Literal["seconds", "config"] | None = None
     least: int = 1
+    stamped: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
     def ticks(self, config: Any, time: float) -> int | None:
         """A frame's time in positions; None without an open-ended video."""
@@ -37,9 +42,11 @@ _KINDS = {
     # Two frames make a temporal patch, and patches of training videos were a second apart.
     "qwen2_vl": Kind("video", "seconds", least=2),
     "qwen2_5_vl": Kind("video", "config", least=2),
-    # A time stamp in words precedes every frame.
-    "qwen3_vl": Kind("video", least=2),
-    "qwen3_vl_moe": Kind("video", least=2),
+    "qwen3_vl": Kind("video", least=2, stamped=True),
+    "qwen3_vl_moe": Kind("video", least=2, stamped=True),
+    "idefics3": Kind(options={"do_image_splitting": False}),
+    "internvl": Kind(options={"crop_to_patches": False}),
+    "smolvlm": Kind(options={"do_image_splitting": False}),
 }
 
 

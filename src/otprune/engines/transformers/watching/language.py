@@ -139,10 +139,9 @@ def without_end(model: Any, answer: Tensor, given: dict[str, Any]) -> list[int]:
 
 
 def fingerprint(model: Any) -> Tensor:
-    """A few numbers by which a model's weights are told from others'."""
-    weight = model.get_input_embeddings().weight.detach()
-    some = weight[: min(8, len(weight))].float().sum(dim=-1).cpu()
-    return torch.cat([some, torch.tensor([float(n) for n in weight.shape])])
+    """The first number of every parameter, by which a model is told from others."""
+    first = [x.detach().reshape(-1)[:1].float().cpu() for x in model.parameters() if not x.is_meta]
+    return torch.cat(first)
 
 
 class Stop(StoppingCriteria):

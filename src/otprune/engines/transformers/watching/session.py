@@ -129,8 +129,8 @@ class watch:  # noqa: N801 - used as a function is
     ) -> None:
         check_tested(untested_transformers)
         check(model)
-        self._turn = KeyRotation(model)
         language.check_layers(model)
+        self._turn = KeyRotation(model)
         self._model: Any = model
         self._kind = kind_of(model.config)
         custom = all(hasattr(processor, x) for x in ("opening", "frame", "question", "reopening"))
@@ -334,31 +334,10 @@ class watch:  # noqa: N801 - used as a function is
             OTPruneError: the question is empty, or the session is closed.
             UnsupportedError: an argument of generate() that does not work here.
         """
-        self._check_open()
-        ids = self._wording.question(check_question(question))
-        language.check_generate(self._model, generate)
-        now = self._now
-        if now.place.next + len(ids) + (setting(self._model, generate, "max_new_tokens") or 0) > (
-            self._positions
-        ):
-            now = now.moved(self._turn)
-        new = torch.tensor(ids, device=now.ids.device)
-        count = torch.arange(len(ids), device=now.ids.device).expand(len(now.offsets), -1)
-        positions, _ = now.place.put(Segment(-1, -1, len(ids)), count)
-        answer = language.generate(
-            self._model,
-            torch.cat([now.ids, new]),
-            torch.cat([now.positions, positions], dim=-1),
-            now.cache(),
-            generate,
-        )
+        ids, answer = self._answer(question, generate)
         if remember:
-            turn = [*ids, *language.without_end(self._model, answer, generate)]
-            turn += self._wording.reopening(question)
-            with self._seeing:
-                self._check_open()
-                self._now = self._with_text(self._now, turn)
-        return str(self._wording.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+            self._keep_turn(question, ids, answer, generate)
+        return self._text(answer)
 
     def stream(self, question: str, *, remember: bool = False, **generate: Any) -> Iterator[str]:
         """The same as `ask`, piece by piece, as the text is generated.
@@ -374,31 +353,68 @@ class watch:  # noqa: N801 - used as a function is
         pieces = TextIteratorStreamer(
             self._wording.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
-        stopped, failed = threading.Event(), []
-        criteria = [*generate.pop("stopping_criteria", []), language.Stop(stopped)]
+        stopped = threading.Event()
+        failed: list[BaseException] = []
+        criteria = [*generate.get("stopping_criteria", ()), language.Stop(stopped)]
+        given = {
+            **generate,
+            "streamer": pieces,
+            "stopping_criteria": StoppingCriteriaList(criteria),
+        }
 
-        def answer() -> None:
+        def work() -> None:
             try:
-                self.ask(
-                    question,
-                    remember=remember and not stopped.is_set(),
-                    streamer=pieces,
-                    stopping_criteria=StoppingCriteriaList(criteria),
-                    **generate,
-                )
+                ids, answer = self._answer(question, given)
+                if remember and not stopped.is_set():
+                    self._keep_turn(question, ids, answer, generate)
             except BaseException as error:
                 failed.append(error)
                 pieces.text_queue.put(pieces.stop_signal)
 
-        thread = threading.Thread(target=answer, daemon=True)
+        thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
             yield from pieces
-        finally:
+        except GeneratorExit:
             stopped.set()
+            raise
+        finally:
             thread.join()
         if failed:
             raise failed[0]
+
+    def _answer(self, question: str, generate: dict[str, Any]) -> tuple[list[int], Tensor]:
+        """The ids of a question and of its answer."""
+        self._check_open()
+        ids = self._wording.question(check_question(question))
+        language.check_generate(self._model, generate)
+        now = self._now
+        longest = setting(self._model, generate, "max_new_tokens") or 0
+        if now.place.next + len(ids) + longest > self._positions:
+            now = now.moved(self._turn)
+        new = torch.tensor(ids, device=now.ids.device)
+        offsets = torch.arange(len(ids), device=new.device).expand(len(now.offsets), -1)
+        positions, _ = now.place.put(Segment(-1, -1, len(ids)), offsets)
+        answer = language.generate(
+            self._model,
+            torch.cat([now.ids, new]),
+            torch.cat([now.positions, positions], dim=-1),
+            now.cache(),
+            generate,
+        )
+        return ids, answer
+
+    def _keep_turn(
+        self, question: str, ids: list[int], answer: Tensor, generate: dict[str, Any]
+    ) -> None:
+        turn = [*ids, *language.without_end(self._model, answer, generate)]
+        turn += self._wording.reopening(question)
+        with self._seeing:
+            self._check_open()
+            self._now = self._with_text(self._now, turn)
+
+    def _text(self, answer: Tensor) -> str:
+        return str(self._wording.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -427,8 +443,7 @@ class watch:  # noqa: N801 - used as a function is
         missing = {"counts", "time", "model"} - set(state)
         if missing:
             raise OTPruneError(f"the state is not a session's: it has no {', '.join(missing)}")
-        own = language.fingerprint(self._model)
-        saved = state["model"].to(own.device)
+        own, saved = language.fingerprint(self._model), state["model"].cpu()
         if own.shape != saved.shape or not torch.equal(own, saved):
             raise OTPruneError("the state is that of another model: load the one it was saved with")
         frames, number, memory = state["counts"].tolist()
@@ -439,11 +454,14 @@ class watch:  # noqa: N801 - used as a function is
             )
         with self._seeing:
             self._check_open()
-            if not isinstance(self._selector, Selector):
-                self._selector.load_state_dict(_under(state, "selector."))
             now = Remembered.of_state(_under(state, "cache."), self._model.device)
             if isinstance(self._forget, Selector) and len(now.features) != int(now.visual.sum()):
-                raise OTPruneError("the state was saved without forget=Selector: make one like it")
+                raise OTPruneError(
+                    "the state was saved with forget='oldest', which stores no features for a "
+                    "selector to choose from: make a session like that one"
+                )
+            if not isinstance(self._selector, Selector):
+                self._selector.load_state_dict(_under(state, "selector."))
             self._now = now
             self._last = None
             if "last.size" in state:

@@ -73,19 +73,23 @@ class ChatWording:
                 f"({first!r}, {second!r}), which a stream without end cannot: pass an object with "
                 "the methods of otprune.engines.transformers.watching.wording.Wording"
             )
-        if kind.clock is not None:
-            self._open = self._close = ""  # the frames of a turn are one video
-        else:
-            self._open, self._close = _around(first, before, behind)
+        # Around each frame; but where the frames of a turn are one video, around the video.
+        around = ("", "") if kind.clock is not None else _around(first, before, behind)
+        self._open, self._close = around
 
     def opening(self) -> list[int]:
         text = self._parts([self._turn(_QUESTION, frames=1)])[0].removesuffix(self._open)
         return self._ids(text + self._token)[: -len(self._ids(self._token))]
 
     def frame(self, images: Sequence[Image], times: Sequence[float]) -> dict[str, Tensor]:
-        text = f"{self._open}{self._token}{self._close}"
+        text = self._token if self._kind.stamped else f"{self._open}{self._token}{self._close}"
         images, times = list(images), list(times)
-        common = {"text": [text], "add_special_tokens": False, "return_tensors": "pt"}
+        common: dict[str, Any] = {
+            "text": [text],
+            "add_special_tokens": False,
+            "return_tensors": "pt",
+            **self._kind.options,
+        }
         if self._kind.modality == "image":
             given: dict[str, Any] = {"images": images}
         else:
@@ -178,7 +182,7 @@ def _around(between: str, before: str, behind: str) -> tuple[str, str]:
     Args:
         between, before, behind: text between two frames, before the first, behind the last.
     """
-    for cut in range(len(between) + 1):
+    for cut in range(len(between), -1, -1):
         close, opens = between[:cut], between[cut:]
         if before.endswith(opens) and behind.startswith(close):
             return opens, close

@@ -1,0 +1,417 @@
+"""A session's life: frames good and bad, questions, turns, state, threads."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import otprune
+from otprune import (
+    FrameError,
+    OTPrune,
+    OTPruneError,
+    StreamSelector,
+    UnsupportedError,
+    demo,
+    prune,
+    watch,
+)
+from tests.families.test_watch import KEPT, Keep, ask, close, expected, gray, seen, tiny
+from tests.families.watching import EVERY, Words
+
+QUESTION = "Is there a red circle?"
+
+
+@functools.cache
+def embedded() -> Any:
+    return demo.load()
+
+
+def session(**settings: Any) -> watch:
+    selector = settings.pop("selector", None) or StreamSelector(8)
+    return watch(*embedded(), selector, **settings)
+
+
+def shown(number: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
+    """A frame of coloured noise, another for every number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+
+
+# -- frames --------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_frame_shows_the_same() -> None:
+    image = shown(1)
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy())
+    forms = [image, array, array / 255, tensor, tensor.permute(2, 0, 1), tensor.float() / 255]
+    kept = [session().see(form, time=0.0).indices.tolist() for form in forms]
+    assert kept[0]
+    assert all(one == kept[0] for one in kept)
+
+
+def test_a_path_is_a_frame(tmp_path: Any) -> None:
+    shown(1).save(tmp_path / "frame.png")
+    wanted = session().see(shown(1)).indices
+    assert torch.equal(session().see(tmp_path / "frame.png").indices, wanted)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (None, "NoneType"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), "shape"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), "shape"),
+        (np.zeros((4, 4, 3), dtype=np.int64), "dtype"),
+        (np.full((4, 4, 3), 200.0), "outside"),
+        (np.full((4, 4, 3), np.nan), "outside"),
+        ("no/such/frame.png", "cannot be read"),
+        ([], "empty chunk"),
+    ],
+)
+def test_a_bad_frame_is_refused_and_the_stream_goes_on(frame: Any, said: str) -> None:
+    a, b = session(), session()
+    for one in (a, b):
+        one.see(shown(1), time=0.0)
+    with pytest.raises(FrameError, match=said):
+        a.see(frame, time=1.0)
+    for one in (a, b):
+        one.see(shown(2), time=2.0)
+    assert a.ask(QUESTION, max_new_tokens=5) == b.ask(QUESTION, max_new_tokens=5)
+    assert torch.equal(a._now.keys[0], b._now.keys[0])
+    assert a.frames == b.frames == 2
+
+
+def test_a_frame_of_another_size_is_seen() -> None:
+    one = session()
+    one.see(shown(1))
+    assert one.see(shown(1, (64, 48))).changed
+    assert one.see(shown(2, (200, 30))).changed
+
+
+def test_frames_in_which_nothing_changed_are_not_encoded() -> None:
+    one, image = session(unchanged=0.02), shown(1)
+    assert one.see(image).changed
+    state = one.state_dict()
+    again = one.see(image)
+    assert not again.changed
+    assert again.before == 0
+    assert again.seconds == 0
+    for name, x in one.state_dict().items():
+        if name not in ("counts", "time"):
+            torch.testing.assert_close(x, state[name], rtol=0, atol=0, equal_nan=True)
+    # Slow changes add up: each frame is compared with the last that was encoded.
+    slow = [Image.blend(image, shown(2), 0.005 * i) for i in range(1, 20)]
+    assert any(one.see(frame).changed for frame in slow)
+
+
+def test_all_frames_are_encoded_at_0() -> None:
+    one = session(unchanged=0)
+    assert all(one.see(shown(1)).changed for _ in range(2))
+
+
+def test_times_go_forward() -> None:
+    one = session()
+    one.see(shown(1), time=5)
+    for time in (4.9, float("nan"), "now", True, [6, 7]):
+        with pytest.raises(OTPruneError, match="time"):
+            one.see(shown(2), time=time)  # type: ignore[arg-type]
+    assert one.see(shown(2), time=5).time == 5
+    assert one.see(shown(3)).time >= 5
+
+
+def test_a_chunk_is_for_models_that_encode_videos() -> None:
+    with pytest.raises(UnsupportedError, match="one by one"):
+        session().see([shown(1), shown(2)])
+    one = watch(tiny("llava_onevision"), Words("llava_onevision"), Keep(*KEPT), unchanged=0)
+    report = one.see([gray(1), gray(2)], time=[0.0, 1.0])
+    assert report.indices.tolist() == KEPT[0]
+    assert one.frames == 2
+    with pytest.raises(FrameError, match="size"):
+        one.see([gray(1), np.zeros((4, 4, 3), dtype=np.uint8)], time=[2.0, 3.0])
+
+
+# -- questions -----------------------------------------------------------------------------------
+
+
+def test_an_answer_leaves_no_trace() -> None:
+    one = session()
+    one.see(shown(1))
+    before = one._now
+    first = one.ask(QUESTION, max_new_tokens=5)
+    assert one.ask("How many things are there?", max_new_tokens=5)
+    assert one._now is before
+    assert one.ask(QUESTION, max_new_tokens=5) == first
+
+
+def test_a_question_before_the_first_frame_is_answered() -> None:
+    assert session().ask(QUESTION, max_new_tokens=3)
+
+
+def test_a_stream_of_text_is_the_answer() -> None:
+    one = session()
+    one.see(shown(1))
+    pieces = list(one.stream("List all things.", max_new_tokens=12))
+    assert len(pieces) > 2
+    assert "".join(pieces).strip() == one.ask("List all things.", max_new_tokens=12)
+
+
+def test_a_stream_of_text_can_be_left() -> None:
+    one = session()
+    one.see(shown(1))
+    pieces = one.stream("List all things.", max_new_tokens=400, min_new_tokens=400, remember=True)
+    next(pieces)
+    running, before = threading.active_count(), one._now
+    pieces.close()
+    assert threading.active_count() == running - 1
+    assert one._now is before
+    assert one.ask(QUESTION, max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_beams": 2}, "num_beams"),
+        ({"num_return_sequences": 2}, "num_return_sequences"),
+        ({"past_key_values": object()}, "past_key_values"),
+        ({"input_ids": torch.ones(1, 2)}, "input_ids"),
+    ],
+)
+def test_arguments_of_generate_that_do_not_work_are_refused(
+    given: dict[str, Any], said: str
+) -> None:
+    for ask_ in (session().ask, session().stream):
+        with pytest.raises(UnsupportedError, match=said):
+            ask_(QUESTION, **given)
+
+
+@pytest.mark.parametrize("question", ["", "  ", None, 3])
+def test_an_empty_question_is_refused(question: Any) -> None:
+    for ask_ in (session().ask, session().stream):
+        with pytest.raises(OTPruneError, match="question"):
+            ask_(question)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_a_turn_is_remembered_as_in_one_prompt(name: str) -> None:
+    """The turn stands in front of the next question."""
+    one = seen(name)
+    first, _ = ask(one, "30 31", remember=True)
+    ids, logits = ask(one, "36 37")
+    words = Words(name)
+    said = " ".join(map(str, [30, 31, *first.tolist(), *words.reopening("")]))
+    shown_ = [(1, 0.0), (2, EVERY), (3, 2 * EVERY)]
+    close(logits, expected(name, shown_, KEPT, f"{said} 36 37", ids))
+
+
+def test_a_turn_leaves_with_the_frames_before_it() -> None:
+    one = watch(tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0, memory=4)
+    one.see(gray(1), time=0.0)
+    one.ask("30 31", max_new_tokens=2, remember=True)
+    assert 30 in one._now.ids
+    one.see(gray(2), time=1.0)  # one more token: all of the first frame stays
+    assert 30 in one._now.ids
+    one.see(gray(3), time=2.0)
+    assert 30 not in one._now.ids
+    assert one._now.ids[: one._now.opening].tolist() == Words("llava").opening()
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forget", ["oldest", OTPrune(0.5)])
+def test_memory_is_bounded_and_so_are_positions(forget: Any) -> None:
+    one = watch(tiny("llava"), Words("llava"), StreamSelector(3, floor=1), memory=20, forget=forget)
+    most = 0
+    for i in range(150):
+        one.see(gray(i), time=float(i))
+        assert one.tokens <= 20
+        assert len(one._now) == one._now.keys[0].shape[2]
+        assert len(one._now.features) in (0, one.tokens)
+        assert sum(len(x) for x in one.kept.values()) == one.tokens
+        most = max(most, len(one._now))
+    assert most < 120  # every remembered token brings at most a frame's text
+    assert len(one._now.segments) <= 21
+
+
+def test_a_selector_decides_what_stays() -> None:
+    one = watch(
+        tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0, memory=4, forget=OTPrune(2)
+    )
+    for i in range(2):
+        one.see(gray(i + 1), time=float(i))
+    features = one._now.features
+    wanted = OTPrune(2).select(features).tolist()
+    all_ = [(frame, token) for frame, some in one.kept.items() for token in some.tolist()]
+    one.see(gray(3), time=2.0)
+    left = [(f, t) for f, some in one.kept.items() for t in some.tolist() if f < 2]
+    assert set(left) <= {all_[i] for i in wanted}
+    assert len(left) == 1  # of the two that stay one has to leave too, for a frame of three
+
+
+def test_a_frame_that_does_not_fit_leaves_the_session_as_it_was() -> None:
+    one = session(selector=StreamSelector(8, floor=8), memory=4)
+    before = {name: x.clone() for name, x in one.state_dict().items()}
+    with pytest.raises(OTPruneError, match="raise memory"):
+        one.see(shown(1), time=0.0)
+    after = one.state_dict()
+    assert after.keys() == before.keys()
+    for name, x in after.items():
+        torch.testing.assert_close(x, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+# -- state ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
+def test_a_restored_session_goes_on_as_the_first_would(name: str, tmp_path: Any) -> None:
+    def make() -> watch:
+        return watch(
+            tiny(name), Words(name), Keep(*KEPT * 3), memory=5, forget=OTPrune(0.5), unchanged=0
+        )
+
+    one, two = make(), make()
+    for i in range(4):
+        one.see(gray(i + 1), time=EVERY * i)
+    one.ask("30", max_new_tokens=2, remember=True)
+    one.save(tmp_path / "state.safetensors")
+    two.load(tmp_path / "state.safetensors")
+    for i in range(4, 8):
+        torch.testing.assert_close(ask(one)[1], ask(two)[1], rtol=0, atol=0)
+        for session_ in (one, two):
+            session_.see(gray(i + 1), time=EVERY * i)
+    assert one.kept.keys() == two.kept.keys()
+    assert one.frames == two.frames == 8
+
+
+def test_a_state_of_something_else_is_refused(tmp_path: Any) -> None:
+    one = seen("llava")
+    state = one.state_dict()
+    for other, said in [
+        (watch(tiny("llava_next"), Words("llava_next"), Keep(*KEPT)), "another model"),
+        (watch(tiny("llava"), Words("llava"), Keep(*KEPT), memory=9), "memory"),
+        (watch(tiny("llava"), Words("llava"), Keep(*KEPT), forget=OTPrune(0.5)), "forget"),
+        (watch(tiny("llava"), Words("llava"), StreamSelector(4)), "settings"),
+    ]:
+        with pytest.raises(OTPruneError, match=said):
+            other.load_state_dict(state)
+    with pytest.raises(OTPruneError, match="not a session's"):
+        one.load_state_dict({})
+    (tmp_path / "broken").write_bytes(b"no tensors")
+    for path in ("broken", "missing"):
+        with pytest.raises(OTPruneError, match="cannot be read"):
+            one.load(tmp_path / path)
+
+
+def test_a_closed_session_says_so() -> None:
+    with session() as one:
+        one.see(shown(1))
+    for call in (
+        lambda: one.see(shown(1)),
+        lambda: one.ask(QUESTION),
+        lambda: one.stream(QUESTION),
+        one.state_dict,
+    ):
+        with pytest.raises(OTPruneError, match="closed"):
+            call()
+
+
+# -- beside other calls --------------------------------------------------------------------------
+
+
+def test_questions_in_one_thread_while_another_sees() -> None:
+    """Every answer is that of some moment of the stream."""
+    serial = watch(tiny("llava"), Words("llava"), Keep(*KEPT * 4), unchanged=0, memory=8)
+    wanted: list[Tensor] = [ask(serial)[1]]
+    for i in range(12):
+        serial.see(gray(i + 1), time=float(i))
+        wanted.append(ask(serial)[1])
+
+    one = watch(tiny("llava"), Words("llava"), Keep(*KEPT * 4), unchanged=0, memory=8)
+    failed: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for i in range(12):
+                one.see(gray(i + 1), time=float(i))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    found = []
+    while thread.is_alive() or not found:
+        found.append(ask(one)[1])
+    thread.join()
+    assert not failed
+    for logits in found:
+        assert any(torch.equal(logits, x) for x in wanted)
+    assert torch.equal(ask(one)[1], wanted[-1])
+
+
+def test_sessions_of_one_model_do_not_meet() -> None:
+    alone = [session(selector=StreamSelector(8)) for _ in range(2)]
+    mixed = [session(selector=StreamSelector(8)) for _ in range(2)]
+    for i in range(3):
+        for j in range(2):
+            alone[j].see(shown(10 * j + i), time=float(i))
+    for j in range(2):
+        for i in range(3):
+            mixed[j].see(shown(10 * j + i), time=float(i))
+    for a, b in zip(alone, mixed, strict=True):
+        assert torch.equal(a._now.keys[0], b._now.keys[0])
+
+
+def test_pruned_calls_of_the_model_go_on_as_before() -> None:
+    model, processor = embedded()
+    inputs = processor(text="<bos><image>List all things.", images=[shown(1)], return_tensors="pt")
+    with prune(model, OTPrune(0.1)) as run:
+        wanted = model.generate(**inputs, max_new_tokens=5)
+        one = session()
+        one.see(shown(2))
+        inside = one.ask(QUESTION, max_new_tokens=5)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=5), wanted)
+        assert run.last is not None
+        assert run.last[0].after == 14
+    otprune.enable(model, OTPrune(0.1))
+    try:
+        two = session()
+        two.see(shown(2))
+        assert two.ask(QUESTION, max_new_tokens=5) == inside
+    finally:
+        otprune.disable(model)
+    three = session()
+    three.see(shown(2))
+    assert three.ask(QUESTION, max_new_tokens=5) == inside
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"memory": 0}, "memory"),
+        ({"memory": True}, "memory"),
+        ({"memory": 2.5}, "memory"),
+        ({"memory": 10_000}, "positions"),
+        ({"forget": "newest"}, "forget"),
+        ({"unchanged": 1.0}, "unchanged"),
+        ({"unchanged": -0.1}, "unchanged"),
+        ({"selector": StreamSelector}, "selector"),
+        ({"selector": 0.1}, "selector"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(OTPruneError, match=said):
+        watch(*embedded(), **settings)
+
+
+def test_a_selector_of_images_keeps_its_share_of_every_frame() -> None:
+    one = session(selector=OTPrune(0.1), unchanged=0)
+    assert [len(one.see(shown(i)).indices) for i in range(3)] == [14, 14, 14]
