@@ -21,7 +21,7 @@ LAYERS = [
     {"measures"},
     {"selectors"},
     {"streaming"},
-    {"demo", "encoders"},
+    {"demo", "encoders", "reading"},
     {"engines"},
     {"cli"},
 ]
@@ -79,7 +79,7 @@ def test_what_engines_share_knows_no_engine(path):
 def test_import_is_light():
     loaded = run("import otprune, sys; print(*sys.modules)").split()
     assert "otprune" in loaded
-    heavy = {"torch", "numpy", "transformers", "vllm", "ot", "triton", "PIL", "typer", "rich"}
+    heavy = {"torch", "numpy", "transformers", "vllm", "ot", "triton", "PIL", "typer", "rich", "av"}
     assert not heavy & set(loaded)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from otprune.flops import kv_cache_bytes, prefill_flops
     from otprune.keep import Auto, Budget, count
     from otprune.measures.distances import exact_w2, free_mass_w2, gaussian_w2
+    from otprune.reading import frames
     from otprune.selectors import (
         METHODS,
         SCOPE,
@@ -125,6 +126,7 @@ __all__ = [
     "disable",
     "enable",
     "exact_w2",
+    "frames",
     "free_mass_w2",
     "gaussian_w2",
     "kv_cache_bytes",
@@ -161,6 +163,7 @@ _HOMES = {
         ),
         "streaming",
     ),
+    "frames": "reading",
     "kv_cache_bytes": "flops",
     "prefill_flops": "flops",
     **dict.fromkeys(

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from otprune.errors import OTPruneError
+from otprune.reading.images import rgb
 
 STDIN = "-"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters at least: C:/ is a drive
@@ -48,7 +48,7 @@ _KINDS = (
     _Kind(re.compile(rb"\s*<(?:!doctype html|html)", re.I), "is a web page, not an image"),
     _Kind(
         re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.S),
-        "is a video: give a frame of it, or all frames to otprune.prune",
+        "is a video: `otprune watch` reads it",
     ),
 )
 
@@ -125,7 +125,7 @@ class Photo:
             warnings.simplefilter("ignore")  # at twice the warning's size Pillow raises an error
             with Image.open(self._source()) as opened:
                 opened.load()
-                image = _rgb(ImageOps.exif_transpose(opened))
+                image = rgb(ImageOps.exif_transpose(opened))
                 return Opened(image, _note(opened))
 
     def _source(self) -> str | io.BytesIO:
@@ -199,24 +199,3 @@ def _note(opened: Image.Image) -> str:
     except Exception:  # the first image is intact, those after it need not be
         return ""
     return f"{word} 1 of {count}" if count > 1 else ""
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bit(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-    return image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """A greyscale image of more than 8 bits, scaled; Pillow would clip values above 255."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    top = float(values.max())
-    if image.mode == "F":
-        white = 1.0 if top <= 1 else 255.0 if top <= 255 else top
-    else:
-        white = 65535.0 if top <= 65535 else top
-    return Image.fromarray((values.clip(0) * (255 / white)).round().clip(0, 255).astype(np.uint8))

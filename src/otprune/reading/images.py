@@ -1,0 +1,108 @@
+"""Image files as frames."""
+
+from __future__ import annotations
+
+import glob
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from PIL import ImageOps
+from PIL.Image import Image
+
+from otprune.errors import FrameError, OTPruneError
+from otprune.reading.moments import Moment, Report
+
+# What is read in a folder, and what is no video. Moving images (.gif) are videos.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".ppm")
+
+
+class Images:
+    """Files in the order given, as frames of `fps` a second."""
+
+    live = False
+
+    def __init__(self, files: Sequence[Path], fps: float) -> None:
+        self._files, self._fps = files, fps
+
+    def moments(self, report: Report) -> Iterator[Moment]:
+        for number, file in enumerate(self._files):
+            yield number / self._fps, partial(read_image, file)
+
+    def close(self) -> None:
+        pass
+
+
+def files_of(source: str | Path) -> list[Path] | None:
+    """The image files that a source names, in natural order; None if it is no such source.
+
+    Raises:
+        OTPruneError: a folder without images, or a pattern that no file fits.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = [x for x in path.iterdir() if _is_image(x) and not x.name.startswith(".")]
+        if not found:
+            raise OTPruneError(f"{source} is a folder without images ({', '.join(SUFFIXES)})")
+        return sorted(found, key=_natural)
+    if path.exists() or "://" in str(source):
+        return [path] if _is_image(path) and path.exists() else None
+    if glob.has_magic(str(source)):
+        found = [Path(x) for x in glob.glob(str(source)) if Path(x).is_file()]
+        if not found:
+            raise OTPruneError(f"no file fits the pattern {source}")
+        return sorted(found, key=_natural)
+    return None
+
+
+def read_image(file: Path) -> Image:
+    """An image file in RGB, turned as its EXIF says.
+
+    Raises:
+        FrameError: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes; twice the size is an error
+            with PIL.Image.open(file) as opened:
+                return rgb(ImageOps.exif_transpose(opened))
+    except Exception as cause:  # of many image formats
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise FrameError(f"{file} cannot be read as an image: {said}") from cause
+
+
+def rgb(image: Image) -> Image:
+    """An image in RGB: transparency on white, more than 8 bits scaled, which Pillow would clip."""
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = PIL.Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image) -> Image:
+    """A greyscale image of more than 8 bits, scaled; Pillow would clip values above 255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    top = float(values.max())
+    if image.mode == "F":
+        white = 1.0 if top <= 1 else 255.0 if top <= 255 else top
+    else:
+        white = 65535.0 if top <= 65535 else top
+    scaled = (values.clip(0) * (255 / white)).round().clip(0, 255)
+    return PIL.Image.fromarray(scaled.astype(np.uint8))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """A key in which numbers count as such: frame2 before frame10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
