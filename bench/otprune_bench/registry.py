@@ -56,4 +56,5 @@ BENCHES = (
     Bench("speed"),
     Bench("serving", server=True),
     Bench("stream"),
+    Bench("watch"),
 )

@@ -474,7 +474,10 @@ class watch:  # noqa: N801 - used as a function is
     def save(self, path: str | Path) -> None:
         """Write the state to a safetensors file."""
         state = self.state_dict()
-        save_file({name: x.contiguous().clone() for name, x in state.items()}, str(path))
+        whole = Path(path)
+        part = whole.with_name(f"{whole.name}.part")  # so that a killed process leaves no half file
+        save_file({name: x.contiguous().clone() for name, x in state.items()}, str(part))
+        part.replace(whole)
 
     def load(self, path: str | Path) -> None:
         """Read the state from a file that `save` wrote.
