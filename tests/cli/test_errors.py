@@ -113,6 +113,7 @@ def model_folder(folder, config, *files):
         ({"model_type": "llava"}, [], "has no weights"),
         ({"model_type": "llama"}, ["model.safetensors"], "is a model of type llama"),
         ({"model_type": "mllama"}, ["model.safetensors"], "takes no mm_encoder_outputs"),
+        ({"model_type": "pi0"}, ["model.safetensors"], "acts and does not answer in text"),
         ("{", ["model.safetensors"], "not a valid JSON file"),
         (
             {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}},
@@ -120,7 +121,7 @@ def model_folder(folder, config, *files):
             "add --trust-remote-code",
         ),
     ],
-    ids=["pickled", "empty", "text", "unsupported", "broken", "remote"],
+    ids=["pickled", "empty", "text", "unsupported", "policy", "broken", "remote"],
 )
 def test_models_that_are_refused(refused, photo, tmp_path, config, files, said):
     folder = model_folder(tmp_path / "model", config, *files)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from PIL.Image import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationMixin
 
 from otprune import demo
 from otprune.cli.sources import Source, find
@@ -151,9 +151,12 @@ def _check_kind(name: str, config: Any) -> None:
     """Refuse a model that cannot be pruned by its config, before its weights are fetched."""
     known: Any = AutoModelForImageTextToText._model_mapping
     if type(config) in known:
-        able, why = support(known[type(config)])
+        cls = known[type(config)]
+        able, why = support(cls)
         if not able:
             raise UnsupportedError(why)
+        if not issubclass(cls, GenerationMixin):
+            raise UnsupportedError(f"{name}: {cls.__name__} acts and does not answer in text")
     elif "AutoModelForImageTextToText" not in (getattr(config, "auto_map", None) or {}):
         raise UnsupportedError(
             f"{name} is a model of type {config.model_type}, which transformers does not list "

@@ -32,7 +32,6 @@ def test_class_and_model_get_the_same_verdict(build, name):
         ("Kosmos2ForConditionalGeneration", "takes no mm_encoder_outputs"),
         ("IdeficsForVisionText2Text", "takes no mm_encoder_outputs"),
         ("LlamaForCausalLM", "neither images nor videos"),
-        ("LlavaModel", "no language head"),
     ],
 )
 def test_an_unsupported_class_gets_its_reason(name, why):

@@ -19,6 +19,7 @@ from otprune.engines.transformers.attention import KeyBias, apply_key_bias, key_
 from otprune.engines.transformers.continuing import next_step, next_turn
 from otprune.engines.transformers.deep import check_generation, check_layers, in_layers
 from otprune.engines.transformers.encoded import PrunedOutputs, has_images
+from otprune.engines.transformers.heads import base_of
 from otprune.engines.transformers.inputs import Shrunk, shrink
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import (
@@ -273,7 +274,7 @@ def owner_of(model: Any, arguments: Mapping[str, Any]) -> Generating | None:
 
 def plain_forward(model: Any, function: Function, arguments: dict[str, Any]) -> Any:
     """forward() without pruning, possibly nested in a pruned call."""
-    with apply_key_bias(None), in_layers(model, None, arguments):
+    with apply_key_bias(None), in_layers(base_of(model), None, arguments):
         return function(**arguments)
 
 
@@ -295,8 +296,9 @@ def forward(
             return plain_forward(model, function, shrunk.inputs | more)
         return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
     if memory is not None:
-        shortened = next_step(model, arguments, memory, length_of(cache))
-        return _call_pruned(model, function, shortened, memory, key_bias_of(model, memory))
+        base = base_of(model)
+        shortened = next_step(base, arguments, memory, length_of(cache))
+        return _call_pruned(base, function, shortened, memory, key_bias_of(base, memory))
     if length_of(cache) == 0:
         report.start()
     return plain_forward(model, function, arguments)
@@ -318,12 +320,14 @@ def _forward_shrunk(
     as_tuple = nearest is not None and not _returns_dict(model, given)
     if as_tuple:
         arguments = arguments | {"return_dict": True}
-    out = _call_pruned(model, function, arguments, memory, key_bias_of(model, memory))
+    base = base_of(model)
+    out = _call_pruned(base, function, arguments, memory, key_bias_of(base, memory))
     for value in out if isinstance(out, tuple) else (cache_of(out),):
         if hasattr(value, "get_seq_length"):
             remember(value, memory)
     if nearest is not None:
-        out["logits"] = _expand_logits(out["logits"], nearest)
+        name = "logits" if "logits" in out else "last_hidden_state"
+        out[name] = _expand_logits(out[name], nearest)
     return out.to_tuple() if as_tuple else out
 
 
@@ -384,7 +388,7 @@ def _shrink(
     """`shrink`, after a check of the transformers version."""
     check_tested(settings.untested_transformers)  # settings may have been unpickled
     if settings.layers is not None:
-        check_layers(model, settings.layers)
+        check_layers(base_of(model), settings.layers)
     return shrink(model, arguments, padding_side, settings)
 
 

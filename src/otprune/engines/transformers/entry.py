@@ -21,12 +21,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from otprune.engines.transformers import calls
+from otprune.engines.transformers import calls, policy
+from otprune.engines.transformers.heads import is_policy
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Settings
 from otprune.errors import OTPruneError
 
-_NAMES = ("generate", "forward")
 _ENABLED = "_otprune_enabled"  # an attribute of the model, so that copies and saved models have it
 _ARGUMENT = "otprune"
 
@@ -116,7 +116,7 @@ def _release(model: Any) -> None:
 
 
 def _install(model: Any) -> None:
-    for name in _NAMES:
+    for name in _names(model):
         if not isinstance(vars(model).get(name), Entry):
             setattr(model, name, Entry(model, name, vars(model).get(name)))
 
@@ -124,12 +124,18 @@ def _install(model: Any) -> None:
 def _remove_if_unused(model: Any) -> None:
     if model in _users or enabled(model):
         return
-    for name in _NAMES:
+    for name in _names(model):
         entry = vars(model).get(name)
         if isinstance(entry, Entry):  # other code may have replaced or wrapped it: left alone
             delattr(model, name)
             if entry.own is not None:
                 setattr(model, name, entry.own)
+
+
+def _names(model: Any) -> list[str]:
+    """The methods that are replaced: those of these that the class has."""
+    names = ("forward", "sample_actions") if is_policy(type(model)) else ("generate", "forward")
+    return [name for name in names if hasattr(type(model), name)]
 
 
 def _active_for(model: Any) -> Active | None:
@@ -210,9 +216,13 @@ class Entry:
         active = _active_for(model)
         if active is None or active.settings is None:
             calls.check_unpruned_cache(arguments)
+            if is_policy(type(model)):
+                return function(**arguments)
             plain = calls.plain_forward if self.name == "forward" else calls.plain_generate
             return plain(model, function, arguments)
         pruned = calls.forward if self.name == "forward" else calls.generate
+        if is_policy(type(model)):
+            pruned = policy.call
         with _in_use(model):
             return pruned(model, function, arguments, active.settings, active.run)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 
 from otprune.engines.transformers.grouping import Grouping
+from otprune.engines.transformers.heads import base_of, generative_of, is_policy
 from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.versions import OLDEST, installed
 from otprune.errors import OTPruneError, UnsupportedError
@@ -104,6 +105,14 @@ FAMILIES: dict[str, Family] = {
     "video_llava": Family(video_grouping="stacked"),
 }
 
+# Why classes that would pass for others are refused, by name.
+_REFUSED = {
+    "ColQwen2ForRetrieval": (
+        "its forward() encodes the pixels by itself and takes no encoder outputs"
+    ),
+    "PI0Model": "it takes embedded actions and no state: prune PI0ForConditionalGeneration",
+}
+
 
 def family(config: Any) -> Family:
     """The entry for a model's config."""
@@ -129,8 +138,19 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
             f"{name} is not a transformers model: pass the PreTrainedModel itself, "
             "not a wrapper around it (PEFT: model.get_base_model(), compiled: model._orig_mod)"
         )
-    if not issubclass(cls, GenerationMixin):
-        return False, f"{name} has no language head that generates: pass the full model"
+    if name in _REFUSED:
+        return False, f"{name}: {_REFUSED[name]}"
+    if is_policy(cls):
+        if isinstance(model, type):
+            return True, f"{name} has a prefix of images and text"
+        able, why = support(base_of(model))
+        return able, f"{name} has a prefix of images and text" if able else f"{name}: {why}"
+    base = base_of(model)
+    if base is not model:  # a head
+        able, why = support(base)
+        return able, f"{name} hands its arguments on: {why}" if able else f"{name}: {why}"
+    if not issubclass(cls, GenerationMixin) and "mm_encoder_outputs" in parameters_of(cls.forward):
+        return _support_of_base(cls)
     if not {"image", "video"} & set(cls.input_modalities):
         return False, f"{name} sees neither images nor videos: there is nothing to prune"
     if "mm_encoder_outputs" not in parameters_of(cls.forward):
@@ -145,6 +165,20 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
     if refused is not None:
         return False, f"{name}: {refused}"
     return True, f"{name} takes mm_encoder_outputs"
+
+
+def _support_of_base(cls: type[PreTrainedModel]) -> tuple[bool, str]:
+    """`support` of a class that takes encoder outputs and does not generate: as what generates."""
+    name, whole = cls.__name__, generative_of(cls)
+    if whole is None:
+        return False, (
+            f"{name}: no class of its config generates, so how its images are encoded and its "
+            "tokens placed is not known"
+        )
+    if not issubclass(whole, GenerationMixin):
+        return False, f"{name}: {whole.__name__} does not generate token by token"
+    able, why = support(whole)
+    return able, f"{name} takes mm_encoder_outputs" if able else f"{name}: {why}"
 
 
 def check(model: Any) -> None:

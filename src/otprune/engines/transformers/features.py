@@ -14,6 +14,7 @@ from otprune.engines.common.selection import Choice
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, family, placeholder, rows_of
 from otprune.engines.transformers.grouping import image_lengths
+from otprune.engines.transformers.heads import generating
 from otprune.engines.transformers.packing import Seen, in_order
 from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.seen import seeing
@@ -98,7 +99,7 @@ def encode(
         calls = [] if stage is None else stack.enter_context(staged(model, stage))
         seen = stack.enter_context(seeing(model, wanted, given)) if wanted else []
         stack.enter_context(_offloaded_weights(model.base_model))
-        rest = model._prepare_multimodal_encoder_kwargs_for_generation(
+        rest = generating(model)._prepare_multimodal_encoder_kwargs_for_generation(
             given | {"mm_encoder_outputs": before}
         )
     made = {
@@ -155,7 +156,7 @@ def _with_known_pixels(model: Any, given: dict[str, Any]) -> dict[str, Any]:
     encoders = {
         modality: parameters_of(encoder)
         for modality in ("image", "video")
-        if modality in model.input_modalities
+        if modality in generating(model).input_modalities
         and (encoder := getattr(model.base_model, f"get_{modality}_features", None)) is not None
     }
     taken = set().union(*encoders.values())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.selection import NOTHING, Choice
@@ -23,6 +23,7 @@ from otprune.engines.transformers.encoded import (
     Encoded,
     PrunedOutputs,
     check_no_placeholders,
+    check_widths,
     encode_call,
     has_images,
 )
@@ -33,6 +34,7 @@ from otprune.engines.transformers.features import (
     cells_of_images,
     with_kept_features,
 )
+from otprune.engines.transformers.heads import base_of, head_of, is_policy
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Deep, Memory
 from otprune.engines.transformers.parameters import parameters_of
@@ -170,6 +172,11 @@ def prune_inputs(
         text=text,
     )
     check(model)
+    if is_policy(type(model)):
+        raise UnsupportedError(
+            f"{type(model).__name__} embeds its prefix by itself, so a pruned one cannot be given "
+            "as inputs: use otprune.prune, in a with block"
+        )
     if padding_side not in ("left", "right"):
         raise OTPruneError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
     if not has_images(inputs):
@@ -199,6 +206,17 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
             `Layout.aligned`.
     """
     uses, needs = (getattr(settings.selector, name, ()) for name in ("uses", "needs"))
+    head = head_of(type(model))
+    labels = inputs.get("labels")
+    if head is not None and head.labels != "next" and labels is not None:
+        if head.labels == "token":
+            check_widths({"labels": labels}, inputs["input_ids"].shape[1])
+        others = {name: value for name, value in inputs.items() if name != "labels"}
+        shrunk = shrink(model, others, padding_side, settings)
+        if head.labels == "token" and shrunk.memory is not None:
+            labels = shrunk.memory.layout.take(labels, -100)
+        return replace(shrunk, inputs=shrunk.inputs | {"labels": labels})
+    model = base_of(model)
     call = encode_call(model, inputs, settings.encoder, uses, needs)
     given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
     mass = settings.mass if settings.has_mass else "none"
@@ -345,7 +363,8 @@ def take_columns(model: Any, inputs: dict[str, Any], layout: Layout) -> dict[str
         UnsupportedError: an unknown argument has the shape of the prompt.
     """
     shape = torch.Size((layout.columns.shape[0], layout.width))
-    known = {*PER_TOKEN, "input_ids", "position_ids", *parameters_of(type(model).generate)}
+    generate = getattr(type(model), "generate", GenerationMixin.generate)
+    known = {*PER_TOKEN, "input_ids", "position_ids", *parameters_of(generate)}
     for name, value in inputs.items():
         if name not in known and isinstance(value, Tensor) and value.shape == shape:
             raise UnsupportedError(
@@ -404,5 +423,7 @@ def _report(modality: str, some: Images, i: int, choice: Choice, cues: Cues) -> 
 
 
 def _padding_id(model: Any) -> int:
-    token = getattr(model.generation_config, "pad_token_id", None)
+    # What does not generate may pool the last token that is no padding, by this id.
+    config = getattr(model, "generation_config", None) or model.config.get_text_config()
+    token = getattr(config, "pad_token_id", None)
     return 0 if token is None else int(token)

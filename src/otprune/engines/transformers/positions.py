@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from otprune.engines.transformers.families import family
+from otprune.engines.transformers.heads import generating
 from otprune.engines.transformers.parameters import parameters_of
 from otprune.errors import OTPruneError, UnsupportedError
 
@@ -47,7 +48,7 @@ def full_positions(model: Any, inputs: dict[str, Any], mask: Tensor) -> Tensor:
     given: Tensor | None = inputs.get("position_ids")
     if given is None:
         others = {k: v for k, v in inputs.items() if k != "input_ids"} | {"attention_mask": mask}
-        given = model._prepare_position_ids_for_generation(ids, others)
+        given = generating(model)._prepare_position_ids_for_generation(ids, others)
         takes = parameters_of(model.forward)
         if given.ndim == 3 and "mm_token_type_ids" in takes and "mm_token_type_ids" not in inputs:
             raise OTPruneError(

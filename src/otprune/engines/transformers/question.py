@@ -141,7 +141,7 @@ def _asked(call: Encoded, row: int) -> Tensor:
 def _ends(model: Any) -> set[int]:
     """Ids that end a turn."""
     found: set[int] = set()
-    for config in (model.generation_config, model.config, model.config.get_text_config()):
+    for config in _configs(model):
         end = getattr(config, "eos_token_id", None)
         found |= set(end if isinstance(end, (list, tuple)) else [] if end is None else [end])
     return found
@@ -150,11 +150,20 @@ def _ends(model: Any) -> set[int]:
 def _special_ids(model: Any) -> set[int]:
     """Ids that are no text: placeholders, borders of images, beginnings and ends."""
     found = _ends(model)
-    for config in (model.generation_config, model.config, model.config.get_text_config()):
+    for config in _configs(model):
         for name, value in config.to_dict().items():
             if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
                 found.add(value)
     return found
+
+
+def _configs(model: Any) -> list[Any]:
+    known = (
+        getattr(model, "generation_config", None),
+        model.config,
+        model.config.get_text_config(),
+    )
+    return [config for config in known if config is not None]
 
 
 def _embedded(model: Any, ids: Tensor, where: str) -> Tensor:

@@ -64,7 +64,8 @@ class Run:
         self.distance = shrunk.memory is not None and shrunk.memory.distance is not None
         self.positions = shrunk.positions
         self.input_ids = shrunk.inputs["input_ids"]
-        self.labels = shrunk.inputs.get("labels")
+        labels = shrunk.inputs.get("labels")
+        self.labels = labels if labels is None or labels.ndim > 1 else None
 
     def __repr__(self) -> str:
         if self.last is None:
