@@ -23,6 +23,10 @@ SAID = {
         "the same from the tokens alone: True",
     ],
     "batch": ["keep=0.2\n" + "  prompt 0: 144 -> 29 tokens\n" * 2, "  blue\n  ring\n  3\n"],
+    "policy": [
+        "policy: Run(image 64 -> 16, image 64 -> 16; 128 -> 32 in all) -> (1, 8, 7) actions",
+        "reward: Run(image 64 -> 16, image 64 -> 16; 128 -> 32 in all) -> (2, 1) scores",
+    ],
     "compare": ["coffee: 144 tokens of 128 features", *TOKENS_ALONE, ", certificate 0."],
 }
 

@@ -78,7 +78,9 @@ def small(model_class: type[PreTrainedModel]) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 torch.nn.init.normal_(parameter, std=0.1)
-    settings = model.generation_config
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return model
     settings.eos_token_id, settings.pad_token_id = None, 0
     settings.suppress_tokens = list(range(VOCABULARY - 40, VOCABULARY))
     return model

@@ -340,8 +340,8 @@ def main(parts: list[str]) -> None:
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    record = json.loads(RECORD.read_text()) if RECORD.exists() and parts else {}
-    found = record.get("classes", {})
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    found = record.get("classes", {}) if parts else {}
     for name in classes():
         if parts and not any(part.lower() in name.lower() for part in parts):
             continue
@@ -355,7 +355,7 @@ def main(parts: list[str]) -> None:
         print(f"{name:48s} {found[name]['outcome']:8s} {told}", flush=True)
         for call, why in found[name].get("not", {}).items():
             print(f"{'':10s} not {call}: {why}", flush=True)
-    record = {"transformers": transformers.__version__, "classes": dict(sorted(found.items()))}
+    record |= {"transformers": transformers.__version__, "classes": dict(sorted(found.items()))}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from otprune.engines.transformers import support
 from otprune.engines.transformers.families import Family, encoders, family
+from otprune.engines.transformers.heads import base_of, generative_of, head_of, is_policy
 from otprune.engines.transformers.towers import TOWERS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -66,8 +67,9 @@ BROKEN = {
 HEAD = """\
 # Supported models
 
-Every class of the image-text-to-text mapping of transformers {version}, {total} in all. Written by
-`python -m tools.support_table`; do not edit.
+Every class of the image-text-to-text mapping of transformers {version} that answers in text,
+{total} in all; [below](#models-that-do-not-generate) those that do not: base models, heads that
+classify or embed, policies. Written by `python -m tools.support_table`; do not edit.
 
 - **tested** ({tested}): in the matrix of `tests/families`, with sdpa and eager attention. Keeping
   everything changes no bit; keeping less equals, token by token, a reference that is built by hand
@@ -143,12 +145,39 @@ inside the language model | note |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
+HEADS = """
+## Models that do not generate
+
+Base models (what `AutoModel` gives), heads on them, and policies;
+[what they are pruned for](policies.md).
+
+- **tested** ({tested}): in `tests/families/test_heads.py` or `tests/families/test_policies.py`,
+  against a model that generates or a reference built by hand.
+- **run** ({ran}): `tools/support_heads.py` asked a small random model of the class. A base model
+  gives, to the last bits, what the base model inside the class that generates gives, whose
+  verdict is above; a head gives what its last layer makes of that.
+- **not run** ({unrun}): accepted as the others are, but no small model of it was run here.
+
+| class | what it is | verdict | note |
+| --- | --- | --- | --- |
+"""
+# Tested in tests/families/test_heads.py and test_policies.py; also the base models of `TESTED`.
+TESTED_HEADS = {
+    "ColPaliForRetrieval",
+    "ColQwen2ForRetrieval",
+    "Gemma3ForSequenceClassification",
+    "PI0ForConditionalGeneration",
+    "ShieldGemma2ForImageClassification",
+}
+
 
 def classes() -> dict[str, list[str]]:
     """Class name to the model types that map to it."""
     found: dict[str, list[str]] = {}
     for model_type, names in NAMES.items():
         for name in [names] if isinstance(names, str) else names:
+            if is_policy(getattr(transformers, name)):  # in the second table
+                continue
             found.setdefault(name, []).append(model_type)
     return dict(sorted(found.items()))
 
@@ -256,7 +285,50 @@ def table(record: dict[str, Any]) -> str:
         refused=counts["refused"],
         towers=textwrap.fill(", ".join(f"`{name}`" for name in TOWERS), 98, break_on_hyphens=False),
     )
-    return head + "".join(rows)
+    return head + "".join(rows) + heads(record)
+
+
+def heads(record: dict[str, Any]) -> str:
+    """The table of classes that do not generate, and the list of those that are refused."""
+    rows, refused = [], dict[str, list[str]]()
+    counts = dict.fromkeys(("tested", "run", "not run"), 0)
+    for name, ran in record["heads"].items():
+        if ran["outcome"] == "refused":
+            refused.setdefault(ran["why"], []).append(f"`{name}`")
+            continue
+        cls = getattr(transformers, name)
+        if not support(cls)[0]:
+            raise ValueError(f"{name} ran in the sweep, and is refused: {support(cls)[1]}")
+        if ran["outcome"] == "wrong":
+            raise ValueError(f"{name} is accepted, and went wrong in the sweep: {ran['why']}")
+        what, tested = _kind(cls)
+        verdict = "run" if ran["outcome"] == "ran" else "not run"
+        if tested or name in TESTED_HEADS:
+            verdict = "tested"
+        counts[verdict] += 1
+        rows.append(
+            f"| {name} | {what} | {verdict} | {ran['why'] if verdict == 'not run' else ''} |\n"
+        )
+    head = HEADS.format(tested=counts["tested"], ran=counts["run"], unrun=counts["not run"])
+    told = [
+        textwrap.fill(
+            f"- {', '.join(names)}: {why}.", 98, subsequent_indent="  ", break_on_hyphens=False
+        )
+        for why, names in sorted(refused.items())
+    ]
+    return f"{head}{''.join(rows)}\nRefused, of those that see images and text:\n\n" + (
+        "\n".join(told) + "\n"
+    )
+
+
+def _kind(cls: Any) -> tuple[str, bool]:
+    """What a class that does not generate is, and whether the matrix has its base model."""
+    if is_policy(cls):
+        return "policy", True
+    if head_of(cls) is not None:
+        return f"head on {base_of(cls).__name__}", False
+    whole = generative_of(cls).__name__
+    return f"base model of {whole}", whole in TESTED
 
 
 if __name__ == "__main__":

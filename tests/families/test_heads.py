@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import (
     ColPaliConfig,
     ColPaliForRetrieval,
+    ColQwen2Config,
+    ColQwen2ForRetrieval,
     Gemma3ForSequenceClassification,
     LlavaConfig,
     PreTrainedModel,
@@ -218,6 +220,48 @@ def test_a_retrieval_model_embeds_the_kept_tokens() -> None:
         assert not found[b, : -len(row)].any()
 
 
+@pytest.mark.parametrize("positions", ["compact", "preserved"])
+@torch.no_grad()
+def test_a_retrieval_model_that_encodes_by_itself_gets_embeddings(positions: str) -> None:
+    family = FAMILIES["qwen2_vl"]
+    whole, inputs = family.model(), family.inputs((1, 1, 1))
+    config = ColQwen2Config(vlm_config=whole.config, embedding_dim=8)
+    model = ColQwen2ForRetrieval(config).eval()
+    model.vlm, whole.lm_head = whole.base_model, model.embedding_proj_layer
+    parts = inputs["pixel_values"].split(inputs["image_grid_thw"].prod(-1).tolist())
+    padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)  # as its processor does
+    given = {name: inputs[name] for name in ("input_ids", "attention_mask", "image_grid_thw")} | {
+        "pixel_values": padded
+    }
+    plain = model(**given).embeddings
+    with prune(model, OTPrune(keep=1.0)):
+        assert torch.equal(model(**given).embeddings, plain)
+    with prune(model, HALF, positions) as run:
+        found = model(**given).embeddings
+        query = model(input_ids=inputs["input_ids"][:, -3:]).embeddings
+    assert torch.equal(query, model(input_ids=inputs["input_ids"][:, -3:]).embeddings)
+    assert torch.equal(model(**given).embeddings, plain)
+    ready = prune_inputs(model, given, HALF, positions)
+    assert torch.equal(model(**ready).embeddings, found)
+    assert run.last == []  # the query has no image
+    with prune(model, HALF, positions) as run:
+        model(**given)
+    assert run.columns is not None
+    keep = kept_of(inputs, run.columns)
+    plain_text = inputs["attention_mask"].cumsum(-1).sub(1).clamp(min=0)  # positions as in text
+    as_text = inputs | {"position_ids": plain_text.expand(3, -1, -1)}
+    rows = reference_logits(whole, as_text, keep, positions, torch.empty(3, 0, dtype=torch.long))
+    for b, row in enumerate(rows):
+        wanted = row / row.norm(dim=-1, keepdim=True)
+        torch.testing.assert_close(found[b, -len(row) :], wanted, rtol=1e-4, atol=1e-4)
+    tokens = otprune.visual_tokens(model, given)
+    wanted_tokens = otprune.visual_tokens(whole, inputs)
+    for one, other in zip(tokens, wanted_tokens, strict=True):
+        assert torch.equal(one.features, other.features)
+    with prune(model, HALF), pytest.raises(OTPruneError, match="image_grid_thw is None"):
+        model(**given | {"image_grid_thw": None})
+
+
 @torch.no_grad()
 def test_a_guard_that_wraps_a_model_that_generates() -> None:
     whole, inputs = FAMILIES["gemma3"].model(), FAMILIES["gemma3"].inputs((1, 2))
@@ -248,7 +292,7 @@ def test_what_heads_cannot_do_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("ColQwen2ForRetrieval", "encodes the pixels by itself"),
+        ("ColModernVBertForRetrieval", "takes no mm_encoder_outputs"),
         ("ModernVBertForSequenceClassification", "takes no mm_encoder_outputs"),
         ("DiffusionGemmaModel", "does not generate token by token"),
         ("T5Gemma2Encoder", "no class of its config generates"),

@@ -100,7 +100,14 @@ def embedded(model: Any, given: dict[str, Tensor]) -> Tensor:
 
 
 def velocity(
-    model: Any, given: dict[str, Tensor], b: int, keep: Tensor, scheme: str, noise: Tensor, t: float
+    model: Any,
+    given: dict[str, Tensor],
+    b: int,
+    keep: Tensor,
+    scheme: str,
+    noise: Tensor,
+    t: float,
+    prefix: Tensor | None = None,
 ) -> Tensor:
     """`(chunk, actions)` of robot b at time t: prefix and actions in calls of their own."""
     vlm, dit = model.model.vlm, model.model.dit
@@ -110,7 +117,7 @@ def velocity(
     places = (mask.cumsum(0) - 1)[keep] if scheme == "preserved" else torch.arange(n)
     start = int(mask.sum()) if scheme == "preserved" else n
     cache = vlm.language_model(
-        inputs_embeds=embedded(model, given)[b : b + 1, keep],
+        inputs_embeds=(embedded(model, given) if prefix is None else prefix)[b : b + 1, keep],
         attention_mask=torch.zeros(1, 1, n, n),  # each sees each
         position_ids=places[None] + first,
         use_cache=True,
@@ -167,6 +174,24 @@ def test_without_a_mask_positions_are_counted_as_the_policy_does(scheme: str) ->
     keep = kept_of(given, run.last or [])[0]
     wanted = velocity(model, given, 0, keep, scheme, given["noise"][0], 0.7)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_selection_inside_the_encoder_reaches_the_policy() -> None:
+    """The prefix has the tokens that the encoder gave, copies of kept ones among them."""
+    model, given = policy(), inputs()
+    stage = otprune.EncoderStage(0.5)
+    with prune(model, HALF, encoder=stage) as run:
+        actions = model.sample_actions(**given, num_steps=1)
+    assert run.encoder
+    assert run.last is not None
+    prefix = embedded(model, given)
+    prefix[given["input_ids"] == IMAGE] = torch.cat([item.features for item in run.last])
+    keep = kept_of(given, run.last)
+    for b in range(3):
+        noise = given["noise"][b]
+        wanted = noise - velocity(model, given, b, keep[b], "compact", noise, 1.0, prefix)
+        torch.testing.assert_close(actions[b], wanted, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -14,10 +14,10 @@ from otprune.engines.transformers.families import family
 from otprune.engines.transformers.grouping import Grouping
 from otprune.engines.transformers.towers import TOWERS
 from tests.families.tiny import FAMILIES
-from tools import support_layers, support_stage
+from tools import support_heads, support_layers, support_stage
 from tools.support_cases import NotRunError
 from tools.support_sweep import build, heeds_positions, outcome
-from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, classes, table
+from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, classes, heads, table
 
 SWEEP = json.loads(RECORD.read_text())
 same_version = pytest.mark.skipif(
@@ -93,6 +93,22 @@ def test_a_stage_that_changes_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) 
     assert "the stage changes nothing" in made["why"]
 
 
+@same_version
+def test_a_head_that_went_wrong_is_not_listed_as_working() -> None:
+    wrong = {"AriaModel": {"outcome": "wrong", "why": "other output"}}
+    with pytest.raises(ValueError, match=r"AriaModel .* other output"):
+        heads(SWEEP | {"heads": SWEEP["heads"] | wrong})
+
+
+def test_a_base_model_and_a_head_run_and_one_that_goes_wrong_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PaliGemmaModel", "Gemma3ForSequenceClassification"):
+        assert support_heads.outcome(name) == {"outcome": "ran", "calls": ["one", "two", "batch"]}
+    monkeypatch.setattr(support_heads, "_hidden", lambda *call: torch.zeros(1))
+    assert support_heads.outcome("PaliGemmaModel")["outcome"] == "wrong"
+
+
 def test_the_tested_classes_are_those_of_the_matrix() -> None:
     assert {type(family.model()).__name__ for family in FAMILIES.values()} == TESTED
 
@@ -110,6 +126,23 @@ def test_what_ran_still_runs(name: str) -> None:
     # A busy machine may not come as far as the record in the time that a class has, or farther.
     late = any("took longer" in why for why in found.get("not", {}).values())
     assert late or set(SWEEP["classes"][name]["calls"]) <= set(found["calls"])
+
+
+@pytest.mark.slow
+@same_version
+def test_every_class_that_does_not_generate_is_in_the_table() -> None:
+    assert support_heads.classes() == list(SWEEP["heads"])
+    for name, one in SWEEP["heads"].items():
+        able, why = support(getattr(transformers, name))
+        assert able == (one["outcome"] != "refused")
+        assert able or why.endswith(one["why"])
+
+
+@pytest.mark.slow
+@same_version
+@pytest.mark.parametrize("name", [n for n, c in SWEEP["heads"].items() if c["outcome"] == "ran"])
+def test_the_head_that_ran_still_runs(name: str) -> None:
+    assert support_heads.outcome(name)["outcome"] == "ran"
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from otprune.engines.transformers.continuing import next_step, next_turn
 from otprune.engines.transformers.deep import check_generation, check_layers, in_layers
 from otprune.engines.transformers.encoded import PrunedOutputs, has_images
 from otprune.engines.transformers.heads import base_of
-from otprune.engines.transformers.inputs import Shrunk, shrink
+from otprune.engines.transformers.inputs import Shrunk, handed_over, shrink
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import (
     Memory,
@@ -293,7 +293,8 @@ def forward(
         report.record(shrunk)
         if shrunk.memory is None:
             more = {"logits_to_keep": asked} if full else {}
-            return plain_forward(model, function, shrunk.inputs | more)
+            whole = handed_over(model, arguments, shrunk)
+            return plain_forward(model, function, whole | more)
         return _forward_shrunk(model, function, arguments, settings, shrunk, shrunk.memory)
     if memory is not None:
         base = base_of(model)
@@ -312,7 +313,7 @@ def _forward_shrunk(
     shrunk: Shrunk,
     memory: Memory,
 ) -> Any:
-    arguments, layout = shrunk.inputs, memory.layout
+    arguments, layout = handed_over(model, given, shrunk), memory.layout
     nearest = None
     if settings.logits == "full":
         asked = given.get("logits_to_keep")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.families import Unit, check, placeholder
 from otprune.engines.transformers.features import PIXELS, Images, encode, find_images
-from otprune.engines.transformers.heads import base_of, generating, inputs_of_prefix, is_policy
+from otprune.engines.transformers.heads import base_of, generating, inputs_of_base
 from otprune.engines.transformers.memory import cache_of, length_of
 from otprune.engines.transformers.packing import cues_of_call
 from otprune.engines.transformers.sources import SEEN, seen_in
@@ -173,8 +173,6 @@ def visual_tokens(
     if not has_images(inputs):
         check_no_placeholders(model, inputs)
         return []
-    if is_policy(type(model)):
-        inputs = inputs_of_prefix(inputs)
     with torch.no_grad():
         call = encode_call(model, inputs, uses=cues, needs=cues)
     visual = call.visual
@@ -227,7 +225,7 @@ def encode_call(
             not known; says which and why.
         OTPruneError: the numbers of placeholders and features differ, or placeholders are masked.
     """
-    model = base_of(model)
+    inputs, model = inputs_of_base(model, inputs), base_of(model)
     given = {key: value for key, value in inputs.items() if value is not None}
     ids, mask = _prompt(given)
     wanted = seen_in(model, given, stage, uses, needs)

@@ -107,9 +107,6 @@ FAMILIES: dict[str, Family] = {
 
 # Why classes that would pass for others are refused, by name.
 _REFUSED = {
-    "ColQwen2ForRetrieval": (
-        "its forward() encodes the pixels by itself and takes no encoder outputs"
-    ),
     "PI0Model": "it takes embedded actions and no state: prune PI0ForConditionalGeneration",
 }
 
@@ -155,8 +152,9 @@ def support(model: PreTrainedModel | type[PreTrainedModel]) -> tuple[bool, str]:
         return False, f"{name} sees neither images nor videos: there is nothing to prune"
     if "mm_encoder_outputs" not in parameters_of(cls.forward):
         return False, (
-            f"{name} takes no mm_encoder_outputs: its images do not enter as tokens of the "
-            "prompt that could be dropped (cross-attention, an encoder of text and image, ...)"
+            f"{name} takes no mm_encoder_outputs, by which pruned images are handed over; most "
+            "such classes have no images among the tokens of a prompt (cross-attention, an encoder "
+            "of text and image, ...)"
         )
     if not encoders(model, cls):
         return False, f"{name} has no get_image_features or get_video_features to encode with"
@@ -176,7 +174,8 @@ def _support_of_base(cls: type[PreTrainedModel]) -> tuple[bool, str]:
             "tokens placed is not known"
         )
     if not issubclass(whole, GenerationMixin):
-        return False, f"{name}: {whole.__name__} does not generate token by token"
+        other = "" if whole is cls else f": {whole.__name__}"
+        return False, f"{name}{other} does not generate token by token"
     able, why = support(whole)
     return able, f"{name} takes mm_encoder_outputs" if able else f"{name}: {why}"
 

@@ -27,14 +27,15 @@ from otprune.engines.transformers.encoded import (
     encode_call,
     has_images,
 )
-from otprune.engines.transformers.families import Unit, check
+from otprune.engines.transformers.families import Unit, check, placeholder
 from otprune.engines.transformers.features import (
     ENCODED,
     Images,
     cells_of_images,
+    flat_rows,
     with_kept_features,
 )
-from otprune.engines.transformers.heads import base_of, head_of, is_policy
+from otprune.engines.transformers.heads import base_of, head_of, inputs_of_base, is_policy
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import Deep, Memory
 from otprune.engines.transformers.parameters import parameters_of
@@ -192,7 +193,34 @@ def prune_inputs(
             "placed where that one stood: put text behind it, use positions='compact', or a with "
             "block (otprune.prune), which knows its place"
         )
-    return shrunk.inputs
+    return handed_over(model, inputs, shrunk)
+
+
+def handed_over(model: Any, given: Mapping[str, Any], shrunk: Shrunk) -> dict[str, Any]:
+    """The arguments of a pruned call, with embeddings for heads that encode pixels by themselves.
+
+    Args:
+        given: the arguments of the caller.
+    """
+    head = head_of(type(model))
+    if head is None or not head.embeds:
+        return shrunk.inputs
+    if shrunk.memory is None:
+        return dict(given)
+    own = parameters_of(type(model).forward) - {"pixel_values", "image_grid_thw"}
+    kept = {name: value for name, value in shrunk.inputs.items() if name in own}
+    embeds = embedded(base_of(model), shrunk.inputs)
+    return kept | {"input_ids": None, "inputs_embeds": embeds}
+
+
+def embedded(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """`(B, n, d)`, the embeddings of a pruned prompt with images: ids and encoder outputs."""
+    ids = inputs["input_ids"]
+    at = ids == placeholder(model.config, "image")
+    embeds: Tensor = model.get_input_embeddings()(ids.masked_fill(at, 0))
+    features, _ = flat_rows(inputs["mm_encoder_outputs"]["image"].pooler_output)
+    features = features.to(embeds.device, embeds.dtype)
+    return embeds.masked_scatter(at.unsqueeze(-1).to(embeds.device), features)
 
 
 def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: Settings) -> Shrunk:
@@ -216,7 +244,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         if head.labels == "token" and shrunk.memory is not None:
             labels = shrunk.memory.layout.take(labels, -100)
         return replace(shrunk, inputs=shrunk.inputs | {"labels": labels})
-    model = base_of(model)
+    inputs, model = inputs_of_base(model, inputs), base_of(model)
     call = encode_call(model, inputs, settings.encoder, uses, needs)
     given, ids, mask, rest = call.given, call.ids, call.mask, call.rest
     mass = settings.mass if settings.has_mass else "none"
@@ -280,7 +308,7 @@ def shrink(model: Any, inputs: Mapping[str, Any], padding_side: str, settings: S
         placed = with_text_index(layout.take(full, 0), layout.valid, documents)
     if takes_positions(model):
         new["position_ids"] = placed
-    if hasattr(model.base_model, "rope_deltas"):
+    if hasattr(model.base_model, "rope_deltas") and not (head is not None and head.embeds):
         model.base_model.rope_deltas = rope_delta(placed, layout.valid)
     full_last, last = last_of(full, attended), last_of(placed, layout.valid)
     if scheme == "preserved":

@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprune.engines.transformers.features import flat_rows
 from otprune.engines.transformers.following import Following
-from otprune.engines.transformers.heads import inputs_of_prefix
-from otprune.engines.transformers.inputs import Shrunk, shrink
+from otprune.engines.transformers.inputs import Shrunk, embedded, shrink
 from otprune.engines.transformers.memory import Memory, cache_of, length_of, recall, remember
 from otprune.engines.transformers.run import Run
 from otprune.engines.transformers.settings import Settings
@@ -66,8 +64,7 @@ def call(
         return function(**arguments)
     if has_prefix(arguments):
         check_tested(settings.untested_transformers)
-        given = inputs_of_prefix(arguments)
-        shrunk = shrink(model.base_model.vlm, given, "right", settings)
+        shrunk = shrink(model, arguments, "right", settings)
         _check_rows(shrunk, arguments["pixel_attention_mask"])
         run.record(shrunk)
         if shrunk.memory is None:
@@ -145,12 +142,7 @@ class _Prefix:
 
 def _prefix(model: Any, given: Mapping[str, Any], shrunk: Shrunk, memory: Memory) -> _Prefix:
     """The pruned prefix of a call with images."""
-    vlm, ids = model.base_model.vlm, shrunk.inputs["input_ids"]
-    at = ids == vlm.config.image_token_id
-    features, _ = flat_rows(shrunk.inputs["mm_encoder_outputs"]["image"].pooler_output)
-    embeds = vlm.get_input_embeddings()(ids.masked_fill(at, 0))
-    features = features.to(embeds.device, embeds.dtype)
-    embeds = embeds.masked_scatter(at.unsqueeze(-1).to(embeds.device), features)
+    ids, embeds = shrunk.inputs["input_ids"], embedded(model.base_model.vlm, shrunk.inputs)
     positions, mask = memory.positions, given.get("attention_mask")
     if mask is None and given.get("position_ids") is None:
         positions = positions + 1  # as PaliGemma counts without a mask
