@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 
 from otprune import OTPruneError, StreamSelector, TokenError, select_video
 from otprune.numerics.normalize import unit_rows
-from otprune.streaming.novelty import value
+from otprune.streaming.novelty import NOISE, value
 from tests.random_tokens import random_tokens
 
 
@@ -176,3 +176,43 @@ def test_frames():
 def test_settings_are_checked(wrong):
     with pytest.raises(OTPruneError):
         StreamSelector(**wrong)
+
+
+def test_what_is_forgotten_is_new_again():
+    tokens = torch.randn(60, 128, generator=torch.Generator().manual_seed(0))
+    stream = StreamSelector(60, novelty=0.05)
+    kept = stream.push(tokens)
+    stream.forget(tokens[kept[:20]])
+    rest = unit_rows(tokens[None])[0][kept[20:]].double()
+    points = unit_rows(tokens[None])[0].double()
+    ridge = torch.linalg.inv(torch.eye(128).double() + rest.T @ rest / NOISE)
+    wanted = (points @ ridge * points).sum(dim=-1)
+    _, known = stream._sketch.explain(points.float())
+    found = points.square().sum(dim=-1) - known.square().sum(dim=0)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert stream.push(tokens).tolist() == kept[:20].tolist()
+
+
+def test_forgetting_all_is_a_new_start():
+    frames = torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(0))
+    stream = StreamSelector(20, burst=1000)
+    for frame in (*frames, frames[0]):
+        kept = stream.push(frame)
+        if len(kept):
+            stream.forget(frame[kept])
+    assert len(stream._sketch.rows) == 0
+    assert (
+        stream.push(frames[0]).tolist() == StreamSelector(20, burst=1000).push(frames[0]).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    "tokens", [torch.randn(2, 3), torch.randn(4), torch.full((1, 16), torch.nan)]
+)
+def test_what_was_never_pushed_cannot_be_forgotten(tokens):
+    stream = StreamSelector(4)
+    with pytest.raises(TokenError):
+        stream.forget(tokens)
+    stream.push(torch.randn(20, 16))
+    with pytest.raises(TokenError):
+        stream.forget(tokens)

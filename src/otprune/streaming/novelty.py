@@ -77,6 +77,27 @@ class Sketch:
         if self.rows.shape[0] > self.most:
             self._shrink()
 
+    def remove(self, points: Tensor) -> None:
+        """Take back tokens that were added, `(p, d)`: `A` without them.
+
+        With `C` the least-squares coefficients of the points in the rows, `A - X^T X` is
+        `rows^T (I - C C^T) rows` up to what the rows do not hold. Where the sketch holds less of
+        the points than they are (it was lowered, or their like was removed before), nothing below
+        zero is left.
+        """
+        if not len(self.rows) or not len(points):
+            return
+        # Directions in which rows repeat each other up to rounding are not told apart.
+        inverse = torch.linalg.pinv(self.gram.double(), atol=1e-4, hermitian=True)
+        share = (inverse @ (self.rows @ points.mT).double()).float()
+        left = -share @ share.mT
+        left.diagonal().add_(1)
+        spectrum, vectors = torch.linalg.eigh(left)
+        self.rows = (vectors * spectrum.clamp(min=0).sqrt()) @ (vectors.mT @ self.rows)
+        self.gram = self.rows @ self.rows.mT
+        some = self.gram.diagonal() > 1e-6  # rows that are gone
+        self.rows, self.gram = self.rows[some], self.gram[some][:, some]
+
     def _shrink(self) -> None:
         spectrum, vectors = torch.linalg.eigh(self.gram)
         spectrum, vectors = spectrum.flip(0).clamp(min=0), vectors.flip(1)

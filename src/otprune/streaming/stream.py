@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from otprune.errors import OTPruneError
+from otprune.errors import OTPruneError, TokenError
 from otprune.greedy.threshold import above
 from otprune.greedy.ties import preference
 from otprune.numerics import threads
@@ -112,6 +112,27 @@ class StreamSelector:
             kept = self._choose(tokens.float().unsqueeze(0), prices, sketch)
         self._left -= len(kept)
         return kept
+
+    @torch.no_grad()
+    def forget(self, tokens: Any) -> None:
+        """Tokens that were kept and are remembered no longer: what is like them is new again.
+
+        Without this, something that stays in view is kept once, and not again after the kept
+        tokens have left the memory of whoever keeps them. The budget is not given back.
+
+        Args:
+            tokens: `(p, d)`, as they were pushed.
+
+        Raises:
+            TokenError: the tokens are not a finite floating array of that shape.
+        """
+        sketch = self._sketch
+        if sketch is None:
+            raise TokenError("tokens to forget, and no frame was pushed yet")
+        gone = check_frame(tokens, sketch.rows.shape[1], None, self.needs)
+        sketch.to(gone.device)
+        with threads.single(), torch.autocast(gone.device.type, enabled=False):
+            sketch.remove(unit_rows(gone.float().unsqueeze(0))[0])
 
     def _choose(self, batch: Tensor, prices: Tensor, sketch: Sketch) -> Tensor:
         points = unit_rows(batch)[0]

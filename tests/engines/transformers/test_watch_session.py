@@ -242,6 +242,20 @@ def test_memory_is_bounded_and_so_are_positions(forget: Any) -> None:
     assert len(one._now.segments) <= 21
 
 
+def test_what_stays_in_view_is_remembered_although_its_first_tokens_left() -> None:
+    """The left half never changes; the right half always does."""
+    selector = StreamSelector(8, novelty=0.02)
+    one = session(selector=selector, memory=16, unchanged=0)
+    still = np.asarray(shown(0))
+    for i in range(60):
+        frame = np.asarray(shown(i)).copy()
+        frame[:, :48] = still[:, :48]
+        one.see(frame, time=float(i))
+    columns = torch.cat(list(one.kept.values())) % 12
+    assert min(one.kept) > 20  # the first frames are gone
+    assert (columns < 6).sum() >= 4
+
+
 def test_a_selector_decides_what_stays() -> None:
     one = watch(
         tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0, memory=4, forget=OTPrune(2)
@@ -299,7 +313,7 @@ def test_a_state_of_something_else_is_refused(tmp_path: Any) -> None:
         (watch(tiny("llava_next"), Words("llava_next"), Keep(*KEPT)), "another model"),
         (watch(tiny("llava"), Words("llava"), Keep(*KEPT), memory=9), "memory"),
         (watch(tiny("llava"), Words("llava"), Keep(*KEPT), forget=OTPrune(0.5)), "forget"),
-        (watch(tiny("llava"), Words("llava"), StreamSelector(4)), "settings"),
+        (watch(tiny("llava"), Words("llava"), StreamSelector(4)), "forget"),
     ]:
         with pytest.raises(OTPruneError, match=said):
             other.load_state_dict(state)

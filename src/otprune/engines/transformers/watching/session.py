@@ -90,8 +90,10 @@ class watch:  # noqa: N801 - used as a function is
 
     When more than `memory` visual tokens would be remembered, some leave. What is left keeps what
     it once saw of those that left, as in any cache whose oldest entries are dropped. A frame's text
-    leaves with its last token. When the model runs out of positions, what is remembered is laid out
-    anew from the first position: cached keys are turned to their new positions, values stay.
+    leaves with its last token. A `StreamSelector` is told what left, so that something that stays
+    in view is kept anew; other selectors of streams keep it once. When the model runs out of
+    positions, what is remembered is laid out anew from the first position: cached keys are turned
+    to their new positions, values stay.
 
     `see` and `ask` may be called in different threads. Calls of `see` wait for each other; `ask`
     answers from what was remembered when it began.
@@ -142,6 +144,8 @@ class watch:  # noqa: N801 - used as a function is
         if forget != "oldest" and not isinstance(forget, Selector):
             raise OTPruneError(f"forget={forget!r}: expected 'oldest', or a Selector")
         self._forget = forget
+        self._tells = callable(getattr(self._selector, "forget", None))
+        self._stores_features = self._tells or isinstance(forget, Selector)
         self._unchanged = _share("unchanged", unchanged)
         self._seeing = threading.RLock()
         self._closed = False
@@ -310,12 +314,15 @@ class watch:  # noqa: N801 - used as a function is
             modality: with_kept_features(self._model, call.outputs[modality], some, [choice])
         }
         offsets = axes[:, stays].to(self._now.offsets.device)
-        now = self._with_room(len(indices), segment, offsets)
-        if isinstance(self._forget, Selector):
+        now, gone = self._with_room(len(indices), segment, offsets)
+        if self._stores_features:
             old = now.features if len(now.features) else features[:0]
             now = replace(now, features=torch.cat([old, features]))
         ids, source = call.ids[0][stays], source[stays]
-        return self._extended(now, segment, ids, offsets, source, outputs)
+        now = self._extended(now, segment, ids, offsets, source, outputs)
+        if len(gone) and self._tells:
+            self._selector.forget(gone)
+        return now
 
     # -- ask ---------------------------------------------------------------------------------------
 
@@ -455,10 +462,10 @@ class watch:  # noqa: N801 - used as a function is
         with self._seeing:
             self._check_open()
             now = Remembered.of_state(_under(state, "cache."), self._model.device)
-            if isinstance(self._forget, Selector) and len(now.features) != int(now.visual.sum()):
+            if self._stores_features and len(now.features) != int(now.visual.sum()):
                 raise OTPruneError(
-                    "the state was saved with forget='oldest', which stores no features for a "
-                    "selector to choose from: make a session like that one"
+                    "the state has no features of what is remembered, which this session's "
+                    "selectors need (forget): make a session like the one that was saved"
                 )
             if not isinstance(self._selector, Selector):
                 self._selector.load_state_dict(_under(state, "selector."))
@@ -512,16 +519,30 @@ class watch:  # noqa: N801 - used as a function is
             )
         return [float(x) for x in times]
 
-    def _with_room(self, tokens: int, segment: Segment, offsets: Tensor) -> Remembered:
-        """What is remembered, with room for a frame's tokens in the memory and the positions."""
+    def _with_room(
+        self, tokens: int, segment: Segment, offsets: Tensor
+    ) -> tuple[Remembered, Tensor]:
+        """What is remembered, with room for a frame's tokens in the memory and the positions.
+
+        Also the features of the tokens that leave for it, `(p, d)`, if they are stored.
+        """
         if tokens > self._memory:
             raise OTPruneError(
                 f"one frame keeps {tokens} tokens, and memory={self._memory}: raise memory, or "
                 "lower what the selector keeps of a frame"
             )
-        now = self._now
-        if int(now.visual.sum()) + tokens > self._memory:
-            now = self._forgetting(now, tokens)
+        now, left = self._now, []
+
+        def leave(gone: Tensor) -> Remembered:
+            left.append(now.features[gone[now.visual]] if len(now.features) else now.features)
+            return now.without(gone)
+
+        excess = int(now.visual.sum()) + tokens - self._memory
+        if excess > 0 and isinstance(self._forget, Selector):
+            now = leave(self._dispensable(now, self._forget))
+            excess = int(now.visual.sum()) + tokens - self._memory
+        if excess > 0:
+            now = leave(_oldest(now, excess))
         most = self._positions - self._reserve
         if now.place.put(segment, offsets)[1].next > most:
             now = now.moved(self._turn)
@@ -532,18 +553,16 @@ class watch:  # noqa: N801 - used as a function is
                     f"one frame takes {segment.length} of the model's {self._positions} positions, "
                     "and there is no room for it: use smaller frames"
                 )
-            now = now.without(_oldest(now, max(1, number // 4))).moved(self._turn)
-        return now
+            now = leave(_oldest(now, max(1, number // 4)))
+            now = now.moved(self._turn)
+        return now, torch.cat(left) if left else now.features[:0]
 
-    def _forgetting(self, now: Remembered, tokens: int) -> Remembered:
-        """Fewer remembered tokens, so that there is room for some more."""
-        if isinstance(self._forget, Selector):
-            stays = self._forget.select(now.features)
-            gone = now.visual.clone()
-            gone[now.visual.nonzero()[:, 0][stays.to(gone.device)]] = False
-            now = now.without(gone)
-        excess = int(now.visual.sum()) + tokens - self._memory
-        return now.without(_oldest(now, excess)) if excess > 0 else now
+    def _dispensable(self, now: Remembered, selector: Selector) -> Tensor:
+        """`(n,)` bool, the visual tokens that a selector does not keep."""
+        stays = selector.select(now.features)
+        gone = now.visual.clone()
+        gone[now.visual.nonzero()[:, 0][stays.to(gone.device)]] = False
+        return gone
 
     def _with_text(self, now: Remembered, ids: list[int], opens: bool = False) -> Remembered:
         """With some text behind what is remembered."""
