@@ -280,6 +280,8 @@ def test_what_heads_cannot_do_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="gives no logits for single tokens"):
         prune(head, HALF, logits="full")
     assert "generate" not in vars(head)
+    with pytest.raises(UnsupportedError, match="does not generate: a session needs"):
+        otprune.watch(head, None, HALF)  # type: ignore[arg-type]
     able, why = support(LlavaClosed)
     assert not able
     assert why.startswith("LlavaClosed")

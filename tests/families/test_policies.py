@@ -108,23 +108,29 @@ def velocity(
     noise: Tensor,
     t: float,
     prefix: Tensor | None = None,
+    log_mass: Tensor | None = None,
 ) -> Tensor:
-    """`(chunk, actions)` of robot b at time t: prefix and actions in calls of their own."""
+    """`(chunk, actions)` of robot b at time t: prefix and actions in calls of their own.
+
+    log_mass: `(B, S)`, what is added to the logits of each token of the prefix.
+    """
     vlm, dit = model.model.vlm, model.model.dit
     first = 0 if "attention_mask" in given else 1
     mask = given.get("attention_mask", torch.ones_like(given["input_ids"]))[b]
     n = int(keep.sum())
     places = (mask.cumsum(0) - 1)[keep] if scheme == "preserved" else torch.arange(n)
     start = int(mask.sum()) if scheme == "preserved" else n
+    added = torch.zeros(n) if log_mass is None else log_mass[b, keep]
     cache = vlm.language_model(
         inputs_embeds=(embedded(model, given) if prefix is None else prefix)[b : b + 1, keep],
-        attention_mask=torch.zeros(1, 1, n, n),  # each sees each
+        attention_mask=torch.zeros(1, 1, n, n) + added,  # each sees each
         position_ids=places[None] + first,
         use_cache=True,
     ).past_key_values
     suffix = model.embed_action_time(given["state"][b : b + 1], noise[None], torch.tensor([t]))
     sees = torch.zeros(1, 1, CHUNK + 1, n + CHUNK + 1)
     sees[..., 0, n + 1 :] = torch.finfo(torch.float32).min  # the state sees no action
+    sees[..., :n] += added
     out = dit(
         inputs_embeds=suffix,
         attention_mask=sees,
@@ -174,6 +180,30 @@ def test_without_a_mask_positions_are_counted_as_the_policy_does(scheme: str) ->
     keep = kept_of(given, run.last or [])[0]
     wanted = velocity(model, given, 0, keep, scheme, given["noise"][0], 0.7)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@torch.no_grad()
+def test_a_kept_token_weighs_as_much_as_those_it_stands_for(attn: str) -> None:
+    """In the prefix and where actions attend to it; distance="auto" goes without."""
+    model, given = policy(attn), inputs()
+    with prune(model, HALF, mass="token", distance="auto") as run:
+        actions = model.sample_actions(**given, num_steps=2)
+    assert run.last is not None
+    assert not run.distance
+    keep = kept_of(given, run.last)
+    log_mass = torch.zeros(keep.shape)
+    log_mass[keep & (given["input_ids"] == IMAGE)] = torch.cat(
+        [(item.masses * TOKENS).log() for item in run.last]
+    )
+    assert float(log_mass.max()) > 1
+    assert run.positions is not None
+    for b in range(3):
+        noise = given["noise"][b]
+        for t in (1.0, 0.5):
+            call = model, given, b, keep[b], run.positions, noise, t
+            noise = noise - velocity(*call, log_mass=log_mass) / 2
+        torch.testing.assert_close(actions[b], noise, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -251,8 +281,7 @@ def test_visual_tokens_are_those_of_the_present_cameras() -> None:
 def test_what_a_policy_cannot_do_is_refused() -> None:
     model, given = policy(), inputs()
     for more, why in (
-        ({"mass": "token"}, "mass or distance with PI0"),
-        ({"distance": True}, "mass or distance with PI0"),
+        ({"distance": True}, "distance with PI0"),
         ({"layers": otprune.LayerStage()}, "layers= with PI0"),
         ({"logits": "full"}, "logits='full' with PI0"),
     ):

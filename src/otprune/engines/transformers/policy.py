@@ -3,9 +3,10 @@
 PI0 (pi-zero, arXiv 2410.24164) encodes its cameras and its instruction once, as a prompt of
 PaliGemma in which every token sees every other. Its action expert attends to the keys and values of
 that prefix in each step of denoising. A pruned call has a shorter prefix, and all that is derived
-from it, masks and positions, is that of the shorter one: with "compact" positions what the policy
-itself does with a prompt of that length; with "preserved" ones every token, the robot's state and
-the actions included, stands where it would stand unpruned. An absent camera has no tokens.
+from it, masks and positions, is that of the shorter one: with "compact" positions what the policy itself does with a prompt of
+that length; with "preserved" ones every token, the robot's state and the actions included, stands
+where it would stand unpruned. Masses apply in the prefix and in the expert. An absent camera has no
+tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune.engines.transformers.attention import (
+    Decoder,
+    KeyBias,
+    apply_key_bias,
+    check_attention,
+)
 from otprune.engines.transformers.following import Following
 from otprune.engines.transformers.inputs import Shrunk, embedded, shrink
 from otprune.engines.transformers.memory import Memory, cache_of, length_of, recall, remember
@@ -33,10 +40,12 @@ Function = Callable[..., Any]
 def check_settings(model: Any, settings: Settings) -> None:
     """Raise UnsupportedError for settings that do not reach the action expert of a policy."""
     name = type(model).__name__
-    if settings.has_mass or settings.has_distance:
+    if settings.has_mass:
+        check_attention(model.base_model.dit)
+    if settings.has_distance and settings.distance is True:
         raise UnsupportedError(
-            f"mass or distance with {name}: its action expert attends to the pruned prefix as "
-            "well, and the bias would not apply there: use mass='none' and distance=False"
+            f"distance with {name}: it is not known how far actions stand from the prefix that "
+            "they attend to: use distance='auto', which goes without it here, or False"
         )
     if settings.layers is not None:
         raise UnsupportedError(
@@ -64,7 +73,7 @@ def call(
         return function(**arguments)
     if has_prefix(arguments):
         check_tested(settings.untested_transformers)
-        shrunk = shrink(model, arguments, "right", settings)
+        shrunk = shrink(model, arguments, "right", replace(settings, distance=False))
         _check_rows(shrunk, arguments["pixel_attention_mask"])
         run.record(shrunk)
         if shrunk.memory is None:
@@ -132,12 +141,19 @@ class _Prefix:
         if module is base:
             return self.embeds
         if module is base.vlm:
-            return function(*args, **kwargs | {"position_ids": self.positions})
-        if module is base.dit:
-            last = self.memory.last
+            decoder, positions = base.vlm.get_decoder(), self.positions
+        else:
+            decoder, last = base.dit, self.memory.last
             steps = torch.arange(1, kwargs["inputs_embeds"].shape[1] + 1, device=last.device)
-            return function(*args, **kwargs | {"position_ids": last + steps})
-        return function(*args, **kwargs)
+            positions = last + steps
+        kwargs = kwargs | {"position_ids": positions}
+        if self.memory.key_bias is None:
+            return function(*args, **kwargs)
+        mass = KeyBias(Decoder(decoder), self.memory.key_bias).for_call(0, positions)
+        with apply_key_bias(mass):
+            out = function(*args, **kwargs)
+        mass.check_used()
+        return out
 
 
 def _prefix(model: Any, given: Mapping[str, Any], shrunk: Shrunk, memory: Memory) -> _Prefix:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria
+from transformers import DynamicCache, GenerationMixin, StoppingCriteria
 
 from otprune.engines.transformers.entry import unpruned
 from otprune.engines.transformers.memory import CACHE_NAMES
@@ -41,6 +41,8 @@ def check_layers(model: Any) -> None:
             each other in both directions.
     """
     name = type(model).__name__
+    if not issubclass(type(model), GenerationMixin):
+        raise UnsupportedError(f"{name} does not generate: a session needs a model that answers")
     for layer in DynamicCache(config=model.config).layers:
         if getattr(layer, "is_sliding", False) or type(layer).__name__ != "DynamicLayer":
             raise UnsupportedError(
