@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from otprune.streaming import (
         DTD,
         EVS,
+        FixedCameraSelector,
         FrameSelector,
         StaticPatches,
         StreamSelector,
@@ -88,6 +89,7 @@ __all__ = [
     "DivPrune",
     "EncoderStage",
     "FasterVLM",
+    "FixedCameraSelector",
     "FrameError",
     "FrameSelector",
     "GridPrune",
@@ -154,6 +156,7 @@ _HOMES = {
         (
             "DTD",
             "EVS",
+            "FixedCameraSelector",
             "FrameSelector",
             "StaticPatches",
             "StreamSelector",

@@ -11,6 +11,7 @@ import otprune
 from otprune import (
     DTD,
     CueError,
+    FixedCameraSelector,
     FrameSelector,
     OTPruneError,
     StaticPatches,
@@ -23,12 +24,14 @@ from tests.random_tokens import random_tokens
 
 MAKE = {
     "stream": lambda: StreamSelector(4),
+    "fixed camera": lambda: FixedCameraSelector(4, half_life=9),
     "dtd": lambda: DTD(0.9),
     "static patches": lambda: StaticPatches(0.9, share=0.5),
     "uniform": lambda: UniformStream(2.5),
 }
 OTHER = {
     "stream": StreamSelector(5),
+    "fixed camera": FixedCameraSelector(4),
     "dtd": DTD(0.8),
     "static patches": StaticPatches(0.9, share=0.6),
     "uniform": UniformStream(2),
@@ -133,7 +136,7 @@ def test_frames_of_another_size_are_as_first_ones(make):
     one, small = make(), frames(m=10)[0]
     push(one, frames()[0])
     kept = push(one, small)
-    if isinstance(one, (DTD, StaticPatches)):
+    if isinstance(one, (DTD, StaticPatches, FixedCameraSelector)):
         assert kept.tolist() == list(range(10))
         assert len(push(one, small)) < 10
 

@@ -37,7 +37,7 @@ def make(folder: Path) -> None:
         if file.exists():
             print(f"{file} is there already")
             continue
-        made = episode(task)
+        made: dict[str, Any] = episode(task)
         # Written beside and moved, so that an interrupt leaves no partial file.
         part = file.with_suffix(".part")
         with part.open("wb") as stream:

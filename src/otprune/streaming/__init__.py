@@ -2,6 +2,7 @@
 
 from otprune.streaming.dtd import DTD
 from otprune.streaming.evs import EVS
+from otprune.streaming.fixed_camera import FixedCameraSelector
 from otprune.streaming.frames import FrameSelector
 from otprune.streaming.static_patches import StaticPatches
 from otprune.streaming.stream import StreamSelector
@@ -12,6 +13,7 @@ from otprune.streaming.video import select_video
 __all__ = [
     "DTD",
     "EVS",
+    "FixedCameraSelector",
     "FrameSelector",
     "StaticPatches",
     "StreamSelector",

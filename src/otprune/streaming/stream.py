@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from otprune.errors import OTPruneError, TokenError
+from otprune.errors import TokenError
 from otprune.greedy.threshold import above
 from otprune.greedy.ties import preference
 from otprune.numerics import threads
 from otprune.numerics.normalize import norms, unit_rows
+from otprune.streaming.bucket import Budgeted
 from otprune.streaming.frames import NONE, check_frame, check_settings, number, whole
 from otprune.streaming.novelty import NOISE, Sketch
 
 
-class StreamSelector:
+class StreamSelector(Budgeted):
     """Chooses tokens frame by frame, knowing what it kept of earlier frames.
 
     Two parts. *Novelty*: the share of a token's squared length that the tokens kept so far leave
@@ -63,22 +64,9 @@ class StreamSelector:
         rank: int = 256,
         half_life: float | None = None,
     ) -> None:
-        self.rate = number("rate", rate, above=0.0)
-        self.floor = whole("floor", floor, least=0)
-        self.ceiling = None if ceiling is None else whole("ceiling", ceiling, least=1)
-        self.burst = 8 * self.rate if burst is None else number("burst", burst, above=0.0)
-        self.novelty = number("novelty", novelty, above=0.0)
+        super().__init__(rate, floor, ceiling, burst, novelty)
         self.rank = whole("rank", rank, least=1)
         self.half_life = None if half_life is None else number("half_life", half_life, above=0.0)
-        if self.floor > self.rate:
-            raise OTPruneError(f"floor={floor} is more than rate={rate}: no rate could hold it")
-        if self.ceiling is not None and self.ceiling < self.floor:
-            raise OTPruneError(f"ceiling={ceiling} is less than floor={floor}")
-        if self.burst < max(self.rate, 1.0):
-            raise OTPruneError(f"burst={burst}: expected at least a frame's rate, and one token")
-        if self.novelty >= 1:
-            raise OTPruneError(f"novelty={novelty}: expected more than 0 and less than 1")
-        self._left = self.burst
         self._sketch: Sketch | None = None
 
     @torch.no_grad()
@@ -104,7 +92,7 @@ class StreamSelector:
         sketch.to(tokens.device)
         if self.half_life is not None:
             sketch.forget(0.5 ** (1 / self.half_life))
-        self._left = min(self.burst, self._left + self.rate)
+        self._fill()
         prices = self._prices(tokens)
         if not len(prices):
             return torch.empty(0, dtype=torch.int64, device=tokens.device)
@@ -149,23 +137,12 @@ class StreamSelector:
         sketch.add(points[kept], products[:, kept])
         return kept
 
-    def _prices(self, tokens: Tensor) -> Tensor:
-        """The least novelty of the first, second, ... token kept of a frame, `(n,)` float32."""
-        m = tokens.shape[0]
-        most = min(m, int(self._left), m if self.ceiling is None else self.ceiling)
-        floor = min(m, self.floor)
-        prices = [
-            -math.inf if t < floor else self.novelty ** ((self._left - t) / self.burst)
-            for t in range(max(most, floor))
-        ]
-        return tokens.new_tensor(prices, dtype=torch.float32)
-
     # -- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that the next frames depend on, as tensors (`safetensors` can save them)."""
-        settings = [self.rate, self.floor, self.ceiling, self.burst, self.novelty, self.rank]
-        given = [math.nan if x is None else float(x) for x in (*settings, self.half_life)]
+        settings = [*self._settings, self.rank, self.half_life]
+        given = [math.nan if x is None else float(x) for x in settings]
         state = {"settings": torch.tensor(given, dtype=torch.float64)}
         lost = 0.0
         if self._sketch is not None:
