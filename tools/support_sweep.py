@@ -336,7 +336,7 @@ def _too_long(*_: object) -> None:
 
 
 def main(parts: list[str]) -> None:
-    from tools import support_layers, support_stage  # which import this module
+    from tools import support_layers, support_stage, support_watch  # which import this module
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -351,6 +351,7 @@ def main(parts: list[str]) -> None:
         found[name] = outcome(name)
         found[name]["stage"] = support_stage.outcome(name)
         found[name]["layers"] = support_layers.outcome(name)
+        found[name]["watch"] = support_watch.outcome(name)
         told = found[name].get("why") or " ".join(found[name]["calls"])
         print(f"{name:48s} {found[name]['outcome']:8s} {told}", flush=True)
         for call, why in found[name].get("not", {}).items():

@@ -3,9 +3,9 @@
     python -m tools.support_table
 
 Tested are the classes of tests/families; what ran once is read from docs/support.json, the record
-of tools/support_sweep.py and, for the stages inside the encoder and the language model,
-tools/support_stage.py and tools/support_layers.py; the rest is what `support` says of the installed
-classes.
+of tools/support_sweep.py and, for the stages inside the encoder and the language model and for
+sessions, tools/support_stage.py, tools/support_layers.py and tools/support_watch.py; the rest is
+what `support` says of the installed classes.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ that one counts. It is right for these, whatever the class of the model:
 layers. The selector in front of the language model then chooses among all its tokens, copies
 included.
 
-The last column but one says the same of `prune(..., layers=LayerStage(...))`, pruning
-[inside the language model](methods.md#inside-the-language-model) of the default config.
+The column "inside the language model" says the same of `prune(..., layers=LayerStage(...))`,
+pruning [inside the language model](methods.md#inside-the-language-model) of the default config.
 
 - **tested**: in the matrix of `tests/engines/transformers/test_layer_stage.py`, which compares with
   masks that hide the dropped tokens.
@@ -140,9 +140,19 @@ The last column but one says the same of `prune(..., layers=LayerStage(...))`, p
 - **refused**: it has layers with a sliding window or other than full attention, or none that are
   known.
 
+The last column but one says it of sessions ([`otprune.watch`](watch.md)).
+
+- **tested**: in the matrix of `tests/families/test_watch.py`: after each of several frames, every
+  step of an answer has the logits of one prompt with the same kept tokens.
+- **run**: `tools/support_watch.py` asked a small random model of the class about one frame, all of
+  whose tokens are kept. The answer is that of the model without a session; and cached keys, moved
+  to other positions, are those that the model computes there.
+- **refused**: it has sliding windows or states instead of keys, image tokens that see each other in
+  both directions, or a rotary embedding that is not known to be the only one.
+
 | class | model type | verdict | one image | one video | inside the encoder | \
-inside the language model | note |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+inside the language model | sessions | note |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 HEADS = """
@@ -246,6 +256,22 @@ def layers(name: str, record: dict[str, Any]) -> str:
     return str(made["outcome"])
 
 
+def sessions(name: str, record: dict[str, Any]) -> str:
+    """What is known of sessions; empty for a class that is refused anyway.
+
+    Raises:
+        ValueError: the class is accepted, and went wrong.
+    """
+    if not support(getattr(transformers, name))[0]:
+        return ""
+    made = record["classes"].get(name, {}).get("watch", {"outcome": "not run"})
+    if made["outcome"] == "wrong":
+        raise ValueError(f"{name} in a session went wrong: {made['why']}")
+    if made["outcome"] == "ran":
+        return "tested" if name in TESTED | {"LlavaNextVideoForConditionalGeneration"} else "run"
+    return str(made["outcome"])
+
+
 def _video(model_class: Any, kind: Family) -> str:
     if "video" not in model_class.input_modalities:
         return ""
@@ -274,7 +300,7 @@ def table(record: dict[str, Any]) -> str:
         counts[what.rpartition(", ")[2]] += 1
         note = note.replace("|", "\\|").replace("<", "\\<")
         kinds = ", ".join(f"`{kind}`" for kind in types)
-        inside = f"{stage(name, record)} | {layers(name, record)}"
+        inside = " | ".join(f(name, record) for f in (stage, layers, sessions))
         rows.append(f"| {name} | {kinds} | {what} | {image} | {video} | {inside} | {note} |\n")
     head = HEAD.format(
         version=transformers.__version__,

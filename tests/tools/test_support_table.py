@@ -14,7 +14,7 @@ from otprune.engines.transformers.families import family
 from otprune.engines.transformers.grouping import Grouping
 from otprune.engines.transformers.towers import TOWERS
 from tests.families.tiny import FAMILIES
-from tools import support_heads, support_layers, support_stage
+from tools import support_heads, support_layers, support_stage, support_watch
 from tools.support_cases import NotRunError
 from tools.support_sweep import build, heeds_positions, outcome
 from tools.support_table import GROUPINGS, RECORD, TABLE, TESTED, classes, heads, table
@@ -64,6 +64,28 @@ def test_the_stage_in_the_language_model_of_two_classes(monkeypatch: pytest.Monk
     made = support_layers.outcome(name)
     assert made["outcome"] == "wrong"
     assert "from hidden keys" in made["why"]
+
+
+@same_version
+def test_a_session_that_went_wrong_is_not_listed_as_working() -> None:
+    name = "AriaForConditionalGeneration"
+    wrong = SWEEP["classes"][name] | {"watch": {"outcome": "wrong", "why": "other logits"}}
+    with pytest.raises(ValueError, match=r"in a session went wrong: other logits"):
+        table(SWEEP | {"classes": SWEEP["classes"] | {name: wrong}})
+
+
+def test_sessions_of_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "LlavaForConditionalGeneration"
+    assert support_watch.outcome(name) == {"outcome": "ran"}
+    assert support_watch.outcome("Gemma3ForConditionalGeneration")["outcome"] == "refused"
+    # Where keys are moved to other positions than those asked for, it is seen.
+    turn = support_watch.KeyRotation.__call__
+    monkeypatch.setattr(
+        support_watch.KeyRotation, "__call__", lambda self, keys, by: turn(self, keys, by + 1)
+    )
+    made = support_watch.outcome(name)
+    assert made["outcome"] == "wrong"
+    assert "moved keys" in made["why"]
 
 
 def test_a_known_encoder_is_not_refused_and_an_unknown_one_is() -> None:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 import otprune
 from otprune import (
+    CDPruner,
     FrameError,
     OTPrune,
     OTPruneError,
+    StaticPatches,
     StreamSelector,
     UnsupportedError,
     demo,
@@ -419,6 +421,8 @@ def test_pruned_calls_of_the_model_go_on_as_before() -> None:
         ({"unchanged": -0.1}, "unchanged"),
         ({"selector": StreamSelector}, "selector"),
         ({"selector": 0.1}, "selector"),
+        ({"selector": StaticPatches()}, "patches"),
+        ({"selector": CDPruner(0.1)}, "question"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], said: str) -> None:

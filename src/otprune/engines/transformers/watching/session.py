@@ -608,6 +608,11 @@ def _selector(given: Any) -> Any:
             callable(getattr(given, x, None)) for x in ("push", "state_dict", "load_state_dict")
         )
     ):
+        if getattr(given, "needs", ()):
+            raise UnsupportedError(
+                f"{type(given).__name__} needs {', '.join(sorted(given.needs))}, which a session "
+                "does not provide: use StreamSelector, DTD or UniformStream"
+            )
         return given
     raise OTPruneError(
         f"selector={given!r}: expected otprune.StreamSelector(rate=16) or another selector of "
