@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -306,6 +309,39 @@ def test_a_restored_session_goes_on_as_the_first_would(name: str, tmp_path: Any)
             session_.see(gray(i + 1), time=EVERY * i)
     assert one.kept.keys() == two.kept.keys()
     assert one.frames == two.frames == 8
+
+
+CHILD = """
+import sys
+from tests.engines.transformers.test_watch_session import session, shown
+
+one = session()
+for i in range(1000):
+    one.see(shown(i), time=float(i))
+    one.save(sys.argv[1])
+    print(one.frames, flush=True)
+"""
+
+
+def test_a_killed_session_goes_on_in_another_process(tmp_path: Any) -> None:
+    file = tmp_path / "state.safetensors"
+    command = [sys.executable, "-c", CHILD, str(file)]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.strip() == "4":
+                child.kill()
+    one, whole = session(), session()
+    one.load(file)
+    assert one.frames >= 4
+    for i in range(one.frames):
+        whole.see(shown(i), time=float(i))
+    for session_ in (one, whole):
+        session_.see(shown(2000), time=2000.0)
+    assert one.ask(QUESTION, max_new_tokens=5) == whole.ask(QUESTION, max_new_tokens=5)
+    for a, b in zip(one._now.keys, whole._now.keys, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_a_state_of_something_else_is_refused(tmp_path: Any) -> None:
