@@ -28,6 +28,7 @@ from transformers.modeling_layers import (
 import otprune
 from otprune import DivPrune, OTPrune, OTPruneError, UnsupportedError, prune, prune_inputs
 from otprune.engines.transformers import support
+from otprune.engines.transformers.versions import ROWWISE, installed
 
 from .base import IMAGE, Inputs
 from .reference import reference_logits
@@ -145,6 +146,21 @@ def test_a_base_model_goes_on_from_a_pruned_cache() -> None:
             out = model(input_ids=more, past_key_values=cache, output_hidden_states=True)
         found.append(out.hidden_states[-1])
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "gemma3"])
+@torch.no_grad()
+def test_generate_around_a_pruned_base_model_is_right_or_refused(name: str) -> None:
+    whole, inputs = FAMILIES[name].model(), FAMILIES[name].inputs((1, 2))
+    settings = otprune.Settings(HALF, "preserved", mass="token")
+    for more in ({}, {"num_beams": 2}) if installed() >= ROWWISE else ({},):
+        call = inputs | {"max_new_tokens": 4, "do_sample": False} | more
+        with prune(whole, settings):
+            wanted = whole.generate(**call)
+        with prune(whole.base_model, settings):
+            assert torch.equal(whole.generate(**call), wanted)
+    with prune(whole.base_model, settings), pytest.raises(UnsupportedError, match="attention_mask"):
+        whole.generate(**inputs, max_new_tokens=4, cache_implementation="static")
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -279,6 +295,9 @@ def test_what_heads_cannot_do_is_refused() -> None:
     head, _ = head_on("llava", LlavaForSequenceClassification)
     with pytest.raises(UnsupportedError, match="gives no logits for single tokens"):
         prune(head, HALF, logits="full")
+    given = FAMILIES["llava"].inputs((1,))
+    with prune(head, HALF), pytest.raises(UnsupportedError, match="gives no logits for single"):
+        head(**given, otprune=otprune.Settings(HALF, logits="full"))
     assert "generate" not in vars(head)
     with pytest.raises(UnsupportedError, match="does not generate: a session needs"):
         otprune.watch(head, None, HALF)  # type: ignore[arg-type]

@@ -287,6 +287,11 @@ def test_what_a_policy_cannot_do_is_refused() -> None:
     ):
         with pytest.raises(UnsupportedError, match=why):
             prune(model, HALF, **more)
+        settings = otprune.Settings(HALF, **more)
+        otprune.enable(model)
+        with pytest.raises(UnsupportedError, match=why):
+            model.sample_actions(**given, otprune=settings)
+        otprune.disable(model)
     with pytest.raises(UnsupportedError, match="embeds its prefix by itself"):
         otprune.prune_inputs(model, given, HALF)
     assert support(type(model))[0]

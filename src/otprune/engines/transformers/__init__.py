@@ -38,6 +38,8 @@ Design decisions:
 - A stage inside the language model gives the layers behind a cut the kept tokens alone, at their
   own positions, and gives back whole sequences (`deep`). Their cache is shorter; what they hold is
   recorded beside the prompt.
+- Models that do not generate take the same route: base models, heads that hand arguments on to one
+  (`heads`), and a policy's prefix (`policy`).
 - A call that cannot be pruned correctly raises UnsupportedError; it is never passed on unpruned.
 """
 

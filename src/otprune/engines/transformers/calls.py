@@ -19,7 +19,7 @@ from otprune.engines.transformers.attention import KeyBias, apply_key_bias, key_
 from otprune.engines.transformers.continuing import next_step, next_turn
 from otprune.engines.transformers.deep import check_generation, check_layers, in_layers
 from otprune.engines.transformers.encoded import PrunedOutputs, has_images
-from otprune.engines.transformers.heads import base_of
+from otprune.engines.transformers.heads import base_of, check_rows
 from otprune.engines.transformers.inputs import Shrunk, handed_over, shrink
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import (
@@ -287,6 +287,8 @@ def forward(
     report = Run() if _INNERMOST.get() is not None else run
     if has_images(arguments):
         asked = arguments.get("logits_to_keep")
+        if settings.logits == "full":
+            check_rows(model)
         full = settings.logits == "full" and asked is not None
         kept = arguments | {"logits_to_keep": None} if full else arguments
         shrunk = _shrink(model, settings, kept, "aligned")

@@ -222,7 +222,7 @@ class Entry:
             return plain(model, function, arguments)
         pruned = calls.forward if self.name == "forward" else calls.generate
         if is_policy(type(model)):
-            pruned = policy.call
+            pruned = policy.forward if self.name == "forward" else policy.sample_actions
         with _in_use(model):
             return pruned(model, function, arguments, active.settings, active.run)
 

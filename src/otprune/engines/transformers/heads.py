@@ -81,6 +81,16 @@ def head_of(cls: Any) -> Head | None:
     return None
 
 
+def check_rows(model: Any) -> None:
+    """Raise UnsupportedError for a head that gives no logits for single tokens of the prompt."""
+    head = head_of(type(model))
+    if head is not None and not head.rows:
+        raise UnsupportedError(
+            f"logits='full': {type(model).__name__} gives no logits for single tokens of the "
+            "prompt: leave it out"
+        )
+
+
 def base_of(model: Any) -> Any:
     """The model, or model class, that takes the encoded images.
 

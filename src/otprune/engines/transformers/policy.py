@@ -3,10 +3,10 @@
 PI0 (pi-zero, arXiv 2410.24164) encodes its cameras and its instruction once, as a prompt of
 PaliGemma in which every token sees every other. Its action expert attends to the keys and values of
 that prefix in each step of denoising. A pruned call has a shorter prefix, and all that is derived
-from it, masks and positions, is that of the shorter one: with "compact" positions what the policy itself does with a prompt of
-that length; with "preserved" ones every token, the robot's state and the actions included, stands
-where it would stand unpruned. Masses apply in the prefix and in the expert. An absent camera has no
-tokens.
+from it, masks and positions, is that of the shorter one: with "compact" positions what the policy
+itself does with a prompt of that length; with "preserved" ones every token, the robot's state and
+the actions included, stands where it would stand unpruned. Masses apply in the prefix and in the
+expert. An absent camera has no tokens.
 """
 
 from __future__ import annotations
@@ -64,15 +64,24 @@ def has_prefix(inputs: Mapping[str, Any]) -> bool:
     return inputs.get("pixel_values") is not None and cache_of(inputs) is None
 
 
-def call(
+@torch.no_grad()
+def sample_actions(
     model: Any, function: Function, arguments: dict[str, Any], settings: Settings, run: Run
 ) -> Any:
-    """forward() or sample_actions() of a policy with a pruned prefix."""
+    """sample_actions() of a policy with a pruned prefix."""
+    return forward(model, function, arguments, settings, run)
+
+
+def forward(
+    model: Any, function: Function, arguments: dict[str, Any], settings: Settings, run: Run
+) -> Any:
+    """forward() of a policy with a pruned prefix, or a denoising step on the cache of one."""
     outer = _FOLLOWING.follower.get()
     if isinstance(outer, _Prefix) and outer.model is model:  # a denoising step of sample_actions()
         return function(**arguments)
     if has_prefix(arguments):
-        check_tested(settings.untested_transformers)
+        check_tested(settings.untested_transformers)  # settings may have been unpickled
+        check_settings(model, settings)
         shrunk = shrink(model, arguments, "right", replace(settings, distance=False))
         _check_rows(shrunk, arguments["pixel_attention_mask"])
         run.record(shrunk)

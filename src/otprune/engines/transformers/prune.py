@@ -13,7 +13,7 @@ from otprune.engines.transformers import entry
 from otprune.engines.transformers.attention import check_attention
 from otprune.engines.transformers.deep import check_layers
 from otprune.engines.transformers.families import check
-from otprune.engines.transformers.heads import base_of, head_of, is_policy
+from otprune.engines.transformers.heads import base_of, check_rows, is_policy
 from otprune.engines.transformers.policy import check_settings
 from otprune.engines.transformers.positions import Positions
 from otprune.engines.transformers.question import Text
@@ -22,13 +22,15 @@ from otprune.engines.transformers.settings import Logits, Settings, Weigh
 from otprune.engines.transformers.sources import check_seen
 from otprune.engines.transformers.tower import check_stage
 from otprune.engines.transformers.versions import Untested
-from otprune.errors import OTPruneError, UnsupportedError
+from otprune.errors import OTPruneError
 from otprune.measures.mass import Distance, Mass
 from otprune.selectors import Selector
 
 
 class prune:  # noqa: N801 - used as a function is
     """Prune visual tokens in every `model(...)` and `model.generate(...)` of the `with` block.
+
+    Of a policy of a robot also `model.sample_actions(...)`; base models and heads do not generate.
 
     The prompt is shortened before the model sees it, so cache, mask, beams and decoding need no
     changes. Of m tokens of an image, `selector.count(m)` are kept; of a video as many over all its
@@ -199,12 +201,8 @@ def _check(model: Any, settings: Settings | None) -> None:
     check(model)
     if settings is not None and is_policy(type(model)):
         check_settings(model, settings)
-    head = head_of(type(model))
-    if settings is not None and settings.logits == "full" and head is not None and not head.rows:
-        raise UnsupportedError(
-            f"logits='full': {type(model).__name__} gives no logits for single tokens of the "
-            "prompt: leave it out"
-        )
+    if settings is not None and settings.logits == "full":
+        check_rows(model)
     model = base_of(model)
     distanced = settings is not None and settings.has_distance and settings.distance is True
     if settings is not None and (settings.has_mass or distanced):

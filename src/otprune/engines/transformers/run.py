@@ -31,7 +31,8 @@ class Run:
     positions: "preserved" or "compact", the scheme of the last call. None after a call that lost no
         token.
     input_ids, labels: `(B, n)`, those of the shortened prompt; they match the logits that
-        `model(...)` returned. None after a call without images; labels also if the call had none.
+        `model(...)` returned. None after a call without images; labels also if the call had none,
+        or had one for each sequence.
         The label of the caller's first column is -100, since no column before it predicts it.
     """
 

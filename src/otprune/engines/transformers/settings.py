@@ -51,6 +51,7 @@ class Settings:
             column of the caller's prompt. A dropped column then has the logits of the last kept
             column before it, which predicts the next text token. Losses and metrics whose labels
             ignore placeholders (-100) therefore need no change. Padding on the left has logits 0.
+            Of a base model the hidden states; refused for models whose logits are not of tokens.
         untested_transformers: what to do if the installed transformers is newer than the tested
             versions: "refuse", or "prune" anyway.
         distance: adds `log(2 - D)` to the attention logits of kept tokens, in every layer, for the
