@@ -177,6 +177,15 @@ def test_stopping_early_closes_the_file(clip, monkeypatch):
     assert list(reading) == []
 
 
+@pytest.fixture
+def live(monkeypatch):
+    monkeypatch.setattr(newest, "_END", 0.01)  # this camera may send nothing at the end
+    camera = Live()
+    yield camera
+    camera.send(1)
+    assert camera.closed.wait(20)
+
+
 class Live:
     """A camera whose next frames come when a test says so."""
 
@@ -201,7 +210,7 @@ class Live:
                 self.came.notify_all()
 
     def send(self, frames):
-        """Let frames come, and wait until all but the last are in place."""
+        """Let so many frames come."""
         for _ in range(frames):
             self.ready.release()
 
@@ -213,8 +222,8 @@ class Live:
         self.closed.set()
 
 
-def test_a_live_source_gives_the_newest_frame_and_counts_the_others():
-    live, said = Live(), []
+def test_a_live_source_gives_the_newest_frame_and_counts_the_others(live):
+    said = []
     with Frames(live, on_broken=said.append) as reading:
         live.send(1)
         assert next(reading)[0] == 0
@@ -224,24 +233,29 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_others():
         assert reading.dropped == 3
         assert [str(error) for error in said] == ["frame 2 is broken"]
         assert (reading.live, reading.broken) == (True, 1)
-        live.send(1)  # the thread reads on and sees that it is not wanted
-    live.ready.release()
-    assert live.closed.wait(20)
     assert list(reading) == []
 
 
-def test_frames_that_are_passed_over_are_not_dropped():
-    live = Live()
+def test_frames_that_are_passed_over_are_not_dropped(live):
     with Frames(live, every=3.0) as reading:
-        live.send(6)
-        live.wait(5)
-        assert next(reading)[0] == 3
+        live.send(1)
+        assert next(reading)[0] == 0
+        live.send(6)  # 1 to 6, of which 3 and 6 are due
+        live.wait(6)
+        assert next(reading)[0] == 6
         assert reading.dropped == 1
-        live.send(2)
 
 
-def test_a_live_source_that_fails_says_so_and_its_thread_ends():
-    live = Live()
+def test_a_live_source_is_read_from_the_first_call_on(live):
+    live.send(5)
+    reading = Frames(live)
+    reading.close()
+    assert live.closed.is_set()
+    assert not live.taken
+    assert list(reading) == []
+
+
+def test_a_live_source_that_fails_says_so_and_its_thread_ends(live):
     reading = Frames(live)
     live.error = OTPruneError("the cable is out")
     live.send(1)
@@ -250,15 +264,15 @@ def test_a_live_source_that_fails_says_so_and_its_thread_ends():
     assert live.closed.wait(20)
 
 
-def test_a_live_source_that_nobody_holds_is_closed(monkeypatch):
-    monkeypatch.setattr(newest, "_END", 0.01)  # the camera below sends nothing meanwhile
-    live = Live()
-    reading = weakref.ref(Frames(live))
+def test_a_live_source_that_nobody_holds_is_closed(live):
+    frames = Frames(live)
+    live.send(1)
+    next(frames)
+    reading = weakref.ref(frames)
+    del frames
     gc.collect()
     assert reading() is None
-    assert not live.closed.is_set()
-    live.send(1)
-    assert live.closed.wait(20)
+    assert not live.closed.is_set()  # it is, with its next frame
 
 
 def test_a_file_on_a_web_server_is_read_whole(tmp_path, clip):

@@ -96,10 +96,12 @@ class Frames:
         self._errors: deque[FrameError] = deque()
         self._source: Source | Newest = source
         # The reading thread must not hold this object, which ends it when it is gone.
-        moments = thinned(source.moments(self._errors.append), every)
-        self._moments: Iterator[Moment] = moments
+        moments = source.moments(self._errors.append)
+        self._moments: Iterator[Moment]
         if source.live:
-            self._moments = self._source = Newest(source, moments)
+            self._moments = self._source = Newest(source, moments, every)
+        else:
+            self._moments = thinned(moments, every)
 
     @property
     def dropped(self) -> int:

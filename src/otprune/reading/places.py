@@ -74,6 +74,11 @@ def _named(number: int) -> str:
     """The name of a camera on Windows, which DirectShow wants."""
     import av
 
+    if not hasattr(av, "enumerate_input_devices"):
+        raise OTPruneError(
+            f"camera {number}: this PyAV ({av.__version__}) cannot list cameras: "
+            "pip install --upgrade av"
+        )
     devices = [d for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
     if number >= len(devices):
         there = ", ".join(d.description for d in devices) or "none"

@@ -89,7 +89,7 @@ class Video:
                 report(self._broken(packet, _why(cause)))
                 continue
             for frame in frames:
-                if getattr(frame, "is_corrupt", False):
+                if frame.is_corrupt:
                     report(self._broken(frame, "it is damaged"))
                 else:
                     yield frame
@@ -107,7 +107,7 @@ def _image(frame: Any) -> Image:
         image: Image = frame.to_image()
     except (FFmpegError, ValueError) as cause:
         raise FrameError(f"a frame cannot be converted to RGB: {_why(cause)}") from cause
-    turn = _TURNS.get(round(getattr(frame, "rotation", 0)) % 360)
+    turn = _TURNS.get(round(frame.rotation) % 360)
     return image if turn is None else image.transpose(turn)
 
 
