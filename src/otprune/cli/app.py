@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 import otprune
-from otprune.cli import options, parsing
+from otprune.cli import options, parsing, stream_options, streams
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
 from otprune.cli.parsing import check_alone, parse_keep, pruning, with_settings
@@ -167,10 +167,7 @@ def ask(
     device: options.Device = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
     trust_remote_code: options.TrustRemoteCode = False,
-    max_new_tokens: Annotated[
-        int,
-        typer.Option(min=1, metavar="NUMBER", help="Longest answer.", rich_help_panel="Model"),
-    ] = 32,
+    max_new_tokens: options.MaxNewTokens = 32,
     overlay: options.Overlay = None,
     continue_on_error: options.ContinueOnError = False,
     as_json: options.Json = False,
@@ -353,6 +350,94 @@ def select(
     _finish(each)
 
 
+@app.command(
+    epilog="Without --model the embedded model answers. It was trained on single images: unless "
+    "--method or --memory say otherwise, it answers about the newest frame alone."
+)
+def watch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A video, a folder of images, a pattern in quotes, the number of a camera, a URL; "
+            "or sample, a clip that comes with otprune.",
+        ),
+    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
+    every: stream_options.Every = None,
+    on_change: stream_options.OnChange = False,
+    see_every: stream_options.SeeEvery = None,
+    fps: stream_options.Fps = None,
+    frames: stream_options.MostFrames = None,
+    seconds: stream_options.MostTime = None,
+    method: stream_options.Method = None,
+    rate: stream_options.Rate = None,
+    settings: options.Set = None,
+    memory: stream_options.Memory = None,
+    forget: stream_options.Forget = "oldest",
+    unchanged: stream_options.Unchanged = 0.02,
+    model: options.Model = None,
+    tokens: options.Tokens = None,
+    device: options.Device = "auto",
+    dtype: options.DtypeOption = options.Dtype.auto,
+    trust_remote_code: options.TrustRemoteCode = False,
+    max_new_tokens: options.MaxNewTokens = 32,
+    record: stream_options.Record = None,
+    save: stream_options.Save = None,
+    resume: stream_options.Resume = None,
+    changes_only: stream_options.ChangesOnly = False,
+    as_json: stream_options.Json = False,
+) -> None:
+    """Watch a video, images or a camera, and ask about it whenever something new comes in.
+
+    Each frame is encoded, its kept tokens are remembered, and answers come from the memory. Ctrl-C
+    ends it: the recording is whole, and the summary is printed.
+    """
+    place = streams.source(source)
+    asks_every = streams.asks_every(every, on_change)
+    looks_every = streams.parse_time("--see-every", see_every)
+    end = streams.parse_time("--seconds", seconds)
+    method = method or ("otprune" if model is None else "stream")
+    selector = streams.stream_selector(method, rate, settings)
+    forgets = streams.forgetting(forget)
+    parsing.check_model(model, tokens, trust_remote_code)
+    check_question(question, embedded=model is None, usage='watch SOURCE "QUESTION"')
+    streams.check_files(place, record, save, resume)
+    with otprune.frames(place, looks_every, fps=fps) as reading:
+        with Steps(1) as steps:
+            steps.doing("loading the model")
+            from otprune.cli import lines, models, recording
+            from otprune.cli import watch as watching
+
+            loaded = models.load(model, tokens, device, dtype.value, trust_remote_code)
+            session = watching.session_of(loaded, selector, memory, forgets, unchanged)
+            if resume is not None:
+                session.load(resume)
+        out = lines.JsonLines(changes_only) if as_json else lines.TextLines(changes_only)
+        film = None if record is None else recording.Recording(record, question, loaded)
+        plan = watching.Plan(question, asks_every, frames, end, max_new_tokens)
+        work = watching.Watching(session, plan, out.answered, out.broken, film)
+        out.begin(loaded.name, source, question)
+        failed: BaseException | None = None
+        try:
+            work.run(reading)
+        except (KeyboardInterrupt, OTPruneError) as error:
+            failed = error
+        finally:
+            recorded = film is not None and film.close()
+    if save is not None:
+        session.save(save)
+    out.end(work.totals, isinstance(failed, KeyboardInterrupt))
+    if recorded and film is not None:
+        _note(f"recorded in {record}")
+        if film.lost:
+            _note(_no_font(film.lost, "recording"))
+    if failed is not None:
+        raise failed
+    if not work.totals.frames:
+        raise OTPruneError(f"{source}: no frame of it could be used")
+
+
 @app.command()
 def methods() -> None:
     """List the methods, one line each."""
@@ -410,11 +495,15 @@ def _draw(
         each.errors.append(error)
         return None
     if lost:
-        each.notes.append(
-            f"no font here has {' '.join(sorted(lost))}: written in ASCII on the overlay; install "
-            "a font that has them, for instance DejaVu or Noto (Noto CJK)"
-        )
+        each.notes.append(_no_font(lost, "overlay"))
     return overlay
+
+
+def _no_font(lost: set[str], what: str) -> str:
+    return (
+        f"no font here has {' '.join(sorted(lost))}: written in ASCII on the {what}; install "
+        "a font that has them, for instance DejaVu or Noto (Noto CJK)"
+    )
 
 
 def _written(overlay: Path | None) -> list[Words]:
@@ -423,11 +512,15 @@ def _written(overlay: Path | None) -> list[Words]:
 
 def _finish(each: Each) -> None:
     for note in each.notes:
-        print("otprune: note:", note, file=sys.stderr)
+        _note(note)
     for error in each.errors:
         _fail(str(error))
     if each.errors:
         raise typer.Exit(2)
+
+
+def _note(note: str) -> None:
+    print("otprune: note:", note, file=sys.stderr)
 
 
 def _print_json(report: dict[str, Any]) -> None:

@@ -257,7 +257,7 @@ def _row(row: Row, column: int, lost: set[str]) -> Image.Image:
     def lines(text: str, size: int, width: int) -> list[str]:
         drawn, missing = lettering.readable(text)
         lost.update(missing)
-        return _wrap(drawn, size, width)
+        return wrap(drawn, size, width)
 
     photo = panel(row.image, column)
     shown = shade(photo, row.grid, row.kept)
@@ -320,7 +320,7 @@ def _legend(rows: Sequence[Row], width: int, meaning: str) -> Image.Image:
     return page
 
 
-def _wrap(text: str, size: int, width: int, most: int = 4) -> list[str]:
+def wrap(text: str, size: int, width: int, most: int = 4) -> list[str]:
     """At most `most` lines of at most `width` pixels; a longer text is cut and ends in dots."""
     lines: list[str] = []
     for word in text.split():

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from PIL.Image import Image
+
 from otprune.cli.drawing import Grid
+from otprune.cli.models import Loaded
 from otprune.engines.transformers.families import placeholder
+from otprune.engines.transformers.watching.kinds import kind_of
+from otprune.engines.transformers.watching.wording import ChatWording
 from otprune.errors import UnsupportedError
 
 
@@ -40,6 +45,31 @@ def grid_of(
     if rows < 1 or tokens % rows or abs(tokens / rows / rows - width / height) > 0.5 / rows:
         raise _unknown(name, f"{tokens} tokens do not fill a grid over {width} x {height} pixels")
     return Grid(rows, tokens // rows, region)
+
+
+def grid_of_frame(loaded: Loaded, image: Image) -> Grid:
+    """The grid of a frame's tokens in a session, which has its own way to prepare frames.
+
+    Raises:
+        UnsupportedError: as for `grid_of`.
+    """
+    try:
+        return _of_frame(loaded, image)
+    except UnsupportedError as error:
+        raise UnsupportedError(str(error).replace("--overlay", "--record")) from error
+
+
+def _of_frame(loaded: Loaded, image: Image) -> Grid:
+    kind = kind_of(loaded.model.config)
+    inputs = ChatWording(loaded.processor, kind).frame([image], [0.0])
+    if kind.modality == "image":
+        return grid_of(loaded.name, loaded.model, loaded.processor, inputs, image.size)
+    counts = inputs.get("video_grid_thw")
+    if counts is None:
+        raise _unknown(loaded.name, "it has another way for frames of videos")
+    tokens = int((inputs["input_ids"] == placeholder(loaded.model.config, "video")).sum())
+    vision = getattr(loaded.model.config, "vision_config", None)
+    return _of_counts(loaded.name, counts, vision, tokens)
 
 
 def _of_counts(name: str, counts: Any, vision: Any, tokens: int) -> Grid:

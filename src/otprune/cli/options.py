@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-_WHAT, _MODEL, _OUT = "What to keep", "Model", "Output"
+WHAT, MODEL, OUT = "What to keep", "Model", "Output"
 
 
 class PositionScheme(str, Enum):
@@ -72,7 +72,7 @@ Keep = Annotated[
         metavar="RATIO|NUMBER|auto",
         help="How many visual tokens stay: with a point a ratio (0.1), without a number (16), or "
         "as few as reach --target.",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Target = Annotated[
@@ -81,7 +81,7 @@ Target = Annotated[
         metavar="NUMBER",
         help="auto: the largest distance, or the smallest certificate, to accept.",
         show_default="0.1 or 0.9",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 MeasureOption = Annotated[
@@ -89,7 +89,7 @@ MeasureOption = Annotated[
     typer.Option(
         help="auto: what the target is compared with.",
         show_default="distance",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 MaxKeep = Annotated[
@@ -98,7 +98,7 @@ MaxKeep = Annotated[
         metavar="RATIO|NUMBER",
         help="auto: the most to keep, even where they do not reach the target.",
         show_default="0.5",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Method = Annotated[
@@ -107,7 +107,7 @@ Method = Annotated[
         metavar="NAME|MODULE:CLASS",
         help="One of those that `otprune methods` lists, or recommended: method, merging, mass "
         "and distance as docs/mass.md advises; or a class of your own, which is imported.",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 # The methods' own settings are listed here, since the options of a command are fixed when it is
@@ -119,7 +119,7 @@ Gamma = Annotated[
         metavar="scaled|NUMBER",
         help="otprune: weight of the objective; the paper's is 0.01.",
         show_default="scaled",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 MetricOption = Annotated[
@@ -127,7 +127,7 @@ MetricOption = Annotated[
     typer.Option(
         help="transport: distances of tokens at unit length, or of tokens as they are.",
         show_default="cosine",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Set = Annotated[
@@ -136,7 +136,7 @@ Set = Annotated[
         "--set",
         metavar="NAME=VALUE",
         help="Another setting of the method, such as question=0.8 of transport; may be repeated.",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Rank = Annotated[
@@ -145,7 +145,7 @@ Rank = Annotated[
         metavar="auto|NUMBER",
         help="otprune: choose from a random projection to so many features; auto is 256.",
         show_default="all features",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Seed = Annotated[
@@ -155,7 +155,7 @@ Seed = Annotated[
         metavar="NUMBER",
         help="random: seed of the draw.",
         show_default="0",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Merge = Annotated[
@@ -163,7 +163,7 @@ Merge = Annotated[
     typer.Option(
         "--merge",
         help="Kept tokens become the mean of the tokens that they stand for.",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 MassOption = Annotated[
@@ -172,7 +172,7 @@ MassOption = Annotated[
         help="What kept tokens weigh in attention: one each, together as much as all tokens, or "
         "each as much as those that it stands for.",
         show_default="none",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Alpha = Annotated[
@@ -182,7 +182,7 @@ Alpha = Annotated[
         metavar="NUMBER",
         help="--mass, --distance: their strength; 1 is all of it.",
         show_default="1",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 EncoderKeep = Annotated[
@@ -192,7 +192,7 @@ EncoderKeep = Annotated[
         help="How many tokens of each image or tile stay inside the vision encoder: its later "
         "layers work on these alone.",
         show_default="all",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 EncoderAfter = Annotated[
@@ -202,7 +202,7 @@ EncoderAfter = Annotated[
         help="--encoder-keep: so many of the encoder's layers see all tokens; with a point a share "
         "(0.5), without a number (12).",
         show_default="0.6",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 LayerRankOption = Annotated[
@@ -211,7 +211,7 @@ LayerRankOption = Annotated[
         "--layer-rank",
         help="Later layers of the language model run on fewer visual tokens, chosen by this rank.",
         show_default="no such stage",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 LayerAfter = Annotated[
@@ -221,7 +221,7 @@ LayerAfter = Annotated[
         help="--layer-rank: so many of the language model's layers see all tokens; a share with a "
         "point (0.5), or a number (2); several with commas.",
         show_default="the rank's own",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 LayerKeep = Annotated[
@@ -231,7 +231,7 @@ LayerKeep = Annotated[
         help="--layer-rank: how many of the tokens that enter the language model stay; one for "
         "each of --layer-after.",
         show_default="the rank's own",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Distance = Annotated[
@@ -239,7 +239,7 @@ Distance = Annotated[
     typer.Option(
         "--distance",
         help="Attention to kept tokens makes up for the distance that rotary embeddings see.",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Positions = Annotated[
@@ -247,7 +247,7 @@ Positions = Annotated[
     typer.Option(
         help="Kept tokens keep their positions in the prompt, or are counted anew; auto is what "
         "suits the model and --mass.",
-        rich_help_panel=_WHAT,
+        rich_help_panel=WHAT,
     ),
 ]
 Model = Annotated[
@@ -256,7 +256,7 @@ Model = Annotated[
         metavar="NAME|FOLDER",
         help="A Hugging Face model or a local folder of one.",
         show_default="the embedded model",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL,
     ),
 ]
 Tokens = Annotated[
@@ -265,14 +265,14 @@ Tokens = Annotated[
         metavar="144|324",
         help="The embedded model: how many tokens it makes of a photograph.",
         show_default="144",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL,
     ),
 ]
 EncoderOption = Annotated[
     Encoder | None,
     typer.Option(
         help="A pretrained encoder instead of a model's; `otprune fetch vit-s` gets it.",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL,
     ),
 ]
 Size = Annotated[
@@ -281,7 +281,7 @@ Size = Annotated[
         metavar="224|336|448",
         help="vit-s: side of the square it sees, for 256, 576 or 1024 tokens.",
         show_default="224",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL,
     ),
 ]
 Device = Annotated[
@@ -289,13 +289,13 @@ Device = Annotated[
     typer.Option(
         metavar="auto|cpu|cuda|mps",
         help="Where the model runs; auto takes a GPU if there is one.",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL,
     ),
 ]
 DtypeOption = Annotated[
     Dtype,
     typer.Option(
-        help="The model's numbers; auto: as stored, on a CPU float32.", rich_help_panel=_MODEL
+        help="The model's numbers; auto: as stored, on a CPU float32.", rich_help_panel=MODEL
     ),
 ]
 TrustRemoteCode = Annotated[
@@ -303,26 +303,29 @@ TrustRemoteCode = Annotated[
     typer.Option(
         "--trust-remote-code",
         help="Run Python code of the model's repository. Only for authors you trust.",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL,
     ),
+]
+MaxNewTokens = Annotated[
+    int, typer.Option(min=1, metavar="NUMBER", help="Longest answer.", rich_help_panel=MODEL)
 ]
 Overlay = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         help="Write an image: kept patches clear, dropped ones dim; a row for each photograph.",
-        rich_help_panel=_OUT,
+        rich_help_panel=OUT,
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=_OUT)
+    bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=OUT)
 ]
 ContinueOnError = Annotated[
     bool,
     typer.Option(
         "--continue-on-error",
         help="Go on with the other photographs where one fails; the exit status is 2 all the same.",
-        rich_help_panel=_OUT,
+        rich_help_panel=OUT,
     ),
 ]
 Repeats = Annotated[
@@ -331,6 +334,6 @@ Repeats = Annotated[
         min=1,
         metavar="NUMBER",
         help="Timings are the median of so many, after a warm-up.",
-        rich_help_panel=_OUT,
+        rich_help_panel=OUT,
     ),
 ]

@@ -152,7 +152,7 @@ def pruning(
         alpha=alpha,
         distance=distance or None,
         own=True,
-        **{name: _plain(value) for name, value in settings.items()},
+        **{name: plain(value) for name, value in settings.items()},
     )
 
 
@@ -169,7 +169,7 @@ def check_alone(selector: Selector) -> None:
     check_cues(selector, [], "by select, which has the tokens of an encoder alone (ask has more)")
 
 
-def _plain(value: Enum | str | int | None) -> object:
+def plain(value: Enum | str | int | None) -> object:
     """The value of an enum member; a text that is a number, True or False is converted."""
     if isinstance(value, Enum):
         return value.value

@@ -38,10 +38,10 @@ def _is_photo(word: str) -> bool:
     return word == "-" or word.lower().endswith(IMAGES) or os.path.isfile(word)
 
 
-def check_question(question: str, embedded: bool) -> None:
+def check_question(question: str, embedded: bool, usage: str = 'ask PHOTO... "QUESTION"') -> None:
     """Refuse an empty question, and one that the embedded model has no words for."""
     if not question.strip():
-        raise OTPruneError('the question is empty: otprune ask PHOTO... "QUESTION"')
+        raise OTPruneError(f"the question is empty: otprune {usage}")
     if not embedded:
         return
     unknown = demo.unknown_words(question)

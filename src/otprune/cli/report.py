@@ -109,14 +109,14 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
         ),
         (
             "time to first token",
-            _seconds(full.first_token_seconds),
-            _seconds(cut.first_token_seconds),
+            in_seconds(full.first_token_seconds),
+            in_seconds(cut.first_token_seconds),
             _left(cut, full, "first_token_seconds"),
         ),
-        ("  of it the selector", "-", _seconds(asked.selector_seconds), ""),
+        ("  of it the selector", "-", in_seconds(asked.selector_seconds), ""),
     ]
     if asked.encoder is not None:
-        rows.append(("  and inside the encoder", "-", _seconds(asked.encoder.seconds), ""))
+        rows.append(("  and inside the encoder", "-", in_seconds(asked.encoder.seconds), ""))
     table = Figures(
         ("", "all tokens", _method(selector), "left"),
         rows,
@@ -136,8 +136,8 @@ def selected_table(selected: Selected, selector: Selector) -> RenderableType:
     shares = (selected.selection.masses.cpu() * selected.before).sort().values
     rows: list[Sequence[Cell]] = [
         ("visual tokens", Text.assemble(f"{selected.before} -> {kept}", (share, "dim"))),
-        ("selecting", _seconds(selected.selector_seconds)),
-        ("encoding, once", _seconds(selected.encoder_seconds)),
+        ("selecting", in_seconds(selected.selector_seconds)),
+        ("encoding, once", in_seconds(selected.encoder_seconds)),
         (
             "a kept token stands for",
             f"{shares[0]:.0f} to {shares[-1]:.0f} tokens, median {shares[len(shares) // 2]:.0f}",
@@ -376,7 +376,8 @@ def _left(cut: Side, full: Side, name: str) -> str:
     return "" if not whole or part is None else f"{part / whole:.1%}"
 
 
-def _seconds(value: float) -> str:
+def in_seconds(value: float) -> str:
+    """A time in words, milliseconds below a second."""
     return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 

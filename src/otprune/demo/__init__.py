@@ -20,6 +20,7 @@ MODEL_DIR = Path(__file__).parent / "model"
 DENSE_DIR = Path(__file__).parent / "model_324"
 FOLDERS = {144: MODEL_DIR, 324: DENSE_DIR}  # by number of tokens an image
 SAMPLES_DIR = Path(__file__).parent / "samples"
+CLIP = SAMPLES_DIR / "stickers.mp4"  # stickers that appear, move and leave over a photograph
 
 HELP = """\
 The embedded model was trained on a small world: stickers on photographs. It knows

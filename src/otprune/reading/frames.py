@@ -82,6 +82,7 @@ class Frames:
     Attributes:
         live: whether it is a camera or a stream, which does not wait for the caller.
         broken: number of frames so far that could not be read.
+        on_broken: is called with the error of each; see `frames`.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Frames:
     ) -> None:
         self.live = source.live
         self.broken = 0
-        self._on_broken = on_broken
+        self.on_broken = on_broken
         self._errors: deque[FrameError] = deque()
         self._source: Source | Newest = source
         # The reading thread must not hold this object, which ends it when it is gone.
@@ -133,8 +134,8 @@ class Frames:
         while self._errors:
             error = self._errors.popleft()
             self.broken += 1
-            if self._on_broken is not None:
-                self._on_broken(error)
+            if self.on_broken is not None:
+                self.on_broken(error)
 
     def close(self) -> None:
         """Close the source; the iterator is then at its end."""
