@@ -20,10 +20,6 @@ from transformers import (
     AutoModelForMultimodalLM,
     GenerationMixin,
 )
-from transformers.modeling_layers import (
-    GenericForSequenceClassification,
-    GenericForTokenClassification,
-)
 
 from otprune.engines.transformers.parameters import parameters_of
 from otprune.errors import OTPruneError, UnsupportedError
@@ -47,13 +43,11 @@ class Head:
     labels: Literal["sequence", "token", "next"] = "next"
 
 
-_GENERIC: dict[type, Head] = {
-    GenericForSequenceClassification: Head(labels="sequence"),
-    GenericForTokenClassification: Head(rows=True, labels="token"),
-}
 _HEADS = {
     "ColPaliForRetrieval": Head("PaliGemmaModel"),
     "ColQwen2ForRetrieval": Head("Qwen2VLModel", embeds=True),
+    "GenericForSequenceClassification": Head(labels="sequence"),
+    "GenericForTokenClassification": Head(rows=True, labels="token"),
     "ShieldGemma2ForImageClassification": Head("Gemma3ForConditionalGeneration"),
 }
 
@@ -74,10 +68,7 @@ def head_of(cls: Any) -> Head | None:
     """
     for one in cls.__mro__:
         if one.__name__ in _HEADS and one.__module__.startswith("transformers."):
-            return _HEADS[one.__name__]
-    for kind, head in _GENERIC.items():
-        if issubclass(cls, kind):
-            return head if "kwargs" in parameters_of(cls.forward) else None
+            return _HEADS[one.__name__] if "kwargs" in parameters_of(cls.forward) else None
     return None
 
 
