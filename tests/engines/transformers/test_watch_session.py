@@ -28,6 +28,7 @@ from otprune import (
     prune,
     watch,
 )
+from otprune.engines.transformers.watching import language
 from tests.families.test_watch import KEPT, Keep, ask, close, expected, gray, seen, tiny
 from tests.families.watching import EVERY, Words
 
@@ -217,6 +218,35 @@ def test_a_turn_is_remembered_as_in_one_prompt(name: str) -> None:
     close(logits, expected(name, shown_, KEPT, f"{said} 36 37", ids))
 
 
+def test_a_remembered_answer_ends_once() -> None:
+    one = session()
+    one.see(shown(1))
+    answer = one.ask(QUESTION, max_new_tokens=5, remember=True)
+    end = embedded()[0].generation_config.eos_token_id
+    assert answer in ("yes", "no")
+    assert (one._now.ids == end).sum() == 1
+
+
+def test_a_question_has_positions_that_the_model_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llava")
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", 60)
+    one = watch(model, Words("llava"), Keep(*KEPT * 6), unchanged=0, memory=7)
+    taken = []
+    make = language.generate
+
+    def generate(model_: Any, ids: Tensor, positions: Tensor, *rest: Any) -> Tensor:
+        taken.append(int(positions.max()))
+        return make(model_, ids, positions, *rest)
+
+    monkeypatch.setattr(language, "generate", generate)
+    for i in range(15):
+        one.see(gray(i + 1), time=float(i))
+        before = one._now
+        one.ask("30 31", max_new_tokens=20)
+        assert one._now is before
+        assert taken[-1] + 20 < 60
+
+
 def test_a_turn_leaves_with_the_frames_before_it() -> None:
     one = watch(tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0, memory=4)
     one.see(gray(1), time=0.0)
@@ -294,7 +324,7 @@ def test_a_frame_that_does_not_fit_leaves_the_session_as_it_was() -> None:
 def test_a_restored_session_goes_on_as_the_first_would(name: str, tmp_path: Any) -> None:
     def make() -> watch:
         return watch(
-            tiny(name), Words(name), Keep(*KEPT * 3), memory=5, forget=OTPrune(0.5), unchanged=0
+            tiny(name), Words(name), Keep(*KEPT * 4), memory=5, forget=OTPrune(0.5), unchanged=0
         )
 
     one, two = make(), make()
@@ -309,6 +339,9 @@ def test_a_restored_session_goes_on_as_the_first_would(name: str, tmp_path: Any)
             session_.see(gray(i + 1), time=EVERY * i)
     assert one.kept.keys() == two.kept.keys()
     assert one.frames == two.frames == 8
+    state = one.state_dict() | {"time": torch.tensor(200.0, dtype=torch.float64)}
+    two.load_state_dict(state)
+    assert 200 < two.see(gray(9)).time < 200 + 50  # the clock goes on
 
 
 CHILD = """
