@@ -31,7 +31,7 @@ class Plan:
     memory: int = 256
     clip: int = 64
     kept: int = 8
-    repeats: int = 5
+    repeats: int = 3
     large: bool = True
     photographs: bool = True
 
