@@ -27,6 +27,12 @@ SAID = {
         "policy: Run(image 64 -> 16, image 64 -> 16; 128 -> 32 in all) -> (1, 8, 7) actions",
         "reward: Run(image 64 -> 16, image 64 -> 16; 128 -> 32 in all) -> (2, 1) scores",
     ],
+    "camera": [
+        "  0.0 s  Is there a red circle? no\n",
+        "  2.0 s  Is there a red circle? yes\n",
+        "  6.0 s  Is there a red circle? no\n48 frames seen, 0 dropped\n",
+    ],
+    "video": ["  0.0 s: ", "24 frames, ", "Is there a red circle? yes\n"],
     "compare": ["coffee: 144 tokens of 128 features", *TOKENS_ALONE, ", certificate 0."],
 }
 

@@ -318,6 +318,8 @@ def test_times(text, seconds):
 def test_selectors_by_name():
     stream = streams.stream_selector("stream", None, ["half_life=4"])
     assert (type(stream), stream.rate, stream.half_life) == (otprune.StreamSelector, 16, 4)
+    fixed = streams.stream_selector("fixed-camera", 8, None)
+    assert (type(fixed), fixed.rate) == (otprune.FixedCameraSelector, 8)
     assert streams.stream_selector("uniform", 2.5, None).rate == 2.5
     assert streams.stream_selector("dtd", None, ["threshold=0.9"]).threshold == 0.9
     assert streams.stream_selector("transport", 8, None) == otprune.TransportPrune(8)

@@ -30,6 +30,8 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], int | None], ...] = (
     ("stream, rate 16", lambda: otprune.StreamSelector(16), 72),
     ("stream, rate 16", lambda: otprune.StreamSelector(16), None),
     ("stream, rate 16, half_life 10", lambda: otprune.StreamSelector(16, half_life=10), None),
+    ("fixed-camera, rate 16", lambda: otprune.FixedCameraSelector(16), 144),
+    ("fixed-camera, rate 16", lambda: otprune.FixedCameraSelector(16), None),
     ("dtd, threshold 0.9", lambda: otprune.DTD(0.9), 144),
     ("dtd, threshold 0.9", lambda: otprune.DTD(0.9), None),
 )

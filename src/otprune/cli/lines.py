@@ -76,14 +76,14 @@ class TextLines:
         counts += [f"{totals.answers} answers", f"{totals.kept} tokens kept"]
         rate = f"{totals.frames / totals.seconds:.1f} frames/s"
         times = [
-            f"{name} {getattr(totals, name):.2f} s"
+            f"{name} {getattr(totals, name):.2f}"
             for name in ("read", "encode", "select", "prefill", "answer", "draw")
             if getattr(totals, name) or name != "draw"
         ]
         stopped = "stopped: " * interrupted
         lines = [
             f"{stopped}{', '.join(counts)}",
-            f"{totals.seconds:.2f} s, {rate}: {', '.join(times)}",
+            f"{totals.seconds:.2f} s, {rate}; of the seconds {', '.join(times)}",
         ]
         if totals.answers:
             lines.append(LEGEND)

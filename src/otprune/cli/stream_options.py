@@ -68,7 +68,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="stream, dtd or uniform, which know the frames before; or one of `otprune methods`, "
+        help="stream, fixed-camera, dtd or uniform, for streams; or one of `otprune methods`, "
         "for each frame by itself.",
         show_default="stream; embedded model: otprune",
         rich_help_panel=WHAT,

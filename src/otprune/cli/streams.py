@@ -60,8 +60,8 @@ def stream_selector(method: str, rate: float | None, settings: list[str] | None)
     """The selector of a session.
 
     Args:
-        method: stream, dtd or uniform; or a method for single images, which then chooses in each
-            frame by itself.
+        method: stream, fixed-camera, dtd or uniform; or a method for single images, which then
+            chooses in each frame by itself.
         rate: tokens a frame; None: `RATE`.
         settings: NAME=VALUE each.
 
@@ -77,6 +77,7 @@ def stream_selector(method: str, rate: float | None, settings: list[str] | None)
         raise OTPruneError(f"--rate {rate:g}: expected a number of tokens, more than 0")
     kinds: dict[str, Any] = {
         "stream": streaming.StreamSelector,
+        "fixed-camera": streaming.FixedCameraSelector,
         "dtd": streaming.DTD,
         "uniform": streaming.UniformStream,
     }

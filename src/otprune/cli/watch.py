@@ -204,7 +204,7 @@ def session_of(
     """The session that the options ask for; its default memory for the embedded model.
 
     That model was trained on single images. With tokens of one frame at a time it answers about
-    that frame, and with those of several it mixes them up (docs/watch.md has the figures).
+    that frame, and with those of several it mixes them up (docs/command_line.md has the figures).
 
     Raises:
         OTPruneError, UnsupportedError: as `otprune.watch`.
