@@ -32,6 +32,7 @@ SAID = {
         "  2.0 s  Is there a red circle? yes\n",
         "  6.0 s  Is there a red circle? no\n48 frames seen, 0 dropped\n",
     ],
+    "robot": [" 0  x =  80  24/144 tokens  left: yes\n", "x = 300", "  left: no\n"],
     "video": ["  0.0 s: ", "24 frames, ", "Is there a red circle? yes\n"],
     "compare": ["coffee: 144 tokens of 128 features", *TOKENS_ALONE, ", certificate 0."],
 }
