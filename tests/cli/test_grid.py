@@ -10,8 +10,9 @@ from transformers import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from otprune import UnsupportedError, visual_tokens
+from otprune.cli import grid as grids
 from otprune.cli.drawing import Grid, _cells
-from otprune.cli.grid import grid_of
+from otprune.cli.grid import grid_of, grid_of_frame
 from otprune.cli.models import Loaded, prompt
 
 from .conftest import scene
@@ -145,3 +146,29 @@ def test_what_does_not_fit_is_refused_rather_than_drawn_wrongly():
         grid(clip(), pixels, (640, 480), 17)
     with pytest.raises(UnsupportedError, match="in its own way"):
         grid(clip(do_center_crop=False), pixels, (640, 480), 16)
+
+
+def watched(monkeypatch, model_type, **inputs):
+    """A model whose processor makes these inputs of a frame; three of its tokens are a frame's."""
+    made = {"input_ids": torch.tensor([[0, TOKEN, TOKEN, TOKEN, 0]]), **inputs}
+    wording = SimpleNamespace(frame=lambda images, times: made)
+    monkeypatch.setattr(grids, "ChatWording", lambda processor, kind: wording)
+    config = SimpleNamespace(
+        model_type=model_type,
+        image_token_id=TOKEN,
+        video_token_id=TOKEN,
+        vision_config=SimpleNamespace(spatial_merge_size=2),
+    )
+    return Loaded("a model", SimpleNamespace(config=config), SimpleNamespace(), embedded=False)
+
+
+def test_frames_that_are_videos_of_one_frame(monkeypatch):
+    counts = torch.tensor([[1, 2, 6]])
+    loaded = watched(monkeypatch, "qwen2_vl", video_grid_thw=counts)
+    assert grid_of_frame(loaded, scene()) == Grid(1, 3)
+    loaded = watched(monkeypatch, "qwen2_vl", video_grid_thw=2 * counts)
+    with pytest.raises(UnsupportedError, match="3 tokens for 2 x 4 x 12 patches"):
+        grid_of_frame(loaded, scene())
+    loaded = watched(monkeypatch, "llava_onevision", pixel_values_videos=torch.zeros(1, 1, 3, 6, 6))
+    with pytest.raises(UnsupportedError, match=r"another way for frames.*leave --record out"):
+        grid_of_frame(loaded, scene())

@@ -3,18 +3,20 @@
 import functools
 import gc
 import http.server
+import io
+import re
 import subprocess
 import sys
 import threading
 import wave
 import weakref
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 import otprune
+from otprune import demo
 from otprune.errors import FrameError, OTPruneError
 from otprune.reading import newest
 from otprune.reading.frames import Frames
@@ -147,18 +149,30 @@ def test_what_cannot_be_read_is_refused_at_once(
         otprune.frames(source, **options)
 
 
-def test_a_file_that_ends_early_gives_what_is_there(clip):
-    content = clip.read_bytes()
-    with av.open(str(clip)) as opened:
-        cut = [p.pos for p in opened.demux(video=0) if p.size][3] + 5
-    # The index at the end is needed: only the data is overwritten.
-    clip.write_bytes(content[:cut] + bytes(len(content) - cut))
-    with pytest.raises(OTPruneError):
-        list(otprune.frames(clip))
-    raw = make_clip(clip.with_suffix(".mjpeg"))
-    raw.write_bytes(raw.read_bytes()[:-300])
-    images = [image for _, image in otprune.frames(raw)]
-    assert colours(images)[:5] == COLOURS[:5]
+def test_a_file_that_ends_early_gives_what_is_there_and_says_so(tmp_path):
+    content = demo.CLIP.read_bytes()  # its index is at the start
+    half = tmp_path / "half.mp4"
+    half.write_bytes(content[: len(content) // 2])
+    said = []
+    times = [time for time, _ in otprune.frames(half, on_broken=said.append)]
+    assert len(times) == pytest.approx(44, abs=2)
+    assert len(said) == 1
+    assert re.search(r"half.mp4 ends at 4\.\d+ s of 12.00 s: the rest is missing", str(said[0]))
+    half.write_bytes(content[:1000])
+    with pytest.raises(OTPruneError, match="cannot be opened"):
+        otprune.frames(half)
+
+
+def test_no_frame_is_lost_without_a_word(tmp_path):
+    content = bytearray(demo.CLIP.read_bytes())
+    content[80_000:82_000] = bytes(2000)
+    hole = tmp_path / "hole.mp4"
+    hole.write_bytes(content)
+    said = []
+    times = [time for time, _ in otprune.frames(hole, on_broken=said.append)]
+    assert len(times) < 120
+    lost = re.search(r"hole.mp4: (\d+) more frames depend on damaged ones", str(said[-1]))
+    assert len(times) + len(said) - 1 + int(lost[1]) == 120
 
 
 def test_stopping_early_closes_the_file(clip, monkeypatch):
@@ -291,6 +305,44 @@ def test_a_file_on_a_web_server_is_read_whole(tmp_path, clip):
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_web_camera_is_live():
+    pictures = []
+    for name in COLOURS:
+        content = io.BytesIO()
+        Image.new("RGB", (64, 48), name).save(content, "JPEG")
+        pictures.append(content.getvalue())
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            for picture in pictures:
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}"
+                self.wfile.write(head.encode() + b"\r\n\r\n" + picture + b"\r\n")
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            reading = otprune.frames(f"http://127.0.0.1:{server.server_port}")
+            assert reading.live
+            found = []
+            with pytest.raises(OTPruneError, match="cannot be read any further"):
+                found.extend(reading)
+        finally:
+            server.shutdown()
+            thread.join()
+    times, images = zip(*found, strict=True)
+    assert colours(images)[-1] == COLOURS[-1]
+    assert len(images) + reading.dropped == len(COLOURS)
+    assert list(times) == sorted(times)
+    assert reading.broken == 0
 
 
 def test_cameras_by_platform():

@@ -20,6 +20,7 @@ _TURNS = {
     180: PIL.Image.Transpose.ROTATE_180,
     270: PIL.Image.Transpose.ROTATE_270,
 }
+_SHORT = 1.0  # seconds that a file may be shorter than it says: rounding, and a frame's length
 
 
 class Video:
@@ -67,37 +68,63 @@ class Video:
         self._container.close()
 
     def _frames(self, report: Report) -> Iterator[Any]:
-        packets = self._container.demux(self._stream)
-        failed = False
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except FFmpegError as cause:
-                said = f"{self._name} cannot be read any further: {_why(cause)}"
-                if failed:
-                    raise OTPruneError(said) from cause
-                failed = True
-                report(FrameError(f"{self._name}: a part of it cannot be read: {_why(cause)}"))
-                packets = self._container.demux(self._stream)
-                continue
-            failed = False
+        given = shown = told = 0
+        for packet in self._packets(report):
+            given += packet.size > 0 and not packet.is_discard
             try:
                 frames = packet.decode()
             except FFmpegError as cause:
                 report(self._broken(packet, _why(cause)))
+                told += 1
                 continue
             for frame in frames:
                 if frame.is_corrupt:
                     report(self._broken(frame, "it is damaged"))
+                    told += 1
                 else:
+                    shown += 1
                     yield frame
+        # Decoders drop what refers to a damaged frame without a word. Where nothing is damaged,
+        # packets without a frame are a codec's own affair.
+        if told and given > shown + told:
+            lost = given - shown - told
+            report(FrameError(f"{self._name}: {lost} more frames depend on damaged ones"))
+
+    def _packets(self, report: Report) -> Iterator[Any]:
+        packets = self._container.demux(self._stream)
+        failed: FFmpegError | None = None
+        end = 0.0
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except FFmpegError as cause:
+                if failed is not None:
+                    said = f"{self._name} cannot be read any further: {_why(cause)}"
+                    raise OTPruneError(said) from cause
+                failed = cause
+                packets = self._container.demux(self._stream)
+                continue
+            if failed is not None:
+                report(FrameError(f"{self._name}: a part of it cannot be read: {_why(failed)}"))
+                failed = None
+            if packet.pts is not None:
+                end = max(end, self._seconds(packet.pts + (packet.duration or 0)))
+            yield packet
+        if not self.live and self._stream.duration is not None:
+            whole = self._seconds(self._stream.duration + (self._stream.start_time or 0))
+            if whole - end > _SHORT:
+                said = f"{self._name} ends at {end:.2f} s of {whole:.2f} s: the rest is missing"
+                report(FrameError(said))
+
+    def _seconds(self, ticks: int) -> float:
+        return float(ticks * self._stream.time_base)
 
     def _broken(self, what: Any, why: str) -> FrameError:
         at = ""
-        if what.pts is not None and what.time_base is not None:
-            at = f" at {float(what.pts * what.time_base):.2f} s"
+        if what.pts is not None:
+            at = f" at {self._seconds(what.pts):.2f} s"
         return FrameError(f"{self._name}: the frame{at} cannot be decoded: {why}")
 
 
