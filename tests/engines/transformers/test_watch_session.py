@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 import otprune
 from otprune import (
     CDPruner,
+    FixedCameraSelector,
     FrameError,
     OTPrune,
     OTPruneError,
@@ -289,6 +291,37 @@ def test_what_stays_in_view_is_remembered_although_its_first_tokens_left() -> No
     columns = torch.cat(list(one.kept.values())) % 12
     assert min(one.kept) > 20  # the first frames are gone
     assert (columns < 6).sum() >= 4
+
+
+def test_a_token_leaves_when_another_in_its_place_is_kept() -> None:
+    kept = [[0, 2, 3], [1], [0, 1]]
+    one = watch(tiny("llava"), Words("llava"), Keep(*kept), unchanged=0, forget="replaced")
+    for i, left in enumerate([{0: [0, 2, 3]}, {0: [0, 2, 3], 1: [1]}, {0: [2, 3], 2: [0, 1]}]):
+        seen_ = one.see(gray(i + 1), time=float(i))
+        assert {n: x.tolist() for n, x in one.kept.items()} == left
+    assert seen_.forgotten == 2
+    assert seen_.remembered == 4
+
+
+def test_of_a_still_camera_the_newest_token_of_each_place_is_remembered() -> None:
+    one = session(selector=FixedCameraSelector(12), memory=144, unchanged=0, forget="replaced")
+    for i in range(12):
+        one.see(shown(i), time=float(i))
+        places = torch.cat(list(one.kept.values()))
+        assert places.sort().values.tolist() == list(range(144))
+    assert len(one.kept) > 3
+
+
+def test_frames_of_another_size_have_no_place_in_common() -> None:
+    model = tiny("llava_onevision")
+    one = watch(model, Words("llava_onevision"), Keep([0], [1]), unchanged=0, forget="replaced")
+    one.see(gray(1), time=0.0)
+    one.see([gray(1), gray(2)], time=[1.0, 2.0])
+    one._now = replace(
+        one._now,
+        segments={n: replace(x, tokens=x.tokens + 1) for n, x in one._now.segments.items()},
+    )
+    assert one._now.replaced(5, torch.tensor([4])).tolist() == one._now.visual.tolist()
 
 
 def test_a_selector_decides_what_stays() -> None:

@@ -27,12 +27,14 @@ class Segment:
     length: how far the segment moves the next one, in positions. Not used by 1-D positions, where
         it is the number of its tokens.
     ticks: time of the frame on the M-RoPE time axis, where frames form an open-ended video.
+    tokens: number of the frame's tokens before the selection; 0 for text.
     """
 
     number: int
     frame: int
     length: int
     ticks: int | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,17 @@ class Remembered:
             segments={n: one for n, one in self.segments.items() if n in numbers},
         )
 
+    def replaced(self, tokens: int, indices: Tensor) -> Tensor:
+        """`(n,)` bool, the visual tokens whose places a new frame fills.
+
+        Args:
+            tokens: of the new frame; frames of another number have no place in common with it.
+            indices: `(k,)`, its kept ones.
+        """
+        others = [n for n, one in self.segments.items() if one.frame >= 0 and one.tokens != tokens]
+        other = torch.isin(self.segment, torch.tensor(others, device=self.segment.device))
+        return self.visual & (other | torch.isin(self.source, indices.to(self.source.device)))
+
     def moved(self, turn: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Remembered:
         """Laid out anew, as if the session had begun with what it remembers.
 
@@ -154,10 +165,16 @@ class Remembered:
         state |= {name: getattr(self, name) for name in _TENSORS}
         none = -(2**62)
         table = [
-            [one.number, one.frame, one.length, none if one.ticks is None else one.ticks]
+            [
+                one.number,
+                one.frame,
+                one.length,
+                none if one.ticks is None else one.ticks,
+                one.tokens,
+            ]
             for one in self.segments.values()
         ]
-        state["segments"] = torch.tensor(table, dtype=torch.int64).reshape(-1, 4)
+        state["segments"] = torch.tensor(table, dtype=torch.int64).reshape(-1, 5)
         place = self.place
         base = none if place.base is None else place.base
         state["place"] = torch.tensor([place.next, base, place.origin, self.opening])
@@ -169,8 +186,8 @@ class Remembered:
         none = -(2**62)
         layers = sum(name.startswith("keys.") for name in state)
         rows = [
-            Segment(number, frame, length, None if ticks == none else ticks)
-            for number, frame, length, ticks in state["segments"].tolist()
+            Segment(number, frame, length, None if ticks == none else ticks, tokens)
+            for number, frame, length, ticks, tokens in state["segments"].tolist()
         ]
         following, base, origin, opening = state["place"].tolist()
         return cls(

@@ -109,6 +109,9 @@ class watch:  # noqa: N801 - used as a function is
             positions if those are fewer.
         forget: what leaves when the memory is full: the "oldest" tokens; or a `Selector`, which
             then chooses what stays among all that is remembered, such as `OTPrune(0.75)`.
+            "replaced": a token leaves as soon as another in its place is kept, so that the memory
+            holds the newest token of each place, for cameras that stand still and questions about
+            what is there now; of a full memory the oldest leave too.
         unchanged: a frame is not encoded if no block of a 64 x 64 thumbnail changed by more than
             this since the last encoded frame, as a share of full brightness. 0: encode all.
         untested_transformers: see `Settings`.
@@ -125,7 +128,7 @@ class watch:  # noqa: N801 - used as a function is
         selector: Any = None,
         *,
         memory: int | None = None,
-        forget: Literal["oldest"] | Selector = "oldest",
+        forget: Literal["oldest", "replaced"] | Selector = "oldest",
         unchanged: float = 0.02,
         untested_transformers: Untested = "refuse",
     ) -> None:
@@ -141,8 +144,8 @@ class watch:  # noqa: N801 - used as a function is
         self._positions = int(model.config.get_text_config().max_position_embeddings)
         self._reserve = min(_RESERVE, self._positions // 4)
         self._memory = _memory(memory, self._positions, self._reserve)
-        if forget != "oldest" and not isinstance(forget, Selector):
-            raise OTPruneError(f"forget={forget!r}: expected 'oldest', or a Selector")
+        if not isinstance(forget, Selector) and forget not in ("oldest", "replaced"):
+            raise OTPruneError(f"forget={forget!r}: expected 'oldest', 'replaced' or a Selector")
         self._forget = forget
         self._tells = callable(getattr(self._selector, "forget", None))
         self._stores_features = self._tells or isinstance(forget, Selector)
@@ -307,6 +310,7 @@ class watch:  # noqa: N801 - used as a function is
             frame=self._frames,
             length=int(axes.max()) + 1,
             ticks=self._kind.ticks(self._model.config, time),
+            tokens=len(some.tokens[0]),
         )
         features = some.tokens[0][indices]
         choice = Choice(Reduction(indices, partial(torch.ones, len(indices)), features), 0.0)
@@ -314,7 +318,7 @@ class watch:  # noqa: N801 - used as a function is
             modality: with_kept_features(self._model, call.outputs[modality], some, [choice])
         }
         offsets = axes[:, stays].to(self._now.offsets.device)
-        now, gone = self._with_room(len(indices), segment, offsets)
+        now, gone = self._with_room(indices, segment, offsets)
         if self._stores_features:
             old = now.features if len(now.features) else features[:0]
             now = replace(now, features=torch.cat([old, features]))
@@ -520,12 +524,13 @@ class watch:  # noqa: N801 - used as a function is
         return [float(x) for x in times]
 
     def _with_room(
-        self, tokens: int, segment: Segment, offsets: Tensor
+        self, indices: Tensor, segment: Segment, offsets: Tensor
     ) -> tuple[Remembered, Tensor]:
         """What is remembered, with room for a frame's tokens in the memory and the positions.
 
         Also the features of the tokens that leave for it, `(p, d)`, if they are stored.
         """
+        tokens = len(indices)
         if tokens > self._memory:
             raise OTPruneError(
                 f"one frame keeps {tokens} tokens, and memory={self._memory}: raise memory, or "
@@ -537,6 +542,9 @@ class watch:  # noqa: N801 - used as a function is
             left.append(now.features[gone[now.visual]] if len(now.features) else now.features)
             return now.without(gone)
 
+        if self._forget == "replaced":
+            gone = now.replaced(segment.tokens, indices)
+            now = leave(gone) if bool(gone.any()) else now
         excess = int(now.visual.sum()) + tokens - self._memory
         if excess > 0 and isinstance(self._forget, Selector):
             now = leave(self._dispensable(now, self._forget))
