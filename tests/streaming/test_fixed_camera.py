@@ -92,6 +92,8 @@ def test_what_was_forgotten_is_new_again():
     with pytest.raises(TokenError, match="no frame was pushed"):
         stream.forget(still)
     stream.push(still)
+    stream.forget(still)  # the last frame's are in their places
+    assert len(stream.push(still)) == 0
     stream.forget(3 * still[[1, 4]])
     assert stream.push(still).tolist() == [1, 4]
     stream.forget(random_tokens(3, 8, seed=1))  # of no place

@@ -93,7 +93,7 @@ class FixedCameraSelector(Budgeted):
 
         Args:
             tokens: `(p, d)`, as they were pushed. One that was not kept last in any place says
-                nothing.
+                nothing, nor does one like a token that the last frame kept, which takes its place.
 
         Raises:
             TokenError: the tokens are not a finite floating array of that shape.
@@ -104,7 +104,8 @@ class FixedCameraSelector(Budgeted):
         rows = self._rows.to(gone.device, copy=True)
         with threads.single(), torch.autocast(gone.device.type, enabled=False):
             alike = rows @ unit_rows(gone.float().unsqueeze(0))[0].mT
-        rows[(alike > 1 - SAME).any(dim=1)] = 0
+        older = self._ages.to(gone.device) > 0
+        rows[(alike > 1 - SAME).any(dim=1) & older] = 0
         self._rows = rows
 
     def _novelty(self, points: Tensor, rows: Tensor, ages: Tensor) -> Tensor:
