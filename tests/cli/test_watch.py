@@ -78,6 +78,8 @@ def test_text_has_a_line_for_each_answer_and_a_summary(run, embedded, clip, monk
     said_whole = " ".join(said.out.split())
     assert "3 frames, 0 of them unchanged, 3 answers, 48 tokens kept" in said_whole
     assert "encode 0." in said_whole
+    said = run("watch", clip, QUESTION, *SHORT, "--frames", 1)
+    assert "1 frame, 0 of them unchanged, 1 answer, 16 tokens kept" in " ".join(said.out.split())
     others = [line for line in lines if str(clip) not in line and "16/144" not in line]
     assert max(map(len, others)) <= width  # an answer may be longer
 
@@ -235,6 +237,13 @@ def test_a_source_that_fails_is_an_error_after_the_summary(watch, monkeypatch):
     assert (status, err) == (2, "otprune: error: the cable is out\n")
     assert found["end"][0]["frames"] == 2
     assert not found["end"][0]["interrupted"]
+
+
+def test_dropped_frames_are_counted(watch, run, embedded, clip, monkeypatch):
+    monkeypatch.setattr(Frames, "dropped", 3)
+    assert watch(clip, "--frames", 1)[2]["end"][0]["dropped"] == 3
+    said = run("watch", clip, QUESTION, *SHORT, "--frames", 1)
+    assert "3 dropped to keep up" in " ".join(said.out.split())
 
 
 def test_what_is_saved_is_gone_on_from(watch, tmp_path, clip):

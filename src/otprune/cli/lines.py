@@ -71,9 +71,9 @@ class TextLines:
     def end(self, totals: Totals, interrupted: bool) -> None:
         if not totals.frames:
             return
-        counts = [f"{totals.frames} frames", f"{totals.unchanged} of them unchanged"]
+        counts = [_counted(totals.frames, "frame"), f"{totals.unchanged} of them unchanged"]
         counts += [f"{n} {name}" for name, n in _lost(totals).items() if n]
-        counts += [f"{totals.answers} answers", f"{totals.kept} tokens kept"]
+        counts += [_counted(totals.answers, "answer"), f"{_counted(totals.kept, 'token')} kept"]
         rate = f"{totals.frames / totals.seconds:.1f} frames/s"
         times = [
             f"{name} {getattr(totals, name):.2f}"
@@ -132,6 +132,10 @@ class JsonLines:
 
     def _print(self, **values: object) -> None:
         print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _lost(totals: Totals) -> dict[str, int]:

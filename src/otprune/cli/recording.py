@@ -119,6 +119,8 @@ class Recording:
         self._stream = self._container.add_stream(name, rate=30)
         self._stream.width, self._stream.height = self._size
         self._stream.pix_fmt = "yuv420p"
+        if name == "libx264":
+            self._stream.options = {"preset": "veryfast"}  # a camera does not wait for the encoder
         self._stream.codec_context.time_base = _TICK
 
     def _write(self, page: Image.Image, time: float) -> None:
