@@ -1,7 +1,9 @@
 """What is printed is whole at every width, and nothing of it is taken for markup."""
 
 import io
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,3 +99,24 @@ def test_methods_at_every_width(run, monkeypatch):
     for width in WIDTHS:
         monkeypatch.setenv("COLUMNS", str(width))
         assert whole <= set(words(run("methods").out)), width
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "policy"),
+    [
+        (["methods"], {}, "passive"),
+        (["methods"], {"OMP_WAIT_POLICY": "active"}, "active"),
+        (["bench", "--help"], {}, None),
+    ],
+)
+def test_waiting_threads_sleep(command, given, policy):
+    """In a process of its own: the setting is read when torch is loaded."""
+    code = (
+        "import os, sys; from otprune.cli import main; assert 'torch' not in sys.modules; "
+        f"main({command!r}); print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    named = {k: x for k, x in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=named | given, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == str(policy), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None takes those of the process.
     """
+    _let_threads_sleep(sys.argv[1:] if argv is None else argv)
     try:
         from otprune.cli.app import run
 
@@ -27,6 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"otprune: error: {told}", file=sys.stderr)
         return 2
+
+
+def _let_threads_sleep(argv: Sequence[str]) -> None:
+    """Make waiting OpenMP threads of this process sleep, unless the environment settles that.
+
+    Spinning ones gain little on a quiet machine; beside other processes each of the many small
+    parallel regions of a model waits for a thread that is not running. The setting is read when
+    torch is loaded. Not for `bench`: its times are those of the library as people call it.
+    """
+    if next(iter(argv), None) != "bench":
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _what_to_install(cause: Exception) -> str | None:
