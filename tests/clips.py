@@ -8,8 +8,11 @@ from PIL import Image
 COLOURS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
 
 
-def make_clip(path, frames=COLOURS, fps=10, size=(64, 48), turned=0):
-    """A video of plain frames, each of one colour; `frames` are colours or images."""
+def make_clip(path, frames=COLOURS, fps=10, size=(64, 48), turned=0, start=0):
+    """A video of plain frames, each of one colour; `frames` are colours or images.
+
+    `start` is the number of the first frame.
+    """
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mjpeg", rate=fps)
         stream.width, stream.height = size
@@ -17,7 +20,7 @@ def make_clip(path, frames=COLOURS, fps=10, size=(64, 48), turned=0):
         stream.codec_context.time_base = Fraction(1, fps)
         if turned:
             stream.set_display_rotation(turned)
-        for number, given in enumerate(frames):
+        for number, given in enumerate(frames, start):
             image = given if isinstance(given, Image.Image) else Image.new("RGB", size, given)
             frame = av.VideoFrame.from_image(image)
             frame.pts, frame.time_base = number, Fraction(1, fps)

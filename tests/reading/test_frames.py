@@ -11,6 +11,7 @@ import threading
 import wave
 import weakref
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,9 +61,19 @@ def test_the_first_frame_of_every_so_many_seconds(clip, every, kept):
     assert times == pytest.approx([number / 10 for number in kept])
 
 
-def test_thinning_does_not_drift():
-    read = ((t / 30, None) for t in range(3000))
-    assert [round(30 * t) for t, _ in thinned(read, 0.5)] == list(range(0, 3000, 15))
+@pytest.mark.parametrize("start", [0.0, 0.3])
+def test_thinning_does_not_drift(start):
+    read = ((start + t / 30, None) for t in range(3000))
+    kept = [round(30 * (t - start)) for t, _ in thinned(read, 0.5)]
+    assert kept == list(range(0, 3000, 15))
+
+
+def test_times_count_from_the_first_frame(tmp_path):
+    late = make_clip(tmp_path / "late.mkv", start=7)
+    with av.open(str(late)) as opened:
+        assert next(opened.decode(video=0)).time == pytest.approx(0.7, abs=1e-3)
+    times = [time for time, _ in otprune.frames(late)]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5], abs=2e-3)
 
 
 def test_a_broken_frame_is_reported_and_the_next_one_follows(clip):
@@ -171,6 +182,7 @@ def test_no_frame_is_lost_without_a_word(tmp_path):
     said = []
     times = [time for time, _ in otprune.frames(hole, on_broken=said.append)]
     assert len(times) < 120
+    assert "the frame at 6.20 s cannot be decoded: it is damaged" in str(said[0])
     lost = re.search(r"hole.mp4: (\d+) more frames depend on damaged ones", str(said[-1]))
     assert len(times) + len(said) - 1 + int(lost[1]) == 120
 
