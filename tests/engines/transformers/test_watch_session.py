@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import GenerationConfig
 
 import otprune
 from otprune import (
@@ -184,6 +185,26 @@ def test_a_stream_of_text_can_be_left() -> None:
     assert one.ask(QUESTION, max_new_tokens=3)
 
 
+def test_a_turn_is_remembered_if_its_stream_was_read_to_the_end() -> None:
+    one = session()
+    one.see(shown(1))
+    before, threads = one._now, set(threading.enumerate())
+    pieces = one.stream(QUESTION, max_new_tokens=2, remember=True)
+    next(pieces)
+    for thread in set(threading.enumerate()) - threads:
+        thread.join()  # the answer is ready, and the caller does not want the rest
+    pieces.close()
+    assert one._now is before
+    list(one.stream(QUESTION, max_new_tokens=2, remember=True))
+    assert len(one._now) > len(before)
+
+
+def test_a_streamer_of_the_callers_is_for_ask() -> None:
+    with pytest.raises(UnsupportedError, match="streamer"):
+        session().stream(QUESTION, streamer=object())
+    assert list(session().stream(QUESTION, stopping_criteria=None, max_new_tokens=2))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -191,11 +212,25 @@ def test_a_stream_of_text_can_be_left() -> None:
         ({"num_return_sequences": 2}, "num_return_sequences"),
         ({"past_key_values": object()}, "past_key_values"),
         ({"input_ids": torch.ones(1, 2)}, "input_ids"),
+        ({"pixel_values": torch.ones(1, 3, 8, 8)}, "pixel_values"),
+        *(
+            ({form: {name: value}}, name)
+            for form in ("generation_config", "arguments")
+            for name, value in {
+                "use_cache": False,
+                "return_dict_in_generate": True,
+                "cache_implementation": "static",
+                "prompt_lookup_num_tokens": 2,
+            }.items()
+        ),
     ],
 )
 def test_arguments_of_generate_that_do_not_work_are_refused(
     given: dict[str, Any], said: str
 ) -> None:
+    if "generation_config" in given:
+        given = {"generation_config": GenerationConfig(**given["generation_config"])}
+    given = given.get("arguments", given)
     for ask_ in (session().ask, session().stream):
         with pytest.raises(UnsupportedError, match=said):
             ask_(QUESTION, **given)
@@ -259,6 +294,36 @@ def test_a_turn_leaves_with_the_frames_before_it() -> None:
     one.see(gray(3), time=2.0)
     assert 30 not in one._now.ids
     assert one._now.ids[: one._now.opening].tolist() == Words("llava").opening()
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("frames", [0, 2])
+def test_turns_without_end_stay_within_the_positions(
+    name: str, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny(name).config.get_text_config(), "max_position_embeddings", 80)
+    one = watch(tiny(name), Words(name), Keep(*KEPT), unchanged=0)
+    for i in range(frames):
+        one.see(gray(i + 1), time=float(i))
+    for _ in range(20):
+        one.ask("30 31", max_new_tokens=2, remember=True)
+        assert one._now.place.next <= 80 - 20  # a quarter is left for a question
+        assert int(one._now.positions.max()) < one._now.place.next
+    assert 30 in one._now.ids
+    assert one._now.ids[: one._now.opening].tolist() == Words(name).opening()
+
+
+@pytest.mark.parametrize("forget", ["oldest", "replaced", OTPrune(0.5)])
+def test_a_turn_takes_no_tokens_place(forget: Any) -> None:
+    one = watch(tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0, memory=3, forget=forget)
+    one.see(gray(1), time=0.0)
+    one.ask("30 31", max_new_tokens=2, remember=True)
+    assert one.kept[0].tolist() == KEPT[0]
+
+
+def test_a_question_that_is_longer_than_the_positions_is_refused() -> None:
+    with pytest.raises(OTPruneError, match="2047 of the model's 2048 positions"):
+        session().ask("red " * 2100)
 
 
 # -- memory --------------------------------------------------------------------------------------

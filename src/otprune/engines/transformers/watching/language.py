@@ -15,21 +15,19 @@ from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.prompt import setting
 from otprune.errors import UnsupportedError
 
-# Arguments of generate() that a session gives itself, or that need another cache.
-_OWN = (
-    "inputs",
-    "input_ids",
-    "inputs_embeds",
-    "attention_mask",
-    "position_ids",
-    "use_cache",
+# Arguments of generate() that a session gives itself, beside those of forward().
+_OWN = ("inputs", "otprune", *CACHE_NAMES)
+# Settings that need another cache, or that run the model over the prompt again: of a call, or of a
+# generation config.
+_SETTINGS = (
     "cache_implementation",
     "return_dict_in_generate",
     "assistant_model",
+    "assistant_early_exit",
     "prompt_lookup_num_tokens",
+    "use_mtp",
     "prefill_chunk_size",
     "custom_generate",
-    *CACHE_NAMES,
 )
 
 
@@ -100,9 +98,15 @@ def prefill(
 
 def check_generate(model: Any, given: dict[str, Any]) -> None:
     """Refuse arguments of generate() that do not work on a session's cache."""
-    for name in _OWN:
+    for name in (*_OWN, *parameters_of(model.forward)):
         if given.get(name) is not None:
             raise UnsupportedError(f"{name} does not work with a session, which sets it: leave it")
+    for name in _SETTINGS:
+        value = setting(model, given, name)
+        if value is not None and value is not False:
+            raise UnsupportedError(f"{name}={value!r} does not work with a session: leave it out")
+    if setting(model, given, "use_cache") is False:
+        raise UnsupportedError("use_cache=False: a session answers from its cache; set it True")
     for name in ("num_beams", "num_return_sequences"):
         if (setting(model, given, name) or 1) > 1:
             raise UnsupportedError(f"{name} above 1: a session answers with one sequence; set it 1")

@@ -157,9 +157,9 @@ class watch:  # noqa: N801 - used as a function is
         self._time = 0.0
         self._last: tuple[tuple[int, int], Tensor] | None = None
         self._number = 0
-        axes = 3 if language.has_mrope(model) else 1
+        self._axes = 3 if language.has_mrope(model) else 1
         self._now = self._with_text(
-            Remembered.nothing(axes, model.device), self._wording.opening(), opens=True
+            Remembered.nothing(self._axes, model.device), self._wording.opening(), opens=True
         )
 
     def __enter__(self) -> watch:
@@ -324,8 +324,7 @@ class watch:  # noqa: N801 - used as a function is
             now = replace(now, features=torch.cat([old, features]))
         ids, source = call.ids[0][stays], source[stays]
         now = self._extended(now, segment, ids, offsets, source, outputs)
-        if len(gone) and self._tells:
-            self._selector.forget(gone)
+        self._forgotten(gone)
         return now
 
     # -- ask ---------------------------------------------------------------------------------------
@@ -358,6 +357,8 @@ class watch:  # noqa: N801 - used as a function is
         self._check_open()
         check_question(question)
         language.check_generate(self._model, generate)
+        if generate.get("streamer") is not None:
+            raise UnsupportedError("streamer: stream() has its own; give yours to ask()")
         return self._stream(question, remember, generate)
 
     def _stream(self, question: str, remember: bool, generate: dict[str, Any]) -> Iterator[str]:
@@ -365,8 +366,9 @@ class watch:  # noqa: N801 - used as a function is
             self._wording.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
         stopped = threading.Event()
+        answered: list[tuple[list[int], Tensor]] = []
         failed: list[BaseException] = []
-        criteria = [*generate.get("stopping_criteria", ()), language.Stop(stopped)]
+        criteria = [*(generate.get("stopping_criteria") or ()), language.Stop(stopped)]
         given = {
             **generate,
             "streamer": pieces,
@@ -375,9 +377,7 @@ class watch:  # noqa: N801 - used as a function is
 
         def work() -> None:
             try:
-                ids, answer = self._answer(question, given)
-                if remember and not stopped.is_set():
-                    self._keep_turn(question, ids, answer, generate)
+                answered.append(self._answer(question, given))
             except BaseException as error:
                 failed.append(error)
                 pieces.text_queue.put(pieces.stop_signal)
@@ -386,13 +386,15 @@ class watch:  # noqa: N801 - used as a function is
         thread.start()
         try:
             yield from pieces
-        except GeneratorExit:
+        except BaseException:  # also of the caller's, thrown in here
             stopped.set()
             raise
         finally:
             thread.join()
         if failed:
             raise failed[0]
+        if remember:
+            self._keep_turn(question, *answered[0], generate)
 
     def _answer(self, question: str, generate: dict[str, Any]) -> tuple[list[int], Tensor]:
         """The ids of a question and of its answer."""
@@ -403,9 +405,14 @@ class watch:  # noqa: N801 - used as a function is
         longest = setting(self._model, generate, "max_new_tokens") or 0
         if now.place.next + len(ids) + longest > self._positions:
             now = now.moved(self._turn)
+        free = self._positions - now.place.next
+        if len(ids) > free:
+            raise OTPruneError(
+                f"the question has {len(ids)} tokens, and {free} of the model's {self._positions} "
+                "positions are free: ask a shorter one, or lower memory"
+            )
         new = torch.tensor(ids, device=now.ids.device)
-        offsets = torch.arange(len(ids), device=new.device).expand(len(now.offsets), -1)
-        positions, _ = now.place.put(Segment(-1, -1, len(ids)), offsets)
+        positions, _ = now.place.put(*self._text_segment(ids))
         answer = language.generate(
             self._model,
             torch.cat([now.ids, new]),
@@ -422,7 +429,9 @@ class watch:  # noqa: N801 - used as a function is
         turn += self._wording.reopening(question)
         with self._seeing:
             self._check_open()
-            self._now = self._with_text(self._now, turn)
+            now, gone = self._with_room(self._now.ids[:0], *self._text_segment(turn))
+            self._now = self._with_text(now, turn)
+            self._forgotten(gone)
 
     def _text(self, answer: Tensor) -> str:
         return str(self._wording.tokenizer.decode(answer, skip_special_tokens=True)).strip()
@@ -526,7 +535,8 @@ class watch:  # noqa: N801 - used as a function is
     def _with_room(
         self, indices: Tensor, segment: Segment, offsets: Tensor
     ) -> tuple[Remembered, Tensor]:
-        """What is remembered, with room for a frame's tokens in the memory and the positions.
+        """What is remembered, with room for new visual tokens in the memory, and for a segment in
+        the positions.
 
         Also the features of the tokens that leave for it, `(p, d)`, if they are stored.
         """
@@ -542,7 +552,7 @@ class watch:  # noqa: N801 - used as a function is
             left.append(now.features[gone[now.visual]] if len(now.features) else now.features)
             return now.without(gone)
 
-        if self._forget == "replaced":
+        if tokens and self._forget == "replaced":
             gone = now.replaced(segment.tokens, indices)
             now = leave(gone) if bool(gone.any()) else now
         excess = int(now.visual.sum()) + tokens - self._memory
@@ -555,13 +565,14 @@ class watch:  # noqa: N801 - used as a function is
         if now.place.put(segment, offsets)[1].next > most:
             now = now.moved(self._turn)
         while now.place.put(segment, offsets)[1].next > most:
-            number = int(now.visual.sum())
-            if not number:
+            if len(now) == now.opening:
+                what = "one turn" if segment.frame < 0 else "one frame"
                 raise OTPruneError(
-                    f"one frame takes {segment.length} of the model's {self._positions} positions, "
-                    "and there is no room for it: use smaller frames"
+                    f"{what} takes {segment.length} of the model's {self._positions} positions, "
+                    "and there is no room for it: use smaller frames, and shorter questions"
                 )
-            now = leave(_oldest(now, max(1, number // 4)))
+            # Text without older frames leaves too, even if there are no visual tokens at all.
+            now = leave(_oldest(now, max(1, int(now.visual.sum()) // 4)))
             now = now.moved(self._turn)
         return now, torch.cat(left) if left else now.features[:0]
 
@@ -577,10 +588,19 @@ class watch:  # noqa: N801 - used as a function is
         if not ids:
             return now
         new = torch.tensor(ids, device=self._model.device)
-        offsets = torch.arange(len(ids), device=new.device).repeat(len(now.offsets), 1)
-        segment = Segment(self._number, -1, len(ids))
+        segment, offsets = self._text_segment(ids)
         now = self._extended(now, segment, new, offsets, torch.full_like(new, -1))
         return replace(now, opening=len(ids)) if opens else now
+
+    def _text_segment(self, ids: list[int]) -> tuple[Segment, Tensor]:
+        """Some text as a segment, and the positions `(axes, n)` in it."""
+        offsets = torch.arange(len(ids), device=self._model.device)
+        return Segment(self._number, -1, len(ids)), offsets.repeat(self._axes, 1)
+
+    def _forgotten(self, features: Tensor) -> None:
+        """Tell the selector which tokens left, `(p, d)`."""
+        if len(features) and self._tells:
+            self._selector.forget(features)
 
     def _extended(
         self,
