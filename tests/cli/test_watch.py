@@ -127,6 +127,12 @@ def test_another_model_remembers_the_stream(run, checkpoint, clip):
     assert end["remembered"] <= 20
 
 
+def test_forgetting_what_is_replaced(watch, clip):
+    how = ("--method", "fixed-camera", "--rate", 4, "--memory", 144)
+    _, _, found = watch(clip, *how, "--forget", "replaced")
+    assert {one["tokens_remembered"] for one in found["answer"]} == {144}
+
+
 def test_forgetting_by_a_method(watch, clip):
     _, _, found = watch(clip, "--memory", 40, "--forget", "otprune")
     remembered = [one["tokens_remembered"] for one in found["answer"]]

@@ -96,9 +96,9 @@ Memory = Annotated[
 Forget = Annotated[
     str,
     typer.Option(
-        metavar="oldest|NAME",
+        metavar="oldest|replaced|NAME",
         help="What leaves a full memory: the oldest tokens; or a method chooses three quarters "
-        "that stay.",
+        "that stay. replaced: a token leaves when another in its place is kept.",
         rich_help_panel=WHAT,
     ),
 ]

@@ -138,12 +138,12 @@ def check_files(
 
 
 def forgetting(name: str) -> Any:
-    """`forget` of a session: "oldest", or a method that keeps three quarters of what there is.
+    """`forget` of a session: "oldest", "replaced", or a method that keeps three quarters.
 
     Raises:
         OTPruneError: no such method, or it needs more than tokens.
     """
-    if name == "oldest":
+    if name in ("oldest", "replaced"):
         return name
     from otprune.selectors.gate import check_cues
 
