@@ -56,5 +56,6 @@ BENCHES = (
     Bench("speed"),
     Bench("serving", server=True),
     Bench("stream"),
+    Bench("robot"),
     Bench("watch"),
 )

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 from otprune.errors import MissingDependencyError, OTPruneError
-from otprune_bench.robot.tasks import BIKES, CLIP_FRAMES, CLIPS, PEDESTRIANS, SIZE, Clip
+from otprune.reading import frames
+from otprune_bench.robot.plan import BIKES, CLIP_FRAMES, CLIPS, PEDESTRIANS, SIZE, Clip
 from otprune_training.photos import unpack_debian
 
 DEBIAN_PACKAGE = "opencv-doc=4.6.0+dfsg-12"
@@ -44,12 +44,12 @@ def make(folder: Path) -> None:
             print(f"{file} is there already")
             continue
         with _source(clip) as path:
-            frames = read(path, CLIP_FRAMES)
+            images = read(path, CLIP_FRAMES)
         part = file.with_suffix(".part")
         with part.open("wb") as stream:
-            np.savez_compressed(stream, frames=frames)
+            np.savez_compressed(stream, frames=images)
         os.replace(part, file)
-        print(f"{file}: {len(frames)} frames")
+        print(f"{file}: {len(images)} frames")
 
 
 def read(path: Path, most: int) -> NDArray[np.uint8]:
@@ -57,16 +57,12 @@ def read(path: Path, most: int) -> NDArray[np.uint8]:
 
     Raises:
         MissingDependencyError: PyAV is not installed.
+        OTPruneError: the file cannot be read.
     """
-    try:
-        import av
-    except ModuleNotFoundError as cause:
-        raise MissingDependencyError(
-            "videos need PyAV, which is not installed: pip install './bench[robot]'"
-        ) from cause
-    with av.open(str(path)) as video:
-        images: Any = (frame.to_image() for frame in islice(video.decode(video=0), most))
-        return np.stack([np.asarray(x.resize((SIZE, SIZE), Resampling.BICUBIC)) for x in images])
+    with frames(path) as video:
+        images = [image for _, image in islice(video, most)]
+    square = [image.resize((SIZE, SIZE), Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(image) for image in square])
 
 
 @contextmanager

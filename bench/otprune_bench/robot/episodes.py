@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otprune.errors import MissingDependencyError, OTPruneError
-from otprune_bench.robot.tasks import ARM, EVERY, FRAMES, OBJECT, SIZE, TASKS, Task
+from otprune_bench.robot.plan import ARM, EVERY, FRAMES, OBJECT, SIZE, TASKS, Task
 
 # Of the camera: where it looks (metres, in the simulator's coordinates), from how far and how high.
 LOOK_AT, DISTANCE, ELEVATION = (0.0, 0.62, 0.12), 1.0, -28.0
