@@ -12,7 +12,7 @@ PARALLEL := -n 2 --dist loadfile
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
-.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance check demo-model demo-models clean
+.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
 
 # Where nothing is measured, waiting threads sleep instead of spinning: faster on a busy machine.
 # Not where times are: those are to be what people get.
@@ -142,6 +142,15 @@ bench-distance: runs/models/theta10000/model.safetensors ## what positions and t
 bench-mass: demo-models ## what attention mass adds, in three models
 	$(VENV)/bin/otprune bench mass --out docs/results/mass \
 	  --model questions=runs/models/questions --model seed1=runs/models/seed1
+
+# Where MuJoCo renders: osmesa needs Debian's libosmesa6 and no GPU.
+bench-robot: export MUJOCO_GL ?= osmesa
+bench-robot: ## selectors of streams on a simulated robot's camera and on real clips; half an hour
+	$(call install,robot,-e '.[demo,encoder,video]' -e ./training -e './bench[robot]')
+	$(PY) -m otprune_bench.robot.episodes runs/robot
+	-$(PY) -m otprune_bench.robot.clips runs/robot
+	$(VENV)/bin/otprune fetch vit-s
+	$(VENV)/bin/otprune bench robot --out docs/results/robot
 
 clean:
 	rm -rf $(VENV) $(VENV)-lmms $(VENV)-vllm runs out

@@ -6,6 +6,7 @@ import functools
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ def cases(plan: Plan, data: Path) -> Iterator[Case]:
 
     Those whose file is not in `data` are left out, with a line on stderr.
     """
-    yield names.MADE, functools.partial(_compare, plan, functools.partial(made, plan), False)
+    yield names.MADE, functools.partial(_compare, plan, functools.partial(made, plan))
     for name in there(plan.episodes, data):
         for noise in plan.noises:
             read = functools.partial(recorded, data / f"{name}.npz", noise, plan.seed)
-            shown = name == names.PICTURE and noise == plan.noises[-1]
-            yield key(name, noise), functools.partial(_compare, plan, read, shown)
+            last = noise == plan.noises[-1]
+            at = plan if last else replace(plan, tokens=(names.RATE,))
+            shown = name == names.PICTURE and last
+            yield key(name, noise), functools.partial(_compare, at, read, shown, own=last)
     for name in there(plan.clips, data):
         read = functools.partial(recorded, data / f"{name}.npz", 0.0, plan.seed)
-        yield key(name), functools.partial(_compare, plan, read, False)
+        yield key(name), functools.partial(_compare, plan, read)
 
 
 def there(wanted: tuple[str, ...], data: Path) -> list[str]:
@@ -48,7 +51,9 @@ def there(wanted: tuple[str, ...], data: Path) -> list[str]:
     return found
 
 
-def _compare(plan: Plan, read: Callable[[], Source], shown: bool) -> dict[str, Any]:
+def _compare(
+    plan: Plan, read: Callable[[], Source], shown: bool = False, own: bool = False
+) -> dict[str, Any]:
     source = read()
     t, m, _ = source.tokens.shape
     stream = pushed(StreamSelector(names.RATE), source, names.RATE)
@@ -71,9 +76,12 @@ def _compare(plan: Plan, read: Callable[[], Source], shown: bool) -> dict[str, A
         if source.owner is None
         else {str(label): float((source.owner == label).mean()) for label in (1, 2)},
     }
-    numbers = {names.OWN: stream.mean, **{str(n): float(n) for n in plan.tokens}}
+    numbers = {str(n): float(n) for n in plan.tokens}
+    if own:
+        numbers[names.OWN] = stream.mean
     for point, tokens in numbers.items():
-        chosen = {name: equal(name, source, tokens) for name in names.METHODS}
+        methods = names.AS_OWN if point == names.OWN else names.METHODS
+        chosen = {name: equal(name, source, tokens) for name in methods}
         result[point] = {name: score(source, c, plan.every) for name, c in chosen.items()}
         if point == str(names.RATE):
             each = {names.STREAM: stream, **chosen}

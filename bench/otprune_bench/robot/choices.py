@@ -78,13 +78,20 @@ def equal(name: str, source: Source, tokens: float) -> Choice:
     if name in (names.DTD, names.STATIC):
         return _by_threshold(name, source, round(tokens * t) - m)
     if name == names.VIDCOM2:
+        share = tokens / m
         return _search(
-            lambda keep: at_once(VidCom2(keep).select, source, keep), tokens, 1e-4, 1.0, steps=12
+            lambda keep: at_once(VidCom2(keep).select, source, keep),
+            tokens,
+            (share / 4, min(1.0, 2 * share)),
+            steps=7,
         )
     if name == names.FIXED:
-        return _search(lambda r: pushed(FixedCameraSelector(r), source, r), tokens, 0.13, m, 14)
+        return _search(lambda r: pushed(FixedCameraSelector(r), source, r), tokens, (0.13, m), 12)
     return _search(
-        lambda r: pushed(StreamSelector(r, novelty=0.01), source, r), tokens, 0.5, m, steps=7
+        lambda r: pushed(StreamSelector(r, novelty=0.01), source, r),
+        tokens,
+        (tokens / 3, 9 * tokens),
+        steps=5,
     )
 
 
@@ -103,16 +110,16 @@ def _by_threshold(name: str, source: Source, later: int) -> Choice:
 
 
 def _search(
-    choose: Callable[[float], Choice], tokens: float, low: float, high: float, steps: int
+    choose: Callable[[float], Choice], tokens: float, limits: tuple[float, float], steps: int
 ) -> Choice:
     """The setting whose number of tokens is nearest, by bisection: more keeps more."""
-    best = None
+    best, (low, high) = None, limits
     for _ in range(steps):
         middle = (low * high) ** 0.5
         found = choose(middle)
         if best is None or abs(found.mean - tokens) < abs(best.mean - tokens):
             best = found
-        if abs(found.mean - tokens) < 0.005 * tokens:
+        if abs(found.mean - tokens) < 0.01 * tokens:
             break
         low, high = (middle, high) if found.mean < tokens else (low, middle)
     assert best is not None

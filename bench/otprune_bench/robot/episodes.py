@@ -116,15 +116,14 @@ def owners(model: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _require() -> None:
     try:
         import metaworld  # noqa: F401
+        import mujoco
+
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
     except ModuleNotFoundError as cause:
         raise MissingDependencyError(
             f"episodes need {cause.name}, which is not installed: pip install './bench[robot]'"
         ) from cause
-    import mujoco
-
-    try:
-        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
-    except Exception as cause:  # each backend raises types of its own
+    except Exception as cause:  # each backend raises types of its own, some when it is imported
         raise MissingDependencyError(
             f"MuJoCo cannot render here ({type(cause).__name__}: {cause}): on a machine without a "
             "GPU run `apt-get install libosmesa6` and set MUJOCO_GL=osmesa"

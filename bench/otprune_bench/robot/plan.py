@@ -56,6 +56,7 @@ DTD, STATIC, EVS, VIDCOM2 = "dtd", "static patches", "evs", "vidcom2"
 UNIFORM, VIDEO = "uniform", "all frames at hand"
 # At equal tokens, in the order of tables; the last three need the whole clip.
 METHODS = (FIXED, LOW, DTD, STATIC, UNIFORM, EVS, VIDCOM2, VIDEO)
+AS_OWN = (FIXED, DTD, STATIC, UNIFORM, VIDCOM2)  # beside the stream as it is by default
 ALL = "all tokens"
 MADE = "stickers"
 RATE = 16  # of the stream as it is by default
@@ -89,10 +90,11 @@ class Plan:
 
     Attributes:
         episodes, clips: names; those whose files are not there are left out.
-        noises: standard deviations of the sensor's noise on episodes, in grey levels of 255.
+        noises: standard deviations of the sensor's noise on episodes, in grey levels of 255; all
+            but the last are measured at `RATE` tokens alone.
         tokens: of each frame that is kept on average; every method is set to it.
         shots, length: of the video of stickers, which is made on the spot.
-        every: frames from one to the next of which errors anywhere are measured.
+        every: frames from one to the next of which distances and errors anywhere are measured.
     """
 
     seed: int = 0
@@ -107,11 +109,6 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """As a report shows them."""
         return asdict(self)
-
-    @property
-    def points(self) -> tuple[str, ...]:
-        """Names of the numbers of tokens at which methods are compared."""
-        return (OWN, *map(str, self.tokens))
 
 
 FULL = Plan()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from otprune_bench.figures.plots import legend_beside
 from otprune_bench.robot import plan as names
 from otprune_bench.robot.plan import MADE, MEASURES, Plan, key
+from otprune_bench.robot.summary import points
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import COLORS, figure, panels, table
 
@@ -40,7 +41,7 @@ WORDS = """- *kept ones on the arm, on the object*: share of the kept tokens who
   the variance of the clip's tokens (the mean token where none was kept); *error anywhere*: to the
   nearest of all tokens kept so far. Means over the frame, over the arm, over the object.
 - Distances: squared 2-Wasserstein distances between all tokens of the clip and the kept ones, over
-  the mean squared token norm.
+  the mean squared token norm. They and the errors anywhere see every {every}th frame.
 - *ms a frame*: median time of the selection on one frame, of whole-clip methods the mean.
 
 ± is one standard error over the episodes. To keep the first frame whole takes {whole:.1f} tokens a
@@ -63,11 +64,11 @@ def write(plan: Plan, found: Results, figures: Figures) -> str:
     """The report in Markdown."""
     head = HEAD.format(size=names.SIZE, frames=names.FRAMES, milliseconds=12.5 * names.EVERY)
     parts = [head, _missing(plan, found), *failures(found)]
-    parts.append(WORDS.format(whole=256 / names.FRAMES))
+    parts.append(WORDS.format(whole=256 / names.FRAMES, every=plan.every))
     episodes = [key("episodes", noise) for noise in plan.noises]
     for group in [*reversed(episodes), *plan.clips, MADE]:
         if group in figures:
-            parts += _group(plan, group, figures[group])
+            parts += _group(group, figures[group])
     looks: dict[str, Any] = next((figures[g] for g in reversed(episodes) if g in figures), {})
     if "known looks" in looks:
         parts.append(
@@ -90,12 +91,12 @@ def _missing(plan: Plan, found: Results) -> str:
     return f"Left out, since its file was not there: {', '.join(left)}." if left else ""
 
 
-def _group(plan: Plan, group: str, one: dict[str, Any]) -> list[str]:
+def _group(group: str, one: dict[str, Any]) -> list[str]:
     clips = f", {one['clips']} clips" if one["clips"] > 1 else ""
     encoder = one["encoder_milliseconds"]["mean"]
     parts = [f"## {group}{clips}", f"The encoder takes {encoder:.0f} ms a frame here."]
     columns = [m for m in MEASURES if any(m in row for row in one["alone"].values())]
-    for point in ("alone", *plan.points):
+    for point in points(one):
         title = {
             "alone": "As they are, each with its own number of tokens",
             names.OWN: f"{names.OWN.capitalize()} keeps at rate {names.RATE}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otprune_bench.figures.statistics import mean_of_runs
-from otprune_bench.robot.plan import MADE, MEASURES, Plan, key
+from otprune_bench.robot.plan import MADE, MEASURES, OWN, Plan, key
 from otprune_bench.runs.cases import Results
 
 
@@ -22,11 +22,16 @@ def summarise(plan: Plan, found: Results) -> dict[str, Any]:
     for group, members in groups.items():
         clips = [found[m] for m in members if m in found and "failed" not in found[m]]
         if clips:
-            figures[group] = _means(plan, clips)
+            figures[group] = _means(clips)
     return figures
 
 
-def _means(plan: Plan, clips: list[dict[str, Any]]) -> dict[str, Any]:
+def points(one: dict[str, Any]) -> list[str]:
+    """Of a clip or a group: "alone", and the numbers of tokens at which methods are compared."""
+    return [name for name in one if name in ("alone", OWN) or name.isdigit()]
+
+
+def _means(clips: list[dict[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "clips": len(clips),
         "encoder_milliseconds": mean_of_runs([clip["encoder_milliseconds"] for clip in clips]),
@@ -36,7 +41,7 @@ def _means(plan: Plan, clips: list[dict[str, Any]]) -> dict[str, Any]:
         made["known looks"] = {
             name: mean_of_runs([one[name] for one in looks]) for name in ("median", "below")
         }
-    for point in ("alone", *plan.points):
+    for point in points(clips[0]):
         made[point] = {
             method: {
                 name: mean_of_runs(values)
