@@ -186,7 +186,8 @@ def _draw_kept(folder: Path, images: NDArray[np.uint8], case: dict[str, Any]) ->
     """Kept patches as they are, all others dimmed; a row a method."""
     rows = (names.STREAM, names.LOW, names.FIXED, names.DTD, names.STATIC, names.VIDCOM2)
     event = case["events"][0] if case["events"] else 20
-    columns = sorted({0, 5, 10, event, event + 8, event + 16, event + 24, len(images) - 1})
+    end = len(images) - 1
+    columns = sorted({t for t in (0, 5, 10, *range(event, event + 25, 8), end) if t <= end})
     grid = images.shape[1] // 14
     lines = []
     for method in rows:
