@@ -14,7 +14,7 @@ from otprune_bench.robot import clips, episodes, plan, sources
 from otprune_bench.robot.choices import Choice, equal
 from otprune_bench.robot.plan import ARM, OBJECT, QUICK, key
 from otprune_bench.robot.run import run
-from otprune_bench.robot.scores import known_looks, score
+from otprune_bench.robot.scores import known_looks, score, whereabouts
 from otprune_bench.robot.sources import Event, Source, first_move, in_patches, patch_owners
 from tests.random_tokens import random_tokens
 
@@ -159,6 +159,15 @@ def test_an_arm_that_moved_on_looks_as_it_did():
     assert said["tokens"] == 2 * 3  # of frames 3, 6 and 9
 
 
+def test_whereabouts_of_the_arm():
+    source, each = clip(t=3), torch.arange(16)
+    never = [each] + [torch.arange(0)] * 2
+    # The arm goes from places 0 and 1 to 1 and 2, then 2 and 3.
+    assert whereabouts(source, never) == {"arm": 0, "missed": 3 / 6, "ghosts": 3 / 3}
+    repaired = [each, torch.tensor([0, 2]), torch.tensor([1, 3])]
+    assert whereabouts(source, repaired) == {"arm": 0.5, "missed": 0, "ghosts": 0}
+
+
 # -- the whole bench -------------------------------------------------------------------------------
 
 
@@ -198,6 +207,7 @@ def test_a_run_with_what_is_there(tmp_path, monkeypatch, capsys):
     report = (tmp_path / "out" / "report.md").read_text()
     assert "Left out, since its file was not there: reach-v3, noise 0, reach-v3, noise 2" in report
     assert "## Why an arm that moves" in report
+    assert "| fixed camera | " in report[report.index("## Tokens on the arm") :]
     pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert pictures == {"errors", "frames", "kept"}
 

@@ -16,7 +16,7 @@ from otprune.streaming import DTD, FixedCameraSelector, StaticPatches, StreamSel
 from otprune_bench.robot import plan as names
 from otprune_bench.robot.choices import Choice, equal, pushed
 from otprune_bench.robot.plan import Plan, key
-from otprune_bench.robot.scores import known_looks, score
+from otprune_bench.robot.scores import known_looks, score, whereabouts
 from otprune_bench.robot.sources import Source, made, recorded
 from otprune_bench.runs.cases import Case
 
@@ -87,5 +87,8 @@ def _compare(
             each = {names.STREAM: stream, **chosen}
             result["per frame"] = {name: [len(i) for i in c.kept] for name, c in each.items()}
             if shown:
+                result["whereabouts"] = {
+                    name: whereabouts(source, c.kept) for name, c in each.items()
+                }
                 result["kept"] = {name: [i.tolist() for i in c.kept] for name, c in each.items()}
     return result

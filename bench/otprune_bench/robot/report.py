@@ -60,6 +60,15 @@ enough at once. `fixed camera` compares with the token kept last in the place, s
 kept."""
 
 
+WHEREABOUTS = """## Tokens on the arm, and what is known of it
+
+More tokens on the arm do not mean that more is known of it. In {episode} at {rate} tokens a frame
+(`stream` as it is, with fewer), *kept on the arm* is the share of the tokens kept after the first
+frame. *Missed* are the arm's patches whose last kept token is not of the arm; *ghosts* are patches
+a frame whose last kept token is of the arm, which has left. `dtd`, `static patches` and `vidcom2`
+keep the same part of the arm again and again."""
+
+
 def write(plan: Plan, found: Results, figures: Figures) -> str:
     """The report in Markdown."""
     head = HEAD.format(size=names.SIZE, frames=names.FRAMES, milliseconds=12.5 * names.EVERY)
@@ -79,10 +88,21 @@ def write(plan: Plan, found: Results, figures: Figures) -> str:
             )
         )
         parts.append("![Errors by tokens a frame](errors.png)")
-    if any("kept" in result for result in found.values()):
+    if "kept" in (shown := _shown(plan, found)):
+        said = WHEREABOUTS.format(episode=names.PICTURE, rate=names.RATE)
+        rows = [
+            [m, f"{one['arm']:.0%}", f"{one['missed']:.0%}", f"{one['ghosts']:.1f}"]
+            for m, one in shown["whereabouts"].items()
+        ]
+        parts += [said, table(["", "kept on the arm", "missed", "ghosts"], rows)]
         parts.append(f"![What is kept of some frames of {names.PICTURE}](kept.png)")
     parts.append("![Tokens kept of each frame](frames.png)")
     return "\n\n".join(part for part in parts if part)
+
+
+def _shown(plan: Plan, found: Results) -> dict[str, Any]:
+    """The episode of the picture; empty where it was not run."""
+    return found.get(key(names.PICTURE, plan.noises[-1]), {})
 
 
 def _missing(plan: Plan, found: Results) -> str:
@@ -123,8 +143,7 @@ def draw(folder: Path, plan: Plan, found: Results, figures: Figures, data: Path)
     group = key("episodes", plan.noises[-1])
     if group in figures:
         _draw_errors(folder, plan, figures[group])
-    shown = found.get(key(names.PICTURE, plan.noises[-1]), {})
-    if "kept" in shown:
+    if "kept" in (shown := _shown(plan, found)):
         with np.load(data / f"{names.PICTURE}.npz") as stored:
             _draw_kept(folder, stored["frames"], shown)
 

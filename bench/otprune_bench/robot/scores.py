@@ -96,6 +96,31 @@ def _errors(source: Source, kept: list[Tensor], every: int) -> dict[str, float |
     return {name: statistics.mean(values) if values else None for name, values in sums.items()}
 
 
+def whereabouts(source: Source, kept: list[Tensor]) -> dict[str, float] | None:
+    """What the tokens kept last in their places say of where the arm is.
+
+    Returns:
+        arm: share of the tokens kept after the first frame that are on the arm.
+        missed: share of the arm's patches whose last kept token is not of the arm.
+        ghosts: patches a frame whose last kept token is of the arm, which has left.
+    """
+    if source.owner is None or not (source.owner == ARM).any():
+        return None
+    arm = source.owner == ARM
+    shown = np.zeros(arm.shape[1], bool)
+    missed, ghosts = 0, 0
+    for there, indices in zip(arm, kept, strict=True):
+        shown[indices.numpy()] = there[indices.numpy()]
+        missed += int((there & ~shown).sum())
+        ghosts += int((shown & ~there).sum())
+    later = [there[i.numpy()] for there, i in zip(arm[1:], kept[1:], strict=True)]
+    return {
+        "arm": float(np.concatenate(later).mean()) if any(map(len, later)) else 0.0,
+        "missed": missed / int(arm.sum()),
+        "ghosts": ghosts / len(arm),
+    }
+
+
 def known_looks(source: Source, kept: list[Tensor], every: int) -> dict[str, Any] | None:
     """Why an arm that moves is not news: novelty of its tokens in places where it was not before.
 
