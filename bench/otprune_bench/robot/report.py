@@ -44,7 +44,8 @@ WORDS = """- *kept ones on the arm, on the object*: share of the kept tokens who
   the mean squared token norm. They and the errors anywhere see every {every}th frame.
 - *ms a frame*: median time of the selection on one frame, of whole-clip methods the mean.
 
-± is one standard error over the episodes. To keep the first frame whole takes {whole:.1f} tokens a
+Times are by the clock, of a machine that did other things too. ± is one standard error over the
+episodes. To keep the first frame whole takes {whole:.1f} tokens a
 frame of an episode."""
 
 WHY = """## Why an arm that moves is not news to `stream`
@@ -114,7 +115,12 @@ def _missing(plan: Plan, found: Results) -> str:
 def _group(group: str, one: dict[str, Any]) -> list[str]:
     clips = f", {one['clips']} clips" if one["clips"] > 1 else ""
     encoder = one["encoder_milliseconds"]["mean"]
-    parts = [f"## {group}{clips}", f"The encoder takes {encoder:.0f} ms a frame here."]
+    fixed = one["alone"][f"{names.FIXED}, rate {names.RATE}"]["milliseconds"]["mean"]
+    parts = [
+        f"## {group}{clips}",
+        f"The encoder took {encoder:.0f} ms a frame; with `fixed camera` behind it that is "
+        f"{1e3 / (encoder + fixed):.1f} Hz.",
+    ]
     columns = [m for m in MEASURES if any(m in row for row in one["alone"].values())]
     for point in points(one):
         title = {
@@ -196,6 +202,7 @@ def _draw_frames(folder: Path, plan: Plan, found: Results) -> None:
             for event in set(found[name]["events"]):
                 axes.axvline(event, color=COLORS[7], linestyle="--", linewidth=1)
             axes.set_yscale("symlog", linthresh=8)
+            axes.set_ylim(bottom=0)
             axes.set(title=name, xlabel="frame")
         grid[0].set_ylabel("tokens kept")
         legend_beside(grid[-1])
@@ -218,7 +225,7 @@ def _draw_kept(folder: Path, images: NDArray[np.uint8], case: dict[str, Any]) ->
             dim = 235 - 0.3 * (255 - images[t].astype(np.float64))
             cells.append(np.where(mask > 0, images[t], dim).astype(np.uint8))
         lines.append(np.concatenate(cells, axis=1))
-    with figure(folder, "kept", (1.55 * len(columns) + 1.5, 1.62 * len(rows))) as axes:
+    with figure(folder, "kept", (1.2 * len(columns) + 2.2, 1.2 * len(rows) + 0.3)) as axes:
         axes.imshow(np.concatenate(lines))
         side = images.shape[1]
         axes.set_xticks(
