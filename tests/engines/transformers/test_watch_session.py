@@ -24,6 +24,7 @@ from otprune import (
     FrameError,
     OTPrune,
     OTPruneError,
+    SelectorError,
     StaticPatches,
     StreamSelector,
     UnsupportedError,
@@ -32,8 +33,12 @@ from otprune import (
     watch,
 )
 from otprune.engines.transformers.watching import language
+from otprune.engines.transformers.watching.frames import image_of
+from otprune.engines.transformers.watching.kinds import kind_of
+from otprune.engines.transformers.watching.wording import ChatWording
+from tests.families.base import IMAGE, VIDEO
 from tests.families.test_watch import KEPT, Keep, ask, close, expected, gray, seen, tiny
-from tests.families.watching import EVERY, Words
+from tests.families.watching import EVERY, GRID, TICKS, WATCHED, Words
 
 QUESTION = "Is there a red circle?"
 
@@ -83,6 +88,7 @@ def test_a_path_is_a_frame(tmp_path: Any) -> None:
         (np.full((4, 4, 3), 200.0), "outside"),
         (np.full((4, 4, 3), np.nan), "outside"),
         ("no/such/frame.png", "cannot be read"),
+        (Image.new("RGB", (0, 4)), "size"),
         ([], "empty chunk"),
     ],
 )
@@ -130,7 +136,7 @@ def test_all_frames_are_encoded_at_0() -> None:
 def test_times_go_forward() -> None:
     one = session()
     one.see(shown(1), time=5)
-    for time in (4.9, float("nan"), "now", True, [6, 7]):
+    for time in (4.9, float("nan"), 1e300, "now", True, [6, 7]):
         with pytest.raises(OTPruneError, match="time"):
             one.see(shown(2), time=time)  # type: ignore[arg-type]
     assert one.see(shown(2), time=5).time == 5
@@ -146,6 +152,66 @@ def test_a_chunk_is_for_models_that_encode_videos() -> None:
     assert one.frames == 2
     with pytest.raises(FrameError, match="size"):
         one.see([gray(1), np.zeros((4, 4, 3), dtype=np.uint8)], time=[2.0, 3.0])
+
+
+def test_pictures_are_read_as_other_parts_read_them(tmp_path: Any) -> None:
+    """Not in the words of Pillow, which clips 16 bits and shows what is transparent."""
+    image = shown(1)
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    assert np.array_equal(image_of(deep), image_of(image.convert("L")))
+    clear = image.convert("RGBA")
+    clear.putalpha(0)
+    assert np.asarray(image_of(clear)).min() == 255
+    exif = Image.Exif()
+    exif[0x112] = 6
+    shown(1, (96, 64)).save(tmp_path / "turned.png", exif=exif)
+    turned = image_of(tmp_path / "turned.png")
+    assert turned.size == (64, 96)
+    assert np.array_equal(image_of(Image.open(tmp_path / "turned.png")), turned)
+
+
+class Chunks(Words):
+    """A chunk is one video, with a temporal patch for every two frames."""
+
+    def frame(self, images: Any, times: Any) -> dict[str, Tensor]:
+        parts = [super(Chunks, self).frame(images[i : i + 2], times) for i in (0, 2)]
+        made = {k: torch.cat([x[k] for x in parts], dim=-1) for k in parts[0]}
+        made["pixel_values_videos"] = torch.cat([x["pixel_values_videos"] for x in parts])
+        made["video_grid_thw"] = torch.tensor([[2, *GRID[1:]]])
+        return made
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_frames_of_a_chunk_have_their_own_times(name: str) -> None:
+    one = watch(tiny(name), Chunks(name), Keep([0, 6], [0]), unchanged=0)
+    one.see([gray(i) for i in range(4)], time=[1.0, 1.5, 4.0, 4.5])
+    one.see([gray(i) for i in range(5, 9)], time=[5.0] * 4)
+    first, second, third = one._now.positions[0, one._now.visual].tolist()
+    assert [second - first, third - first] == [3 * TICKS[name], 4 * TICKS[name]]
+
+
+@pytest.mark.parametrize("kept", [None, [1, 2], [1.0], [[1]], True])
+def test_a_stream_selector_that_returns_no_indices_is_refused(kept: Any) -> None:
+    selector = Keep([])
+    selector.kept = [torch.tensor(kept) if kept not in (None, [1, 2]) else kept]
+    one = watch(tiny("llava"), Words("llava"), selector)
+    with pytest.raises(SelectorError, match="expected the indices"):
+        one.see(gray(1))
+    assert one.tokens == one.frames == 0
+
+
+def test_a_model_whose_layers_use_no_cache_is_refused() -> None:
+    model = WATCHED["llava"].model()
+    one = watch(model, Words("llava"), Keep(*KEPT), unchanged=0)
+    model.gradient_checkpointing_enable()
+    model.train()
+    for call in (
+        lambda: one.see(gray(1)),
+        lambda: one.ask("30", max_new_tokens=2),
+        lambda: watch(model, Words("llava")),
+    ):
+        with pytest.raises(UnsupportedError, match="checkpointing"):
+            call()
 
 
 # -- questions -----------------------------------------------------------------------------------
@@ -234,6 +300,61 @@ def test_arguments_of_generate_that_do_not_work_are_refused(
     for ask_ in (session().ask, session().stream):
         with pytest.raises(UnsupportedError, match=said):
             ask_(QUESTION, **given)
+
+
+def test_a_question_that_holds_a_place_of_an_image_is_refused() -> None:
+    one = watch(tiny("qwen2_vl"), Words("qwen2_vl"), Keep(*KEPT))
+    for call in (
+        lambda: session().ask("Is <image> there?"),
+        lambda: one.ask(f"30 {IMAGE} 31"),
+        lambda: one.ask(f"30 {VIDEO} 31"),
+    ):
+        with pytest.raises(OTPruneError, match="question contains"):
+            call()
+
+
+class Other:
+    """A processor with another chat template, or a tokenizer that adds a first token."""
+
+    image_token = "<image>"
+
+    def __init__(self, template: str, adds: bool = False) -> None:
+        self.chat_template, self.adds = template, adds
+        self._own = embedded()[1].tokenizer
+        self.bos_token_id = self._own.bos_token_id
+        self.tokenizer = self
+
+    def apply_chat_template(self, turns: Any, **given: Any) -> Any:
+        return self._own.apply_chat_template(turns, chat_template=self.chat_template, **given)
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids = list(self._own(text, add_special_tokens=False)["input_ids"])
+        return {"input_ids": [self.bos_token_id] * (self.adds and add_special_tokens) + ids}
+
+
+def test_the_first_token_is_there_once() -> None:
+    model, processor = embedded()
+    whole = processor.chat_template
+    bos = processor.tokenizer.bos_token_id
+    bare = whole.replace("{{ bos_token }}", "")
+    assert bare != whole
+    for template, adds, wanted in [
+        (whole, True, 1),
+        (whole, False, 1),
+        (bare, True, 1),
+        (bare, False, 0),
+    ]:
+        opening = ChatWording(Other(template, adds), kind_of(model.config)).opening()
+        assert opening.count(bos) == wanted
+
+
+def test_a_template_that_puts_the_question_in_front_is_refused() -> None:
+    template = (
+        "{% for m in messages %}{{ m['content'][-1]['text'] }}"
+        "{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(UnsupportedError, match="behind the frames"):
+        watch(embedded()[0], Other(template))
 
 
 @pytest.mark.parametrize("question", ["", "  ", None, 3])
@@ -584,6 +705,7 @@ def test_pruned_calls_of_the_model_go_on_as_before() -> None:
         ({"memory": 2.5}, "memory"),
         ({"memory": 10_000}, "positions"),
         ({"forget": "newest"}, "forget"),
+        ({"forget": CDPruner(0.1)}, "question"),
         ({"unchanged": 1.0}, "unchanged"),
         ({"unchanged": -0.1}, "unchanged"),
         ({"selector": StreamSelector}, "selector"),

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from otprune.errors import FrameError
+from otprune.reading.images import read_image, rgb
 
 # Frames are compared as thumbnails of this many blocks a side.
 BLOCKS = 64
@@ -30,14 +31,12 @@ def image_of(frame: Any) -> Image:
         FrameError: it is none of these, or cannot be read.
     """
     if isinstance(frame, (str, Path)):
-        try:
-            with PIL.Image.open(frame) as opened:
-                return ImageOps.exif_transpose(opened).convert("RGB")
-        except Exception as cause:  # of many image formats
-            raise FrameError(f"{frame} cannot be read as an image: {cause}") from cause
+        return read_image(Path(frame))
     if isinstance(frame, Image):
+        if not all(frame.size):
+            raise FrameError(f"a frame has size {frame.size}: expected at least one pixel")
         try:
-            return frame.convert("RGB")
+            return rgb(ImageOps.exif_transpose(frame))
         except Exception as cause:  # a file that is read late, and is broken
             raise FrameError(f"a frame cannot be read: {cause}") from cause
     if isinstance(frame, Tensor):

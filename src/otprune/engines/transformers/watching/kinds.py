@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,11 +29,15 @@ class Kind:
     stamped: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
-    def ticks(self, config: Any, time: float) -> int | None:
-        """A frame's time in positions; None without an open-ended video."""
+    def ticks(self, config: Any, times: Sequence[float]) -> list[int]:
+        """The time in positions of each temporal patch of a frame or a chunk of frames.
+
+        That of its first frame; none without an open-ended video.
+        """
         if self.clock is None:
-            return None
-        return int(time * (config.vision_config.tokens_per_second if self.clock == "config" else 1))
+            return []
+        rate = config.vision_config.tokens_per_second if self.clock == "config" else 1
+        return [int(time * rate) for time in times[:: self.least]]
 
 
 _DEFAULT = Kind()

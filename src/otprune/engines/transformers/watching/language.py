@@ -13,7 +13,7 @@ from otprune.engines.transformers.entry import unpruned
 from otprune.engines.transformers.memory import CACHE_NAMES
 from otprune.engines.transformers.parameters import parameters_of
 from otprune.engines.transformers.prompt import setting
-from otprune.errors import UnsupportedError
+from otprune.errors import OTPruneError, UnsupportedError
 
 # Arguments of generate() that a session gives itself, beside those of forward().
 _OWN = ("inputs", "otprune", *CACHE_NAMES)
@@ -93,6 +93,7 @@ def prefill(
         arguments["logits_to_keep"] = 1
     if outputs:
         arguments["mm_encoder_outputs"] = outputs
+    _check_caches(model)
     unpruned(model, "forward", arguments)
 
 
@@ -130,8 +131,19 @@ def generate(
         _cache_name(model): cache,
         **given,
     }
+    _check_caches(model)
     out: Tensor = unpruned(model, "generate", arguments)
     return out[0, len(ids) :]
+
+
+def check_text(model: Any, ids: list[int]) -> None:
+    """Refuse text in which a token stands for an image, since no image would take its place."""
+    for modality in ("image", "video"):
+        if getattr(model.config, f"{modality}_token_id", None) in ids:
+            raise OTPruneError(
+                f"a question contains the token that stands for {modality}s: leave it out; what "
+                "was seen is in front of every question"
+            )
 
 
 def without_end(model: Any, answer: Tensor, given: dict[str, Any]) -> list[int]:
@@ -158,6 +170,15 @@ class Stop(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
+
+
+def _check_caches(model: Any) -> None:
+    """Refuse a model whose layers would pass over their cache."""
+    if model.training and any(getattr(x, "gradient_checkpointing", False) for x in model.modules()):
+        raise UnsupportedError(
+            f"{type(model).__name__} is trained with gradient checkpointing, where layers use no "
+            "cache: call model.eval()"
+        )
 
 
 def _for_model(positions: Tensor) -> Tensor:

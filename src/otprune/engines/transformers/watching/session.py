@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time as clocks
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +33,13 @@ from otprune.engines.transformers.watching.places import Segment
 from otprune.engines.transformers.watching.remembered import Remembered
 from otprune.engines.transformers.watching.rotation import KeyRotation
 from otprune.engines.transformers.watching.wording import ChatWording, Wording, check_question
-from otprune.errors import FrameError, OTPruneError, UnsupportedError
+from otprune.errors import FrameError, OTPruneError, SelectorError, UnsupportedError
 from otprune.selectors import Reduction, Selector
 from otprune.selectors.picks import check_kept
 from otprune.streaming import StreamSelector
 
 _RATE = 16.0  # tokens a frame, without a selector
+_LONGEST = 1e12  # seconds; beyond, positions in time overflow
 _RESERVE = 1024  # positions that are left free for a question and its answer
 
 
@@ -146,6 +146,8 @@ class watch:  # noqa: N801 - used as a function is
         self._memory = _memory(memory, self._positions, self._reserve)
         if not isinstance(forget, Selector) and forget not in ("oldest", "replaced"):
             raise OTPruneError(f"forget={forget!r}: expected 'oldest', 'replaced' or a Selector")
+        if isinstance(forget, Selector):
+            _check_needs(forget, "OTPrune(0.75)")
         self._forget = forget
         self._tells = callable(getattr(self._selector, "forget", None))
         self._stores_features = self._tells or isinstance(forget, Selector)
@@ -251,7 +253,7 @@ class watch:  # noqa: N801 - used as a function is
         before = None if isinstance(self._selector, Selector) else self._selector.state_dict()
         try:
             indices, select = timed_call(partial(self._select, tokens), device)
-            now, prefill = timed_call(partial(self._append, call, indices, times[0]), device)
+            now, prefill = timed_call(partial(self._append, call, indices, times), device)
         except BaseException:
             if before is not None:
                 self._selector.load_state_dict(before)
@@ -290,10 +292,16 @@ class watch:  # noqa: N801 - used as a function is
         if isinstance(selector, Selector):
             return selector.select(tokens)
         indices: Tensor = selector.push(tokens)
+        if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
+            found = (indices.dtype, indices.shape) if isinstance(indices, Tensor) else type(indices)
+            raise SelectorError(
+                f"{type(selector).__name__}.push returned {found}: expected the indices of the "
+                "tokens to keep, (k,) int64"
+            )
         check_kept(type(selector), indices, len(tokens))
         return indices
 
-    def _append(self, call: Encoded, indices: Tensor, time: float) -> Remembered:
+    def _append(self, call: Encoded, indices: Tensor, times: list[float]) -> Remembered:
         """What is remembered after a frame; self is not changed but for the segments' number."""
         if not len(indices):
             return self._now
@@ -305,11 +313,16 @@ class watch:  # noqa: N801 - used as a function is
         stays[at.nonzero()[:, 0][indices]] = True
         full = full_positions(self._model, call.given, call.mask)
         axes = full[-3:, 0] if full.ndim == 3 else full
+        ticks = self._kind.ticks(self._model.config, times)
+        if ticks:  # the model's own positions know nothing of the times in a chunk
+            axes = axes.clone()
+            first, each = axes[0, at].min(), int(at.sum()) // len(ticks)
+            axes[0, at] = first + axes.new_tensor(ticks).repeat_interleave(each) - ticks[0]
         segment = Segment(
             number=self._number,
             frame=self._frames,
             length=int(axes.max()) + 1,
-            ticks=self._kind.ticks(self._model.config, time),
+            ticks=ticks[0] if ticks else None,
             tokens=len(some.tokens[0]),
         )
         features = some.tokens[0][indices]
@@ -400,6 +413,7 @@ class watch:  # noqa: N801 - used as a function is
         """The ids of a question and of its answer."""
         self._check_open()
         ids = self._wording.question(check_question(question))
+        language.check_text(self._model, ids)
         language.check_generate(self._model, generate)
         now = self._now
         longest = setting(self._model, generate, "max_new_tokens") or 0
@@ -521,9 +535,7 @@ class watch:  # noqa: N801 - used as a function is
         if given is None:
             return [max(self._time, clocks.monotonic() - self._start)] * frames
         times: list[Any] = list(given) if isinstance(given, Sequence) else [given] * frames
-        if len(times) != frames or not all(
-            isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) for x in times
-        ):
+        if len(times) != frames or not all(map(_is_time, times)):
             raise OTPruneError(f"time={given!r}: expected seconds, one for each of {frames} frames")
         if times != sorted(times) or times[0] < self._time:
             raise OTPruneError(
@@ -636,16 +648,24 @@ def _selector(given: Any) -> Any:
             callable(getattr(given, x, None)) for x in ("push", "state_dict", "load_state_dict")
         )
     ):
-        if getattr(given, "needs", ()):
-            raise UnsupportedError(
-                f"{type(given).__name__} needs {', '.join(sorted(given.needs))}, which a session "
-                "does not provide: use StreamSelector, DTD or UniformStream"
-            )
+        _check_needs(given, "StreamSelector, DTD or UniformStream")
         return given
     raise OTPruneError(
         f"selector={given!r}: expected otprune.StreamSelector(rate=16) or another selector of "
         "streams, or a Selector such as otprune.OTPrune(0.1)"
     )
+
+
+def _check_needs(selector: Any, others: str) -> None:
+    if getattr(selector, "needs", ()):
+        raise UnsupportedError(
+            f"{type(selector).__name__} needs {', '.join(sorted(selector.needs))}, which a session "
+            f"does not provide: use {others}"
+        )
+
+
+def _is_time(given: object) -> bool:
+    return isinstance(given, Real) and not isinstance(given, bool) and abs(float(given)) < _LONGEST
 
 
 def _share(name: str, given: object) -> float:

@@ -67,6 +67,12 @@ class ChatWording:
             )
         self._token = str(token)
         before, first, second, behind = self._parts([self._turn(_QUESTION, frames=3)])
+        if _QUESTION not in behind:
+            raise UnsupportedError(
+                f"the chat template of {type(processor).__name__} does not put a question behind "
+                "the frames: pass an object with the methods of "
+                "otprune.engines.transformers.watching.wording.Wording"
+            )
         if first != second:
             raise UnsupportedError(
                 f"the chat template of {type(processor).__name__} counts the images of a prompt "
@@ -79,7 +85,11 @@ class ChatWording:
 
     def opening(self) -> list[int]:
         text = self._parts([self._turn(_QUESTION, frames=1)])[0].removesuffix(self._open)
-        return self._ids(text + self._token)[: -len(self._ids(self._token))]
+        ids = self._ids(text + self._token)[: -len(self._ids(self._token))]
+        # Many templates leave the first token to the tokenizer.
+        first = list(self.tokenizer(text + self._token)["input_ids"])[:1]
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        return first + ids if first == [bos] and ids[:1] != first else ids
 
     def frame(self, images: Sequence[Image], times: Sequence[float]) -> dict[str, Tensor]:
         text = self._token if self._kind.stamped else f"{self._open}{self._token}{self._close}"
@@ -114,6 +124,11 @@ class ChatWording:
             ) from cause
 
     def question(self, text: str) -> list[int]:
+        if self._token in text:
+            raise OTPruneError(
+                f"a question contains {self._token}, which stands for a frame: leave it out; what "
+                "was seen is in front of every question"
+            )
         return self._behind(self._parts([self._turn(text, frames=1)])[1])
 
     def reopening(self, text: str) -> list[int]:
