@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import subprocess
 import sys
@@ -603,10 +604,25 @@ def test_a_state_of_something_else_is_refused(tmp_path: Any) -> None:
         (watch(tiny("llava_next"), Words("llava_next"), Keep(*KEPT)), "another model"),
         (watch(tiny("llava"), Words("llava"), Keep(*KEPT), memory=9), "memory"),
         (watch(tiny("llava"), Words("llava"), Keep(*KEPT), forget=OTPrune(0.5)), "forget"),
-        (watch(tiny("llava"), Words("llava"), StreamSelector(4)), "forget"),
+        (watch(tiny("llava"), Words("llava"), StreamSelector(4)), "StreamSelector"),
+        (watch(tiny("llava"), Words("llava"), OTPrune(2)), r"OTPrune\(keep=2"),
+        (watch(tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0.5), "unchanged"),
     ]:
+        before = other._now
         with pytest.raises(OTPruneError, match=said):
             other.load_state_dict(state)
+        assert other._now is before
+    half = copy.deepcopy(tiny("llava")).bfloat16()
+    wide = watch(copy.deepcopy(half).float(), Words("llava"), Keep(*KEPT), unchanged=0)
+    with pytest.raises(OTPruneError, match="precision"):
+        watch(half, Words("llava"), Keep(*KEPT), unchanged=0).load_state_dict(wide.state_dict())
+    for lost in ("cache.ids", "cache.values.0", "cache.segments", "last.thumbnail"):
+        two = watch(tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0)
+        before = two._now
+        with pytest.raises(OTPruneError, match="not whole"):
+            two.load_state_dict({name: x for name, x in state.items() if name != lost})
+        assert two._now is before
+        assert two._selector.at == 0
     with pytest.raises(OTPruneError, match="not a session's"):
         one.load_state_dict({})
     (tmp_path / "broken").write_bytes(b"no tensors")

@@ -463,7 +463,8 @@ class watch:  # noqa: N801 - used as a function is
             if self._last is not None:
                 state["last.size"] = torch.tensor(self._last[0])
                 state["last.thumbnail"] = self._last[1]
-            state["counts"] = torch.tensor([self._frames, self._number, self._memory])
+            state["counts"] = torch.tensor([self._frames, self._number])
+            state["settings"] = torch.tensor(list(self._settings().encode()), dtype=torch.uint8)
             state["time"] = torch.tensor(self._time, dtype=torch.float64)
             state["model"] = language.fingerprint(self._model)
             return state
@@ -474,33 +475,38 @@ class watch:  # noqa: N801 - used as a function is
         Raises:
             OTPruneError: the state is not one of a session, or of another model or other settings.
         """
-        missing = {"counts", "time", "model"} - set(state)
+        missing = {"counts", "settings", "time", "model"} - set(state)
         if missing:
             raise OTPruneError(f"the state is not a session's: it has no {', '.join(missing)}")
         own, saved = language.fingerprint(self._model), state["model"].cpu()
         if own.shape != saved.shape or not torch.equal(own, saved):
             raise OTPruneError("the state is that of another model: load the one it was saved with")
-        frames, number, memory = state["counts"].tolist()
-        if memory != self._memory:
+        settings = bytes(state["settings"].tolist()).decode(errors="replace")
+        if settings != self._settings():
             raise OTPruneError(
-                f"the state is that of a session with memory={memory}, this one has "
-                f"{self._memory}: make one with the settings that it was saved with"
+                f"the state is that of a session with {settings}, and this one has "
+                f"{self._settings()}: make one with the settings that it was saved with"
             )
         with self._seeing:
             self._check_open()
-            now = Remembered.of_state(_under(state, "cache."), self._model.device)
-            if self._stores_features and len(now.features) != int(now.visual.sum()):
+            try:
+                now = Remembered.of_state(_under(state, "cache."), self._model.device)
+                frames, number = state["counts"].tolist()
+                last = None
+                if "last.size" in state:
+                    width, height = state["last.size"].tolist()
+                    last = (width, height), state["last.thumbnail"].cpu()
+            except (KeyError, TypeError, ValueError) as cause:
                 raise OTPruneError(
-                    "the state has no features of what is remembered, which this session's "
-                    "selectors need (forget): make a session like the one that was saved"
+                    f"the state is not a session's, or not whole: {cause}"
+                ) from cause
+            if [x.dtype for x in self._now.keys] != [x.dtype for x in now.keys]:
+                raise OTPruneError(
+                    "the state is that of a model in another precision: load the model as it was"
                 )
             if not isinstance(self._selector, Selector):
                 self._selector.load_state_dict(_under(state, "selector."))
-            self._now = now
-            self._last = None
-            if "last.size" in state:
-                width, height = state["last.size"].tolist()
-                self._last = (width, height), state["last.thumbnail"].cpu()
+            self._now, self._last = now, last
             self._frames, self._number = frames, number
             self._time = float(state["time"])
             self._start = clocks.monotonic() - self._time
@@ -524,6 +530,15 @@ class watch:  # noqa: N801 - used as a function is
         except (OSError, SafetensorError) as cause:
             raise OTPruneError(f"{path} cannot be read as a saved session: {cause}") from cause
         self.load_state_dict(state)
+
+    def _settings(self) -> str:
+        """What a session that goes on from a state has to share. Selectors of streams check more."""
+        selector = self._selector
+        shown = repr(selector) if isinstance(selector, Selector) else type(selector).__name__
+        return (
+            f"selector={shown}, memory={self._memory}, forget={self._forget!r}, "
+            f"unchanged={self._unchanged:g}"
+        )
 
     # -- private -----------------------------------------------------------------------------------
 
