@@ -266,7 +266,7 @@ def test_what_is_saved_is_gone_on_from(watch, tmp_path, clip):
         assert [one[name] for one in [*first, *after]] == [one[name] for one in whole]
     status, err, _ = watch(rest, "--memory", 61, "--resume", state)
     assert status == 2
-    assert "memory=60, this one has 61" in err
+    assert "memory=60, this one has memory=61" in err
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from otprune.engines.transformers.watching.frames import image_of
 from otprune.engines.transformers.watching.kinds import kind_of
 from otprune.engines.transformers.watching.wording import ChatWording
 from tests.families.base import IMAGE, VIDEO
-from tests.families.test_watch import KEPT, Keep, ask, close, expected, gray, seen, tiny
+from tests.families.test_watch import KEPT, Keep, NoOpening, ask, close, expected, gray, seen, tiny
 from tests.families.watching import EVERY, GRID, TICKS, WATCHED, Words
 
 QUESTION = "Is there a red circle?"
@@ -616,6 +616,10 @@ def test_a_state_of_something_else_is_refused(tmp_path: Any) -> None:
     wide = watch(copy.deepcopy(half).float(), Words("llava"), Keep(*KEPT), unchanged=0)
     with pytest.raises(OTPruneError, match="precision"):
         watch(half, Words("llava"), Keep(*KEPT), unchanged=0).load_state_dict(wide.state_dict())
+    bare = [watch(tiny("llava"), NoOpening("llava"), Keep(*KEPT)) for _ in range(2)]
+    bare[0].see(gray(1))
+    bare[1].load_state_dict(bare[0].state_dict())  # of which nothing has a precision yet
+    assert bare[1].tokens == bare[0].tokens > 0
     for lost in ("cache.ids", "cache.values.0", "cache.segments", "last.thumbnail"):
         two = watch(tiny("llava"), Words("llava"), Keep(*KEPT), unchanged=0)
         before = two._now

@@ -481,11 +481,13 @@ class watch:  # noqa: N801 - used as a function is
         own, saved = language.fingerprint(self._model), state["model"].cpu()
         if own.shape != saved.shape or not torch.equal(own, saved):
             raise OTPruneError("the state is that of another model: load the one it was saved with")
-        settings = bytes(state["settings"].tolist()).decode(errors="replace")
-        if settings != self._settings():
+        has = self._settings().splitlines()
+        had = bytes(state["settings"].tolist()).decode(errors="replace").splitlines()
+        if had != has:
             raise OTPruneError(
-                f"the state is that of a session with {settings}, and this one has "
-                f"{self._settings()}: make one with the settings that it was saved with"
+                f"the state is that of a session with {', '.join(x for x in had if x not in has)}, "
+                f"this one has {', '.join(x for x in has if x not in had)}: make one with the "
+                "settings that it was saved with"
             )
         with self._seeing:
             self._check_open()
@@ -500,7 +502,8 @@ class watch:  # noqa: N801 - used as a function is
                 raise OTPruneError(
                     f"the state is not a session's, or not whole: {cause}"
                 ) from cause
-            if [x.dtype for x in self._now.keys] != [x.dtype for x in now.keys]:
+            own_types, types = ({x.dtype for x in some.keys} for some in (self._now, now))
+            if own_types and types and own_types != types:
                 raise OTPruneError(
                     "the state is that of a model in another precision: load the model as it was"
                 )
@@ -532,11 +535,14 @@ class watch:  # noqa: N801 - used as a function is
         self.load_state_dict(state)
 
     def _settings(self) -> str:
-        """What a session that goes on from a state has to share. Selectors of streams check more."""
+        """What sessions share that go on from one state, a line each.
+
+        Selectors of streams check their own.
+        """
         selector = self._selector
         shown = repr(selector) if isinstance(selector, Selector) else type(selector).__name__
         return (
-            f"selector={shown}, memory={self._memory}, forget={self._forget!r}, "
+            f"selector={shown}\nmemory={self._memory}\nforget={self._forget!r}\n"
             f"unchanged={self._unchanged:g}"
         )
 
