@@ -146,7 +146,7 @@ bench-mass: demo-models ## what attention mass adds, in three models
 # Where MuJoCo renders: osmesa needs Debian's libosmesa6 and no GPU.
 bench-robot: export MUJOCO_GL ?= osmesa
 bench-robot: ## selectors of streams on a simulated robot's camera and on real clips; half an hour
-	$(call install,robot,-e '.[demo,encoder,video]' -e ./training -e './bench[robot]')
+	$(call install,robot,-e '.[encoder]' -e ./training -e './bench[robot]')
 	$(PY) -m otprune_bench.robot.episodes runs/robot
 	-$(PY) -m otprune_bench.robot.clips runs/robot
 	$(VENV)/bin/otprune fetch vit-s
