@@ -24,14 +24,16 @@ class StreamSelector(Budgeted):
     Two parts. *Novelty*: the share of a token's squared length that the tokens kept so far leave
     unexplained, 1 for a token orthogonal to them all, about 0.01 for a copy
     (`otprune.streaming.novelty`, also for where this departs from OTPrune). What was kept is held
-    as a sketch of `rank` directions, so novelty may be overestimated, never underestimated.
+    as a sketch of `rank` directions, so novelty may be overestimated, never underestimated (with
+    `forget` it may be either, once the sketch holds less than what was kept).
 
     *Budget*: a bucket of `burst` tokens, full at the start, gets `rate` tokens a frame and pays for
     every kept one, so T frames keep at most `burst + rate * T`. A token is kept if its novelty
     reaches the price `novelty ** (tokens left in the bucket / burst)`: `novelty` while the bucket
     is full, rising to 1, which no token reaches, as it empties (the prices of online knapsack:
     Zhou, Chakrabarty and Lukose, WINE 2008). A still scene saves tokens, a cut spends them, and
-    under steady motion as many are kept as come in.
+    under steady motion as many are kept as come in. `rate` is a bound: where a few hundred tokens
+    span a scene, such as a robot's, far fewer are new; `novelty=0.01` spends it.
 
     Deterministic: the same frames give the same tokens. One selector a stream; memory is
     `1.25 * rank` tokens, time a frame O(m d rank) for m tokens of d features, however long the
