@@ -694,6 +694,29 @@ def test_sessions_of_one_model_do_not_meet() -> None:
         assert torch.equal(a._now.keys[0], b._now.keys[0])
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_what_the_model_counts_positions_from_is_left_alone(name: str) -> None:
+    model = tiny(name)
+    model.base_model.rope_deltas = torch.tensor([[-7]])
+    one = seen(name)
+    ask(one)
+    assert model.base_model.rope_deltas.tolist() == [[-7]]
+    model.base_model.rope_deltas = None
+
+
+def test_a_saved_session_leaves_no_other_file(tmp_path: Any) -> None:
+    one = seen("llava")
+    threads = [threading.Thread(target=one.save, args=[tmp_path / "state"]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    seen("llava").load(tmp_path / "state")
+    with pytest.raises(OTPruneError, match="cannot be saved"):
+        one.save(tmp_path / "missing" / "state")
+
+
 def test_pruned_calls_of_the_model_go_on_as_before() -> None:
     model, processor = embedded()
     inputs = processor(text="<bos><image>List all things.", images=[shown(1)], return_tensors="pt")

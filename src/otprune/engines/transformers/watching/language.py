@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, StoppingCriteria
 
+from otprune.engines.transformers.encoded import Encoded
 from otprune.engines.transformers.entry import unpruned
 from otprune.engines.transformers.memory import CACHE_NAMES
 from otprune.engines.transformers.parameters import parameters_of
+from otprune.engines.transformers.positions import full_positions
 from otprune.engines.transformers.prompt import setting
 from otprune.errors import OTPruneError, UnsupportedError
 
@@ -58,6 +60,21 @@ def check_layers(model: Any) -> None:
 def has_mrope(model: Any) -> bool:
     """Whether positions have three axes: time, height, width."""
     return hasattr(model.base_model, "rope_deltas")
+
+
+def positions_of(model: Any, call: Encoded) -> Tensor:
+    """Positions of a frame's tokens in a prompt of its own, as the model makes them.
+
+    M-RoPE models store what they count from on themselves; a conversation outside the session may
+    depend on it, so it is put back.
+    """
+    base = model.base_model
+    stored = getattr(base, "rope_deltas", None)
+    try:
+        return full_positions(model, call.given, call.mask)
+    finally:
+        if has_mrope(model):
+            base.rope_deltas = stored
 
 
 def on_device(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:

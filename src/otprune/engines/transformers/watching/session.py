@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time as clocks
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,6 @@ from otprune.engines.common.selection import Choice, timed_call
 from otprune.engines.transformers.encoded import Encoded, encode_call
 from otprune.engines.transformers.families import check
 from otprune.engines.transformers.features import with_kept_features
-from otprune.engines.transformers.positions import full_positions
 from otprune.engines.transformers.prompt import setting
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.engines.transformers.watching import language
@@ -311,7 +311,7 @@ class watch:  # noqa: N801 - used as a function is
         source[at] = torch.arange(int(at.sum()), device=source.device)
         stays = ~at
         stays[at.nonzero()[:, 0][indices]] = True
-        full = full_positions(self._model, call.given, call.mask)
+        full = language.positions_of(self._model, call)
         axes = full[-3:, 0] if full.ndim == 3 else full
         ticks = self._kind.ticks(self._model.config, times)
         if ticks:  # the model's own positions know nothing of the times in a chunk
@@ -515,12 +515,22 @@ class watch:  # noqa: N801 - used as a function is
             self._start = clocks.monotonic() - self._time
 
     def save(self, path: str | Path) -> None:
-        """Write the state to a safetensors file."""
+        """Write the state to a safetensors file.
+
+        Raises:
+            OTPruneError: it cannot be written there.
+        """
         state = self.state_dict()
         whole = Path(path)
-        part = whole.with_name(f"{whole.name}.part")  # so that a killed process leaves no half file
-        save_file({name: x.contiguous().clone() for name, x in state.items()}, str(part))
-        part.replace(whole)
+        # A file of its own first, so that neither a killed process nor another one leaves a half.
+        part = whole.with_name(f"{whole.name}.{uuid.uuid4().hex}.part")
+        try:
+            save_file({name: x.contiguous().clone() for name, x in state.items()}, str(part))
+            part.replace(whole)
+        except (OSError, SafetensorError) as cause:
+            raise OTPruneError(f"the session cannot be saved to {path}: {cause}") from cause
+        finally:
+            part.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> None:
         """Read the state from a file that `save` wrote.
