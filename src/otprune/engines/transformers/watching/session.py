@@ -90,10 +90,10 @@ class watch:  # noqa: N801 - used as a function is
 
     When more than `memory` visual tokens would be remembered, some leave. What is left keeps what
     it once saw of those that left, as in any cache whose oldest entries are dropped. A frame's text
-    leaves with its last token. A `StreamSelector` is told what left, so that something that stays
-    in view is kept anew; other selectors of streams keep it once. When the model runs out of
-    positions, what is remembered is laid out anew from the first position: cached keys are turned
-    to their new positions, values stay.
+    leaves with its last token. Selectors with a method `forget` (`StreamSelector`,
+    `FixedCameraSelector`) are told what left, so that something that stays in view is kept anew;
+    others keep it once. When the model runs out of positions, what is remembered is laid out anew
+    from the first position: cached keys are turned to their new positions, values stay.
 
     `see` and `ask` may be called in different threads. Calls of `see` wait for each other; `ask`
     answers from what was remembered when it began.
