@@ -29,5 +29,5 @@ def test_a_run(tmp_path):
     times = one["times"]
     assert ratio(one, GRID) == times[SESSION][0] / times[GRID][0]
     text = (tmp_path / "report.md").read_text()
-    assert "| the embedded model | 12 |" in text
+    assert "| the embedded model | 3 | 12 |" in text
     assert (tmp_path / "long.png").exists()

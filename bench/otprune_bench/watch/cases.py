@@ -160,10 +160,11 @@ def pixels(images: Sequence[Image]) -> Tensor:
 
 
 def _large(plan: Plan) -> dict[str, Any]:
+    plan = replace(plan, photographs=False, clip=plan.large_clip, repeats=1)
     shape = replace(ONEVISION, config=ONEVISION.config | {"video_token_id": 151647})
     model = shape.build(torch.float32)
     model.generation_config.suppress_tokens = [151646, 151647]
-    clip = list(frames(replace(plan, photographs=False), Path(), plan.clip))[: plan.clip]
+    clip = list(frames(plan, Path(), plan.clip))[: plan.clip]
     words = VideoWording(151647, 14 * 14, shape.text)
     ids = [3, *[151647] * (14 * 14 * len(clip) + 1), *words.question(QUESTION)]
     inputs = {"input_ids": torch.tensor([ids]), "pixel_values_videos": pixels(clip).unsqueeze(0)}

@@ -21,7 +21,7 @@ class Plan:
         clip: frames of the clip about which is asked.
         kept: tokens a frame of that clip.
         repeats: rounds of all ways to answer.
-        large: whether LLaVA-OneVision-0.5B is run too.
+        large: whether LLaVA-OneVision-0.5B is run too, once, on `large_clip` frames.
     """
 
     seed: int = 0
@@ -33,6 +33,7 @@ class Plan:
     kept: int = 8
     repeats: int = 3
     large: bool = True
+    large_clip: int = 16
     photographs: bool = True
 
     def settings(self) -> dict[str, Any]:

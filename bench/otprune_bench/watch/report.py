@@ -23,7 +23,8 @@ their range, in one run. The clip has {clip} frames; {kept} tokens of each are k
 so that no way selects better than another. Preprocessing of the clip is not counted, tokenizing of
 the question is. *All frames* is what the session spent on the clip as it came in.{large}"""
 
-RANDOM = " LLaVA-OneVision-0.5B has random weights in float32, which does not change its time."
+RANDOM = """ LLaVA-OneVision-0.5B was asked once, about {large_clip} frames, since they take minutes; it
+has random weights in float32, which does not change its time."""
 
 LONG = """## {frames:,} frames
 
@@ -43,7 +44,7 @@ def write(plan: Plan, found: Results) -> str:
                 repeats=plan.repeats,
                 clip=plan.clip,
                 kept=plan.kept,
-                large=RANDOM if plan.large else "",
+                large=RANDOM.format(large_clip=plan.large_clip) if plan.large else "",
             )
         )
         parts.append(table(_ANSWER_HEAD, [_answer_row(n, found[n]) for n in models]))
@@ -57,6 +58,7 @@ def write(plan: Plan, found: Results) -> str:
 
 _ANSWER_HEAD = [
     "",
+    "frames",
     "tokens",
     "session, ms",
     "whole clip, grid, ms",
@@ -75,7 +77,8 @@ def ratio(one: dict[str, Any], way: str) -> float:
 
 def _answer_row(name: str, one: dict[str, Any]) -> list[str]:
     times = one["times"]
-    row = ["the embedded model" if name == EMBEDDED else name, f"{one['tokens']:,}"]
+    row = ["the embedded model" if name == EMBEDDED else name, str(one["frames"])]
+    row.append(f"{one['tokens']:,}")
     row.append(_span(times[SESSION]))
     for way in (GRID, OTPRUNE):
         row += [_span(times[way]), f"{ratio(one, way):.3f}x"]
