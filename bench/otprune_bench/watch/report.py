@@ -23,8 +23,8 @@ their range, in one run. The clip has {clip} frames; {kept} tokens of each are k
 so that no way selects better than another. Preprocessing of the clip is not counted, tokenizing of
 the question is. *All frames* is what the session spent on the clip as it came in.{large}"""
 
-RANDOM = """ LLaVA-OneVision-0.5B was asked once, about {large_clip} frames, since they take minutes; it
-has random weights in float32, which does not change its time."""
+RANDOM = """ LLaVA-OneVision-0.5B was asked once, about {large_clip} frames, since they take
+minutes; it has random weights in float32, which does not change its time."""
 
 LONG = """## {frames:,} frames
 
