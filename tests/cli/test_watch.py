@@ -297,6 +297,12 @@ def test_what_is_saved_is_gone_on_from(watch, tmp_path, clip):
         (("sample", QUESTION, "--record", "film.gif"), "videos are written as .mp4"),
         (("sample", QUESTION, "--record", "no/film.mp4"), "there is no folder no"),
         (("clip.mov", QUESTION, "--record", "clip.mov"), "would overwrite the source"),
+        (
+            ("clip.mov", QUESTION, "--save", "clip.mov"),
+            "--save clip.mov would overwrite the source",
+        ),
+        (("images", QUESTION, "--save", "images/1.png"), "1.png would overwrite the source"),
+        (("sample", QUESTION, "--record", "x.mp4", "--save", "./x.mp4"), "name one file, x.mp4"),
         (("sample", QUESTION, "--save", "no/state"), "--save no/state: expected a file"),
         (("sample", QUESTION, "--resume", "none"), "--resume none: there is no such file"),
         (("sample", QUESTION, "--resume", "text.mp4"), "cannot be read as a saved session"),
@@ -307,6 +313,8 @@ def test_what_cannot_be_is_refused_in_one_line(
     refused, embedded, tmp_path, monkeypatch, clip, words, message
 ):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "images/1.png")
     (tmp_path / "text.mp4").write_text("no video")
     monkeypatch.chdir(tmp_path)
     assert message in refused("watch", *words)

@@ -110,6 +110,7 @@ def test_images_of_a_folder_in_natural_order(tmp_path):
         Image.new("RGB", (8, 6), name).save(tmp_path / f"frame{number}.png")
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".frame0.png").write_text("hidden")
+    (tmp_path / "frame0.png").mkdir()
     (tmp_path / "frame5.jpg").write_text("broken")
     said = []
     found = list(otprune.frames(tmp_path, fps=5, on_broken=said.append))
@@ -136,6 +137,8 @@ def test_deep_and_transparent_images_are_scaled_and_laid_on_white(tmp_path):
         ("none.mp4", {}, "no such video or folder: none.mp4"),
         ("empty", {}, "empty is a folder without images"),
         ("none*.png", {}, r"no file fits the pattern none\*.png"),
+        ("", {}, "the source is empty"),
+        ("moving.webp", {}, "moving.webp has 2 frames, and of an image file only the first"),
         ("text.mp4", {}, "text.mp4 cannot be opened as a video: Invalid data"),
         ("sound.wav", {}, "sound.wav has no video in it"),
         ("clip.mov", {"fps": 5}, "fps=5 belongs to a folder of images"),
@@ -152,6 +155,8 @@ def test_what_cannot_be_read_is_refused_at_once(
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
+    still = [Image.new("RGB", (8, 6), name) for name in ("red", "blue")]
+    still[0].save(tmp_path / "moving.webp", save_all=True, append_images=still[1:])
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(1600))

@@ -16,11 +16,10 @@ from typing import NamedTuple
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from otprune.errors import OTPruneError
-from otprune.reading.images import rgb
+from otprune.reading.images import ANIMATED, rgb
 
 STDIN = "-"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters at least: C:/ is a drive
-_ANIMATED = {"TIFF": "page", "GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame"}
 
 
 class _Kind(NamedTuple):
@@ -191,7 +190,7 @@ def _standard_input() -> bytes:
 
 def _note(opened: Image.Image) -> str:
     """Which of several images was read; empty for one image, and where the rest is damaged."""
-    word = _ANIMATED.get(opened.format or "")
+    word = ANIMATED.get(opened.format or "")
     if word is None:
         return ""
     try:

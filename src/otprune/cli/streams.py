@@ -128,6 +128,8 @@ def check_files(
         if save.is_dir() or not save.parent.is_dir():
             raise OTPruneError(f"--save {save}: expected a file in a folder that is there")
         check_folder("--save", save.parent)
+        if _is_part_of(save, source):
+            raise OTPruneError(f"--save {save} would overwrite the source: give another name")
     if record is None:
         return
     if find_spec("av") is None:
@@ -135,6 +137,19 @@ def check_files(
     from otprune.cli.recording import check_target
 
     check_target(record, source)
+    for option, other in (("--save", save), ("--resume", resume)):
+        if other is not None and other.resolve() == record.resolve():
+            raise OTPruneError(f"--record and {option} name one file, {record}: give two names")
+
+
+def _is_part_of(file: Path, source: str | int) -> bool:
+    """Whether a file is the source, or one of its images."""
+    from otprune.reading.images import files_of
+
+    if isinstance(source, int) or not file.exists():
+        return False
+    files = files_of(source) or [Path(source)]
+    return any(other.exists() and file.samefile(other) for other in files)
 
 
 def forgetting(name: str) -> Any:

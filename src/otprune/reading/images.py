@@ -20,6 +20,9 @@ from otprune.reading.moments import Moment, Report
 # What is read in a folder, and what is no video. Moving images (.gif) are videos.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".ppm")
 
+# Formats that may hold several images, and what these are.
+ANIMATED = {"TIFF": "page", "GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame"}
+
 
 class Images:
     """Files in the order given, as frames of `fps` a second."""
@@ -41,16 +44,26 @@ def files_of(source: str | Path) -> list[Path] | None:
     """The image files that a source names, in natural order; None if it is no such source.
 
     Raises:
-        OTPruneError: a folder without images, or a pattern that no file fits.
+        OTPruneError: a folder without images, a pattern that no file fits, a file of several
+            frames, or an empty name.
     """
+    if not str(source):
+        raise OTPruneError("the source is empty: expected a path, a URL or a camera's number")
     path = Path(source)
     if path.is_dir():
-        found = [x for x in path.iterdir() if _is_image(x) and not x.name.startswith(".")]
+        found = [
+            x
+            for x in path.iterdir()
+            if _is_image(x) and not x.name.startswith(".") and not x.is_dir()
+        ]
         if not found:
             raise OTPruneError(f"{source} is a folder without images ({', '.join(SUFFIXES)})")
         return sorted(found, key=_natural)
     if path.exists() or "://" in str(source):
-        return [path] if _is_image(path) and path.exists() else None
+        if not _is_image(path) or not path.exists():
+            return None
+        _check_single(path)
+        return [path]
     if glob.has_magic(str(source)):
         found = [Path(x) for x in glob.glob(str(source)) if Path(x).is_file()]
         if not found:
@@ -96,6 +109,21 @@ def _eight_bit(image: Image) -> Image:
         white = 65535.0 if top <= 65535 else top
     scaled = (values.clip(0) * (255 / white)).round().clip(0, 255)
     return PIL.Image.fromarray(scaled.astype(np.uint8))
+
+
+def _check_single(file: Path) -> None:
+    """Refuse a file of several frames or pages as a source, of which only the first is read."""
+    try:
+        with PIL.Image.open(file) as opened:
+            several = ANIMATED.get(opened.format or "")
+            count = int(getattr(opened, "n_frames", 1)) if several else 1
+    except Exception:  # of many image formats; it is told where the file is read
+        return
+    if count > 1:
+        raise OTPruneError(
+            f"{file} has {count} {several}s, and of an image file only the first is read: make it "
+            "a video (.mp4 or .gif), or a folder of images"
+        )
 
 
 def _is_image(path: Path) -> bool:
