@@ -52,6 +52,19 @@ def test_dtd_drops_what_equals_even_zero():
     assert stream.push(torch.tensor([[0.0, 0], [1, 0], [0, 0]])).tolist() == [1]
 
 
+def test_copies_tie_whatever_their_rounding():
+    """Cosines of copies are 1 but for rounding, which must neither keep nor order them."""
+    frame = random_tokens(40, 64, seed=3)
+    patches = random_tokens(40, 30, seed=4)
+    static = StaticPatches(1.0, 0.5)
+    static.push(frame, patches=patches)
+    assert static.push(frame, patches=patches).tolist() == list(range(20, 40))
+    assert lists(EVS(60).select([frame, frame, frame])) == [[*range(40)], [*range(20)], []]
+    drops = DTD(1.0)  # nothing exceeds it
+    drops.push(frame)
+    assert drops.push(3 * frame).tolist() == list(range(40))
+
+
 @given(low=st.floats(-0.9, 0.9), seed=st.integers(0, 50))
 def test_a_higher_threshold_keeps_more(low, seed):
     clip = random_tokens(3, 9, 4, seed=seed)

@@ -137,10 +137,12 @@ class Previous:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of rows at unit length, `(..., d)` each; 1 where both are zero."""
-    alike = (a * b).sum(dim=-1)
-    both_zero = (a == 0).all(dim=-1) & (b == 0).all(dim=-1)
-    return torch.where(both_zero, 1.0, alike)
+    """Cosine of rows at unit length, `(..., d)` each; exactly 1 for equal rows, zero ones too.
+
+    Rounding must not order copies: in a still scene most tokens are, and they tie.
+    """
+    alike = (a * b).sum(dim=-1).clamp(max=1.0)
+    return torch.where((a == b).all(dim=-1), 1.0, alike)
 
 
 def check_settings(state: dict[str, Tensor], settings: Tensor, name: str) -> None:
