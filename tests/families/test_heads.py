@@ -193,6 +193,20 @@ def test_a_head_scores_the_last_token_of_the_reference(
     torch.testing.assert_close(head(**ready).logits, wanted, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+@torch.no_grad()
+def test_labels_of_sequences_are_no_labels_of_tokens(kind: str) -> None:
+    head, _ = head_on("llava", LlavaForSequenceClassification)
+    head.config.problem_type = kind
+    labels = torch.rand(len(BATCH), LABELS).round()
+    lose = {"regression": nn.MSELoss(), "multi_label_classification": nn.BCEWithLogitsLoss()}[kind]
+    with prune(head, HALF) as run:
+        out = head(**FAMILIES["llava"].inputs(BATCH), labels=labels)
+    torch.testing.assert_close(out.loss, lose(out.logits, labels))
+    assert run.input_ids is not None
+    assert run.labels is None
+
+
 @torch.no_grad()
 def test_a_head_for_tokens_gives_each_the_logits_of_the_reference() -> None:
     head, whole = head_on("llava", LlavaForTokenClassification)

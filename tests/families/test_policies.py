@@ -269,6 +269,26 @@ def test_gradients_flow_to_the_encoder() -> None:
 
 
 @torch.no_grad()
+def test_robots_without_cameras_act_as_they_do_unpruned() -> None:
+    """One among others, and all of them: then no image is there to prune."""
+    model, given = policy(), inputs(((True, True), (False, False)))
+    with prune(model, HALF):
+        together = model.sample_actions(**given)
+    blind = {name: value[1:] for name, value in given.items()}
+    actions = model.sample_actions(**blind)
+    torch.testing.assert_close(together[1:], actions, rtol=1e-4, atol=1e-4)
+    with prune(model, HALF, mass="token") as run:
+        assert torch.equal(model.sample_actions(**blind), actions)
+        assert model(**blind, timestep=torch.ones(1)).logits.shape == actions.shape
+        assert run.last == []
+        promised = {name: value[:1] for name, value in given.items()}
+        promised["pixel_attention_mask"] = torch.zeros(1, 2).bool()
+        with pytest.raises(OTPruneError, match="32 image placeholders, and no image comes"):
+            model.sample_actions(**promised)
+    assert otprune.visual_tokens(model, blind) == []
+
+
+@torch.no_grad()
 def test_visual_tokens_are_those_of_the_present_cameras() -> None:
     model, given = policy(), inputs()
     found = otprune.visual_tokens(model, given)

@@ -170,7 +170,7 @@ def visual_tokens(
         )
     check_tested(untested_transformers)
     check(model)
-    if not has_images(inputs):
+    if not has_images(inputs) or not has_images(inputs_of_base(model, inputs)):
         check_no_placeholders(model, inputs)
         return []
     with torch.no_grad():

@@ -131,7 +131,8 @@ def _inputs_of_prefix(inputs: Mapping[str, Any]) -> dict[str, Any]:
         )
     names = ("input_ids", "attention_mask", "position_ids")
     found: dict[str, Any] = {name: given[name] for name in names if name in given}
-    return found | {"pixel_values": pixels.flatten(0, 1)[present.bool().flatten()]}
+    images = pixels.flatten(0, 1)[present.bool().flatten()]
+    return found | {"pixel_values": images} if len(images) else found
 
 
 def _unpadded(inputs: Mapping[str, Any]) -> dict[str, Any]:

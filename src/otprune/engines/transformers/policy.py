@@ -24,7 +24,9 @@ from otprune.engines.transformers.attention import (
     apply_key_bias,
     check_attention,
 )
+from otprune.engines.transformers.encoded import check_no_placeholders, has_images
 from otprune.engines.transformers.following import Following
+from otprune.engines.transformers.heads import inputs_of_base
 from otprune.engines.transformers.inputs import Shrunk, embedded, shrink
 from otprune.engines.transformers.memory import Memory, cache_of, length_of, recall, remember
 from otprune.engines.transformers.run import Run
@@ -82,6 +84,10 @@ def forward(
     if has_prefix(arguments):
         check_tested(settings.untested_transformers)  # settings may have been unpickled
         check_settings(model, settings)
+        if not has_images(inputs_of_base(model, arguments)):  # no camera is there
+            check_no_placeholders(model, arguments)
+            run.start()
+            return function(**arguments)
         shrunk = shrink(model, arguments, "right", replace(settings, distance=False))
         _check_rows(shrunk, arguments["pixel_attention_mask"])
         run.record(shrunk)

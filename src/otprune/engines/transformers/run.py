@@ -32,7 +32,7 @@ class Run:
         token.
     input_ids, labels: `(B, n)`, those of the shortened prompt; they match the logits that
         `model(...)` returned. None after a call without images; labels also if the call had none,
-        or had one for each sequence.
+        or had some for each sequence.
         The label of the caller's first column is -100, since no column before it predicts it.
     """
 
@@ -66,7 +66,8 @@ class Run:
         self.positions = shrunk.positions
         self.input_ids = shrunk.inputs["input_ids"]
         labels = shrunk.inputs.get("labels")
-        self.labels = labels if labels is None or labels.ndim > 1 else None
+        of_tokens = labels is not None and labels.shape == self.input_ids.shape
+        self.labels = labels if of_tokens else None
 
     def __repr__(self) -> str:
         if self.last is None:
