@@ -266,6 +266,11 @@ def test_output_that_cannot_be_written(command):
     assert done.stderr.startswith("otprune: error: cannot write: No space left")
 
 
+def test_a_closed_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `otprune methods >&-`
+    assert cli.main(["methods"]) == 0
+
+
 def test_a_reader_who_has_seen_enough_sees_no_error():
     read, write = os.pipe()
     os.close(read)

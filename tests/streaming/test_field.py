@@ -177,6 +177,13 @@ def test_vidcom2_by_hand():
     assert (first, second, third) == ([0], [0, 2], [0])
 
 
+def test_vidcom2_does_not_depend_on_the_scale_of_features():
+    clip = random_tokens(4, 20, 8, seed=2)
+    wanted = lists(VidCom2(0.3).select(clip))
+    for power in (-100, 100):
+        assert lists(VidCom2(0.3).select(clip * 2.0**power)) == wanted
+
+
 def test_vidcom2_equals_its_formula():
     clip = random_tokens(3, 6, 8)
     variance = clip.reshape(18, 8).var(dim=0, unbiased=False)

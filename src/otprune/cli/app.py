@@ -69,7 +69,8 @@ def run(argv: Sequence[str] | None) -> int:
         status = command.main(
             args=None if argv is None else list(argv), prog_name="otprune", standalone_mode=False
         )
-        sys.stdout.flush()  # here, so that a full disk is still reported
+        if sys.stdout is not None:  # it is where the caller closed it
+            sys.stdout.flush()  # here, so that a full disk is still reported
     except OTPruneError as error:
         return _fail(str(error))
     except typer.Abort:

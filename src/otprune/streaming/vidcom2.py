@@ -11,7 +11,7 @@ from torch import Tensor
 
 from otprune.errors import KeepError, TokenError
 from otprune.keep import check_keep
-from otprune.numerics.normalize import unit_rows
+from otprune.numerics.normalize import scale_down, unit_rows
 from otprune.streaming.video import check_frames
 
 WIDTHS = tuple(2.0**n for n in range(-3, 2))  # alpha of the Gaussians
@@ -69,7 +69,8 @@ class VidCom2:
             )
         clip = torch.stack([x.float() for x in given])
         _, m, d = clip.shape
-        variance = clip.flatten(0, 1).var(dim=0, unbiased=False)
+        # Scaled down, since squares leave the range of float32 sooner than the features do.
+        variance = scale_down(clip.reshape(1, -1, d))[0][0].var(dim=0, unbiased=False)
         steady = variance.argsort(stable=True)[: max(1, d // 2)].sort().values
         points = unit_rows(clip[..., steady])
         to_clip = _likeness(points, points.mean(dim=(0, 1), keepdim=True))
