@@ -19,7 +19,7 @@ from torch import Tensor
 from otprune.demo import load
 from otprune.engines.transformers import Seen, prune, watch
 from otprune.selectors import GridPrune, OTPrune, Selector
-from otprune.streaming import StreamSelector
+from otprune.streaming import FixedCameraSelector
 from otprune_bench.embedded.tasks import backgrounds
 from otprune_bench.runs.cases import Case
 from otprune_bench.timing.shapes import ONEVISION
@@ -56,7 +56,9 @@ def _long(plan: Plan, photos: Path) -> dict[str, Any]:
     some: list[Seen] = []
     asked: list[float] = []
     kept = 0
-    with watch(model, processor, StreamSelector(plan.rate), memory=plan.memory) as session:
+    # The first frame is kept whole, and then the rate is spent: tokens leave all the time.
+    selector = FixedCameraSelector(plan.rate)
+    with watch(model, processor, selector, memory=plan.memory) as session:
         for t, image in zip(range(plan.frames), frames(plan, photos, plan.frames), strict=False):
             some.append(session.see(image, time=t / 10))
             kept += len(some[-1].indices)

@@ -28,7 +28,7 @@ class Plan:
     frames: int = 10_000
     every: int = 200
     rate: float = 8.0
-    memory: int = 256
+    memory: int = 512
     clip: int = 64
     kept: int = 8
     repeats: int = 3

@@ -28,10 +28,10 @@ minutes; it has random weights in float32, which does not change its time."""
 
 LONG = """## {frames:,} frames
 
-The embedded model on videos of stickers that move over {below}, with noise. It may keep {rate:g}
-tokens a frame on average and remember {memory}. Times are medians over {every} frames, of those
-that changed. The model has 2,048 positions: when they are used up, what is remembered is laid out
-anew, which is a part of prefill."""
+The embedded model on videos of stickers that move over {below}, with noise. `FixedCameraSelector`
+may keep {rate:g} tokens a frame on average; {memory} are remembered, the oldest leave. Times are
+medians over {every} frames, of those that changed. The model has 2,048 positions: when they are used
+up, what is remembered is laid out anew, which is a part of prefill."""
 
 
 def write(plan: Plan, found: Results) -> str:
@@ -51,7 +51,9 @@ def write(plan: Plan, found: Results) -> str:
     if "failed" not in found["long session"]:
         below = "photographs" if plan.photographs else "smooth noise (a small run)"
         about = plan.settings() | {"below": below}
-        parts += [LONG.format(**about), _long(found["long session"]["points"])]
+        long = found["long session"]
+        kept = f"{long['kept']:,} tokens were kept in all."
+        parts += [LONG.format(**about), f"{kept} {_long(long['points'])}"]
         parts.append("![Time and memory](long.png)")
     return "\n\n".join(parts)
 
@@ -164,11 +166,11 @@ def draw(folder: Path, found: Results) -> None:
             left.plot(frames, [1e3 * p[part] for p in points], color=color, label=name)
         left.set(xlabel="frames so far", ylabel="milliseconds, median")
         left.set_ylim(bottom=0)
-        left.legend(frameon=False)
+        left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         right.plot(frames, [p["state_bytes"] / 2**20 for p in points], label="state of the session")
         if all(p["resident_bytes"] is not None for p in points):
             start = points[0]["resident_bytes"]
             grown = [(p["resident_bytes"] - start) / 2**20 for p in points]
             right.plot(frames, grown, label="growth of the process")
         right.set(xlabel="frames so far", ylabel="MiB")
-        right.legend(frameon=False)
+        right.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
