@@ -30,8 +30,8 @@ LONG = """## {frames:,} frames
 
 The embedded model on videos of stickers that move over {below}, with noise. `FixedCameraSelector`
 may keep {rate:g} tokens a frame on average; {memory} are remembered, the oldest leave. Times are
-medians over {every} frames, of those that changed. The model has 2,048 positions: when they are used
-up, what is remembered is laid out anew, which is a part of prefill."""
+medians over {every} frames, of those that changed. The model has 2,048 positions: when they are
+used up, what is remembered is laid out anew, which is a part of prefill."""
 
 
 def write(plan: Plan, found: Results) -> str:
