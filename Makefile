@@ -57,8 +57,8 @@ endef
 test-oldest: ## engine and families with the oldest transformers that is allowed
 	$(call test-transformers,5.18.0,tests/engines tests/families tests/demo)
 
-test-middle: ## every family with one in the middle
-	$(call test-transformers,5.23.0,tests/families tests/demo)
+test-middle: ## every family, in the matrix and in sessions, with one in the middle
+	$(call test-transformers,5.23.0,tests/families/test_matrix.py tests/families/test_watch.py tests/demo)
 
 # lmms-eval brings a hundred packages along, torchvision among them: an environment of its own.
 define install-lmms
