@@ -391,8 +391,9 @@ def watch(
 ) -> None:
     """Watch a video, images or a camera, and ask about it whenever something new comes in.
 
-    Each frame is encoded, its kept tokens are remembered, and answers come from the memory. Ctrl-C
-    ends it: the recording is whole, and the summary is printed.
+    Each frame is encoded and its kept tokens are remembered; answers come from the memory.
+
+    Ctrl-C ends it: the recording is whole, and the summary is printed.
     """
     place = streams.source(source)
     asks_every = streams.asks_every(every, on_change)
