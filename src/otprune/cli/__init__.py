@@ -34,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _let_threads_sleep(argv: Sequence[str]) -> None:
     """Make waiting OpenMP threads of this process sleep, unless the environment settles that.
 
-    Spinning ones gain little on a quiet machine; beside other processes each of the many small
-    parallel regions of a model waits for a thread that is not running. The setting is read when
-    torch is loaded. Not for `bench`: its times are those of the library as people call it.
+    Beside other processes, each of the many small parallel regions of a model otherwise waits for a
+    thread that is not running. The price on a quiet machine is the time to wake one up, which shows
+    in small models (docs/watch.md has figures of both). The setting is read when torch is loaded.
+    Not for `bench`: its times are those of the library as people call it.
     """
     if next(iter(argv), None) != "bench":
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
