@@ -104,19 +104,21 @@ def test_methods_at_every_width(run, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "given", "policy"),
     [
-        (["methods"], {}, "passive"),
-        (["methods"], {"OMP_WAIT_POLICY": "active"}, "active"),
-        (["bench", "--help"], {}, None),
+        (["methods"], {}, "passive 0"),
+        (["methods"], {"OMP_WAIT_POLICY": "active"}, "active None"),
+        (["methods"], {"GOMP_SPINCOUNT": "9"}, "None 9"),
+        (["bench", "--help"], {}, "None None"),
     ],
 )
 def test_waiting_threads_sleep(command, given, policy):
     """In a process of its own: the setting is read when torch is loaded."""
     code = (
         "import os, sys; from otprune.cli import main; assert 'torch' not in sys.modules; "
-        f"main({command!r}); print(os.environ.get('OMP_WAIT_POLICY'))"
+        f"main({command!r}); "
+        "print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))"
     )
     named = {k: x for k, x in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], env=named | given, capture_output=True, text=True
     )
-    assert done.stdout.splitlines()[-1] == str(policy), done.stderr
+    assert done.stdout.splitlines()[-1] == policy, done.stderr

@@ -39,9 +39,9 @@ def _let_threads_sleep(argv: Sequence[str]) -> None:
     in small models (docs/watch.md has figures of both). The setting is read when torch is loaded.
     Not for `bench`: its times are those of the library as people call it.
     """
-    if next(iter(argv), None) != "bench":
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    settled = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
+    if next(iter(argv), None) != "bench" and not settled:
+        os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="0")
 
 
 def _what_to_install(cause: Exception) -> str | None:
