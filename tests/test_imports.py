@@ -23,6 +23,7 @@ LAYERS = [
     {"streaming"},
     {"demo", "encoders", "reading"},
     {"engines"},
+    {"asking"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from otprune.cli.sources import HUB_TIMEOUT, find
+from otprune.asking.sources import HUB_TIMEOUT, find
 from otprune.errors import MissingDependencyError, OTPruneError
 from otprune.selectors import METHODS
 from otprune_bench.runs.report import table

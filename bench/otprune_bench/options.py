@@ -90,7 +90,7 @@ def report_folder(out: Path | None, name: str, quick: bool) -> Iterator[Path]:
     Raises:
         OTPruneError: nothing can be written there.
     """
-    from otprune.cli.drawing import check_folder
+    from otprune.asking.drawing import check_folder
 
     folder = out or Path("out") / "bench" / (f"{name}-quick" if quick else name)
     try:

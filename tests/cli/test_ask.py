@@ -146,7 +146,7 @@ def test_options_reach_the_method(run, photo):
 
 
 def test_how_the_engine_is_to_prune_reaches_it(run, photo, monkeypatch):
-    from otprune.cli import ask
+    from otprune.asking import answers as ask
 
     seen = []
 
@@ -234,7 +234,7 @@ def test_auto_keeps_no_more_than_max_keep(run, photo):
 
 
 def test_a_bad_photo_is_told_before_any_work_and_by_its_name(run, photo, tmp_path, monkeypatch):
-    from otprune.cli import ask
+    from otprune.asking import answers as ask
 
     checked = ask.prompt
 
@@ -256,7 +256,7 @@ def test_a_bad_photo_is_told_before_any_work_and_by_its_name(run, photo, tmp_pat
 def test_a_photo_that_fails_later_does_not_lose_the_answers_before_it(
     run, photo, tmp_path, monkeypatch
 ):
-    from otprune.cli import ask
+    from otprune.asking import answers as ask
 
     bad, other = tmp_path / "bad.png", tmp_path / "other.png"
     scene(50, 40, seed=1).save(bad)
@@ -315,7 +315,7 @@ def test_of_several_pages_the_report_says_which(run, tmp_path):
 
 
 def test_what_no_font_has_is_told(run, tmp_path, monkeypatch):
-    from otprune.cli import lettering
+    from otprune.asking import lettering
 
     monkeypatch.setattr(lettering, "_font_for", lambda char: "" if char.isascii() else None)
     strange, target = tmp_path / "caf\u00e9.png", tmp_path / "o.png"
@@ -347,7 +347,7 @@ def test_what_no_font_has_is_told(run, tmp_path, monkeypatch):
 def test_the_overlay_says_how_the_kept_tokens_are_used(
     run, photo, tmp_path, monkeypatch, flags, said, numbers
 ):
-    from otprune.cli import drawing
+    from otprune.asking import drawing
 
     seen = []
     monkeypatch.setattr(drawing, "save", lambda *words: seen.append(words) or set())

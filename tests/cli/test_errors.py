@@ -162,7 +162,7 @@ def test_damaged_weights(refused, photo, checkpoint, tmp_path):
     ],
 )
 def test_packages_that_a_model_wants(refused, photo, checkpoint, monkeypatch, cause, said):
-    from otprune.cli import models
+    from otprune.asking import models
 
     def wants(*_, **__):
         if isinstance(cause, ImportError):
@@ -194,7 +194,7 @@ def test_every_image_is_looked_at_before_a_model_is_loaded(refused, photo, tmp_p
 def test_what_cannot_be_drawn_is_told_before_answering(
     refused, photo, embedded, tmp_path, monkeypatch
 ):
-    from otprune.cli import ask
+    from otprune.asking import answers as ask
 
     def no_grid(name, *_):
         raise UnsupportedError(f"{name} cuts this image into tiles")
@@ -223,7 +223,7 @@ def test_our_own_mistakes_keep_their_traceback(run, photo, embedded, monkeypatch
     def wrong(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("otprune.cli.ask.prune", wrong)
+    monkeypatch.setattr("otprune.asking.answers.prune", wrong)
     with pytest.raises(ZeroDivisionError):
         run("ask", photo, QUESTION)
 

@@ -7,7 +7,7 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from otprune import EncoderStage, OTPrune, prune, visual_tokens
-from otprune.cli.stages import InEncoder
+from otprune.asking.stages import InEncoder
 from otprune.encoders import vit_s
 from otprune.measures import distances
 
@@ -87,7 +87,7 @@ def test_ask_reports_what_the_encoder_kept(run, photo):
 @pytest.mark.usefixtures("embedded")
 def test_timings_count_the_call_with_the_stage(run, photo, monkeypatch):
     """Every pruned call has the stage, from pixels on."""
-    from otprune.cli import ask
+    from otprune.asking import answers as ask
 
     seen = []
 

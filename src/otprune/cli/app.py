@@ -15,16 +15,17 @@ import typer
 from rich.text import Text
 
 import otprune
+from otprune.asking.words import check_question
 from otprune.cli import options, parsing, stream_options, streams
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import OUT_OF_MEMORY, Each
 from otprune.cli.parsing import check_alone, parse_keep, pruning, with_settings
 from otprune.cli.progress import Steps
-from otprune.cli.question import check_question, split
+from otprune.cli.question import split
 from otprune.errors import OTPruneError
 
 if TYPE_CHECKING:
-    from otprune.cli.drawing import Row
+    from otprune.asking.drawing import Row
 
 app = typer.Typer(
     name="otprune",
@@ -198,26 +199,26 @@ def ask(
     parsing.check_model(model, tokens, trust_remote_code)
     check_question(asked, embedded=model is None)
     with Steps(len(names)) as steps:
-        from otprune.cli import images
+        from otprune.asking import images
 
         each = Each(images.named(names), continue_on_error)
         each.check(lambda photo: photo.open())
         _check_overlay(overlay, each)
         steps.doing("loading the model")
-        from otprune.cli import ask as asking
-        from otprune.cli import drawing, models, report, stages
+        from otprune.asking import answers, drawing, models, stages
+        from otprune.cli import report
 
         loaded = models.load(model, tokens, device, dtype.value, trust_remote_code)
         stages.check_stage(loaded.model, stage)
         stages.check_layers(loaded.model, layers, how)
         with_grid = overlay is not None
-        each.check(lambda photo: asking.check(loaded, photo.open().image, asked, with_grid))
+        each.check(lambda photo: answers.check(loaded, photo.open().image, asked, with_grid))
         used = report.Weighing(how["merge"], how["mass"], how["alpha"], how["distance"])
         rows: list[drawing.Row] = []
 
-        def answer(photo: images.Photo) -> asking.Asked:
+        def answer(photo: images.Photo) -> answers.Asked:
             image, note = photo.open()
-            one = asking.ask(
+            one = answers.ask(
                 loaded,
                 photo,
                 image,
@@ -230,7 +231,7 @@ def ask(
                 repeats=repeats,
                 max_new_tokens=max_new_tokens,
                 with_grid=with_grid,
-                steps=steps,
+                doing=steps.doing,
             )
             if one.grid is not None:
                 title = "" if rows else asked
@@ -301,27 +302,27 @@ def select(
     stage = parsing.encoder_stage(encoder_keep, encoder_after)
     parsing.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)
     with Steps(len(photos)) as steps:
-        from otprune.cli import images
+        from otprune.asking import images
 
         each = Each(images.named(photos), continue_on_error)
         each.check(lambda photo: photo.open())
         _check_overlay(overlay, each)
         steps.doing("loading the encoder")
-        from otprune.cli import drawing, report
-        from otprune.cli import select as selecting
+        from otprune.asking import choices, drawing
+        from otprune.cli import report
         from otprune.selectors.named import RECOMMENDED
 
         if encoder is not None:
-            tool = selecting.by_vit_s(size or 224, stage)
+            tool = choices.by_vit_s(size or 224, stage)
         else:
-            tool = selecting.by_model(model, tokens, device, dtype.value, trust_remote_code, stage)
+            tool = choices.by_model(model, tokens, device, dtype.value, trust_remote_code, stage)
         with_grid = overlay is not None
         each.check(lambda photo: tool.check(photo.open().image, with_grid))
         rows: list[drawing.Row] = []
 
-        def choose(photo: images.Photo) -> selecting.Selected:
+        def choose(photo: images.Photo) -> choices.Selected:
             image, note = photo.open()
-            one = selecting.select(
+            one = choices.select(
                 tool,
                 photo,
                 image,
@@ -329,7 +330,7 @@ def select(
                 selector,
                 repeats=repeats,
                 with_grid=with_grid,
-                steps=steps,
+                doing=steps.doing,
             )
             if one.grid is not None:
                 rows.append(report.selected_row(one, one.grid, image, selector))
@@ -408,7 +409,8 @@ def watch(
     with otprune.frames(place, looks_every, fps=fps) as reading:
         with Steps(1) as steps:
             steps.doing("loading the model")
-            from otprune.cli import lines, models, recording
+            from otprune.asking import models
+            from otprune.cli import lines, recording
             from otprune.cli import watch as watching
 
             loaded = models.load(model, tokens, device, dtype.value, trust_remote_code)
@@ -465,7 +467,7 @@ def fetch(
     """
     with Steps(1) as steps:
         steps.doing(f"fetching {encoder.value}")
-        from otprune.cli import models
+        from otprune.asking import models
         from otprune.encoders.fetch import fetch as get
 
         models.quiet()
@@ -476,7 +478,7 @@ def fetch(
 def _check_overlay(overlay: Path | None, each: Each) -> None:
     """Refuse an overlay that cannot be written, before models are loaded."""
     if overlay is not None:
-        from otprune.cli import drawing
+        from otprune.asking import drawing
 
         paths = [photo.path for photo in each.photos]
         drawing.check_target(overlay, [path for path in paths if path is not None])
@@ -488,7 +490,7 @@ def _draw(
     """Write the overlay. A failure is reported at the end, after the answers."""
     if overlay is None or not rows:
         return None
-    from otprune.cli import drawing
+    from otprune.asking import drawing
 
     steps.doing("drawing")
     try:

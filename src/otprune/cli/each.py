@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from otprune.errors import OTPruneError
 
 if TYPE_CHECKING:
-    from otprune.cli.images import Photo
+    from otprune.asking.images import Photo
 
 T = TypeVar("T")
 OUT_OF_MEMORY = (

@@ -11,12 +11,12 @@ import av
 from av.error import FFmpegError
 from PIL import Image, ImageDraw
 
-from otprune.cli import drawing, lettering
-from otprune.cli.drawing import GAP, INK, MARGIN, PAPER, SMALL, SOFT, TITLE, Grid
+from otprune.asking import drawing, lettering
+from otprune.asking.drawing import GAP, INK, MARGIN, PAPER, SMALL, SOFT, TITLE, Grid
 from otprune.errors import OTPruneError, UnsupportedError
 
 if TYPE_CHECKING:
-    from otprune.cli.models import Loaded
+    from otprune.asking.models import Loaded
     from otprune.engines.transformers.watching.session import Seen
 
 SUFFIXES = (".mp4", ".mkv", ".mov")
@@ -77,7 +77,7 @@ class Recording:
             OTPruneError: the file cannot be written.
         """
         if image.size not in self._grids:
-            from otprune.cli.grid import grid_of_frame
+            from otprune.asking.grid import grid_of_frame
 
             self._grids[image.size] = grid_of_frame(self._loaded, image)
         grid = self._grids[image.size]

@@ -12,12 +12,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from otprune import __version__
-from otprune.cli.ask import Asked, Side
+from otprune.asking.answers import Asked, Side
+from otprune.asking.choices import Selected
+from otprune.asking.drawing import Grid, Row
+from otprune.asking.images import Photo
+from otprune.asking.stages import InEncoder
 from otprune.cli.console import Cell, Figures, Words
-from otprune.cli.drawing import Grid, Row
-from otprune.cli.images import Photo
-from otprune.cli.select import Selected
-from otprune.cli.stages import InEncoder
 from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.keep import Auto

@@ -120,7 +120,7 @@ def check_files(
         OTPruneError: names the option.
         MissingDependencyError: `--record` without PyAV.
     """
-    from otprune.cli.drawing import check_folder
+    from otprune.asking.drawing import check_folder
 
     if resume is not None and not resume.is_file():
         raise OTPruneError(f"--resume {resume}: there is no such file")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from otprune.cli.models import Loaded
+from otprune.asking.models import Loaded
 from otprune.engines.transformers.watching.session import Seen, watch
 from otprune.errors import FrameError
 from otprune.reading import Frames

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationMixin
 
 from otprune import demo
-from otprune.cli.sources import Source, find
+from otprune.asking.sources import Source, find
 from otprune.engines.transformers import support
 from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError
 from otprune.installed import broken_torchvision, torchvision_line

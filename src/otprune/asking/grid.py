@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from otprune.cli.drawing import Grid
-from otprune.cli.models import Loaded
+from otprune.asking.drawing import Grid
+from otprune.asking.models import Loaded
 from otprune.engines.transformers.families import placeholder
 from otprune.engines.transformers.watching.kinds import kind_of
 from otprune.engines.transformers.watching.wording import ChatWording

@@ -5,10 +5,9 @@ import pytest
 from PIL import Image
 
 from otprune import OTPruneError
-from otprune.cli import drawing
-from otprune.cli.drawing import PANEL, PAPER, TALLEST, Grid, Row, draw, number, panel, shade
-
-from .conftest import scene
+from otprune.asking import drawing
+from otprune.asking.drawing import PANEL, PAPER, TALLEST, Grid, Row, draw, number, panel, shade
+from tests.untrained import scene
 
 
 def luma(pixels):

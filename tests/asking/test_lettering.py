@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from otprune.cli import lettering
-from otprune.cli.lettering import ABSENT, PILLOW, readable
+from otprune.asking import lettering
+from otprune.asking.lettering import ABSENT, PILLOW, readable
 
 HARD = "caf\u00e9 na\u00efve \u4e2d\u6587 \u2192 \u0394 \u0416 \U0001f525 \u00df"
 

@@ -10,12 +10,11 @@ from transformers import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from otprune import UnsupportedError, visual_tokens
-from otprune.cli import grid as grids
-from otprune.cli.drawing import Grid, _cells
-from otprune.cli.grid import grid_of, grid_of_frame
-from otprune.cli.models import Loaded, prompt
-
-from .conftest import scene
+from otprune.asking import grid as grids
+from otprune.asking.drawing import Grid, _cells
+from otprune.asking.grid import grid_of, grid_of_frame
+from otprune.asking.models import Loaded, prompt
+from tests.untrained import scene
 
 SIDE, PATCH = 56, 14
 TOKEN = 3

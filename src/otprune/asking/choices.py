@@ -12,13 +12,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from otprune.cli.ask import check, only
-from otprune.cli.drawing import Grid
-from otprune.cli.grid import grid_of
-from otprune.cli.images import Photo
-from otprune.cli.models import load, prompt, quiet
-from otprune.cli.progress import Steps
-from otprune.cli.stages import InEncoder, check_stage, in_encoder, staged_selection
+from otprune.asking.answers import check, only
+from otprune.asking.drawing import Grid
+from otprune.asking.grid import grid_of
+from otprune.asking.images import Photo
+from otprune.asking.models import load, prompt, quiet
+from otprune.asking.stages import InEncoder, check_stage, in_encoder, staged_selection
 from otprune.encoders import vit_s
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import encode_call
@@ -93,20 +92,20 @@ def select(
     *,
     repeats: int,
     with_grid: bool,
-    steps: Steps,
+    doing: Callable[[str], None],
 ) -> Selected:
     """Encode and select."""
-    steps.doing(f"{photo.short}: encoding")
+    doing(f"{photo.short}: encoding")
     grid = encoder.grid(image) if with_grid else None
     start = time.perf_counter()
     made = encoder.encode(image, encoder.stage)
     encoding = time.perf_counter() - start
-    steps.doing(f"{photo.short}: selecting")
+    doing(f"{photo.short}: selecting")
     choices = [
         choose(selector, [made.tokens], [0], merge=False, cells=[made.cells])[0]
         for _ in range(repeats + 1)
     ]
-    steps.doing(f"{photo.short}: measuring distances")
+    doing(f"{photo.short}: measuring distances")
     if encoder.stage is None:
         selection = selector.explain(made.tokens)
     else:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from PIL.Image import Image
 
-from otprune.cli.drawing import Grid
-from otprune.cli.grid import grid_of
-from otprune.cli.images import Photo
-from otprune.cli.models import Loaded, answer_of, prompt
-from otprune.cli.progress import Steps
-from otprune.cli.stages import InEncoder, InLayers, in_encoder, in_layers, staged_selection
+from otprune.asking.drawing import Grid
+from otprune.asking.grid import grid_of
+from otprune.asking.images import Photo
+from otprune.asking.models import Loaded, answer_of, prompt
+from otprune.asking.stages import InEncoder, InLayers, in_encoder, in_layers, staged_selection
 from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers import prune, visual_tokens
@@ -104,7 +103,7 @@ def ask(
     repeats: int,
     max_new_tokens: int,
     with_grid: bool,
-    steps: Steps,
+    doing: Callable[[str], None],
 ) -> Asked:
     """Answer both ways, then time both ways in turn; the answers are the warm-up.
 
@@ -118,16 +117,16 @@ def ask(
         grid = grid_of(loaded.name, model, loaded.processor, inputs, image.size)
     length = inputs["input_ids"].shape[1]
 
-    steps.doing(f"{photo.short}: answering with every token")
+    doing(f"{photo.short}: answering with every token")
     words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
-    steps.doing(f"{photo.short}: answering with the kept tokens")
+    doing(f"{photo.short}: answering with the kept tokens")
     with prune(model, positions=positions, encoder=stage, layers=layers, **how) as run:
         out = _generate(model, inputs, max_new_tokens)
         item, inside = only(loaded, run.last), in_encoder(run.encoder)
         cuts = in_layers(run.layers)
     pruned_words = answer_of(loaded, out.sequences, length)
 
-    steps.doing(f"{photo.short}: timing")
+    doing(f"{photo.short}: timing")
     whole, cut, selecting, within = [], [], [], []
     for _ in range(repeats):
         seconds, whole_cache = _first_token(model, inputs)
@@ -138,7 +137,7 @@ def ask(
         selecting.append(only(loaded, run.last).seconds)
         within.append(sum(call.seconds for call in run.encoder))
 
-    steps.doing(f"{photo.short}: measuring distances")
+    doing(f"{photo.short}: measuring distances")
     dropped = item.before - item.after
     sides = [
         Side(text, tokens, n, _flops(model, n, some), statistics.median(times), cache)

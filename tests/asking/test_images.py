@@ -10,10 +10,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from otprune import OTPruneError
-from otprune.cli import images
-from otprune.cli.images import Photo
-
-from .conftest import scene
+from otprune.asking import images
+from otprune.asking.images import Photo
+from tests.untrained import scene
 
 RED = (255, 0, 0)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from otprune.cli import lettering
+from otprune.asking import lettering
 from otprune.errors import OTPruneError
 
 PANEL = 720  # width of a panel of a landscape, height of one of a portrait, pixels
