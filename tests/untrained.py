@@ -1,4 +1,4 @@
-"""An untrained model of the embedded one's format, and a photograph: fixtures of several folders."""
+"""Fixtures of several folders: an untrained model of the embedded one's format, a photograph."""
 
 import numpy as np
 import pytest

@@ -10,15 +10,20 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from otprune.asking.remote import fetch
 from otprune.errors import OTPruneError
-from otprune.reading.images import ANIMATED, rgb
+from otprune.reading.images import ANIMATED, images_in, images_like, rgb
+from otprune.reading.images import SUFFIXES as STILL
 
 STDIN = "-"
+SUFFIXES = (*STILL, ".gif")  # what is read in a folder; of a moving image the first frame
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters at least: C:/ is a drive
 
 
@@ -61,30 +66,45 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph given on the command line.
+    """A photograph by its name.
 
     Attributes:
-        name: as given; "-" for the standard input.
-        content: the bytes of the standard input; None for a file.
+        name: a path, a URL, or "-" for the standard input.
+        piped: the bytes of the standard input; None for the others.
     """
 
     name: str
-    content: bytes | None = None
+    piped: bytes | None = None
+
+    @cached_property
+    def content(self) -> bytes | None:
+        """The bytes of the standard input or of a URL, fetched once; None for a file.
+
+        Raises:
+            OTPruneError: as `otprune.asking.remote.fetch`.
+        """
+        return fetch(self.name) if self._remote else self.piped
+
+    @property
+    def _remote(self) -> bool:
+        return bool(self.piped is None and is_url(self.name))
 
     @property
     def label(self) -> str:
         """Its name in messages."""
-        return "standard input" if self.content is not None else self.name
+        return "standard input" if self.piped is not None else self.name
 
     @property
     def short(self) -> str:
         """Its label without folders."""
-        return os.path.basename(self.label) or self.label
+        return os.path.basename(self.label.partition("?")[0] if self._remote else self.label) or (
+            self.label
+        )
 
     @property
     def path(self) -> Path | None:
-        """Its path; None for the standard input."""
-        return None if self.content is not None else Path(self.name)
+        """Its path; None for the standard input and URLs."""
+        return None if self.piped is not None or self._remote else Path(self.name)
 
     def open(self) -> Opened:
         """The first image of the file in RGB, turned as its EXIF says, transparency on white.
@@ -94,9 +114,7 @@ class Photo:
                 pixels than Pillow's limit against decompression bombs.
         """
         if self.content is None and os.path.isdir(self.name):
-            raise OTPruneError(
-                f"{self.name} is a folder: name the images in it, for instance {self.name}/*"
-            )
+            raise OTPruneError(f"{self.name} is a folder, where one image was expected")
         if self.content is None and not os.path.exists(self.name):
             raise OTPruneError(f"no such image: {self.name}")
         try:
@@ -158,25 +176,32 @@ class Photo:
 
 
 def named(words: Iterable[str]) -> list[Photo]:
-    """The photographs of a command line; the standard input is read now.
+    """The photographs that words name; the standard input is read now, URLs when they are opened.
+
+    A word is a file, a folder (the images in it), a pattern with `*`, a URL or "-".
 
     Raises:
-        OTPruneError: one is a URL, or the standard input is a terminal or empty.
+        OTPruneError: a folder or a pattern without images, or the standard input is a terminal or
+            empty.
     """
     photos: list[Photo] = []
-    content: bytes | None = None
+    piped: bytes | None = None
     for word in words:
         if word == STDIN:
-            content = _standard_input() if content is None else content
-            photos.append(Photo(word, content))
-        elif _URL.match(word) and not os.path.exists(word):
-            raise OTPruneError(
-                f"{word} is a URL, and otprune reads files: fetch it first, or pipe it in "
-                f"(curl -L '{word}' | otprune ask - \"QUESTION\")"
-            )
-        else:
+            piped = _standard_input() if piped is None else piped
+            photos.append(Photo(word, piped))
+        elif os.path.isdir(word):
+            photos += [Photo(str(path)) for path in images_in(word, SUFFIXES)]
+        elif os.path.exists(word) or is_url(word) or not has_magic(word):
             photos.append(Photo(word))
+        else:
+            photos += [Photo(str(path)) for path in images_like(word)]
     return photos
+
+
+def is_url(word: str) -> bool:
+    """Whether a word is a URL and no file's name."""
+    return bool(_URL.match(word)) and not os.path.exists(word)
 
 
 def _standard_input() -> bytes:

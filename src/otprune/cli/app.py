@@ -139,7 +139,11 @@ def root(
 def ask(
     photos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PHOTO", help="Each is asked on its own; - is the standard input."),
+        typer.Argument(
+            metavar="PHOTO",
+            help="A file, a folder, a pattern in quotes, a URL, or - for the standard input. Each "
+            "photograph is asked on its own.",
+        ),
     ] = None,
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="In quotes, at the end.")
@@ -198,10 +202,10 @@ def ask(
     layers = parsing.layer_stage(layer_rank, layer_after, layer_keep)
     parsing.check_model(model, tokens, trust_remote_code)
     check_question(asked, embedded=model is None)
-    with Steps(len(names)) as steps:
-        from otprune.asking import images
+    from otprune.asking import images
 
-        each = Each(images.named(names), continue_on_error)
+    each = Each(images.named(names), continue_on_error)
+    with Steps(len(each.photos)) as steps:
         each.check(lambda photo: photo.open())
         _check_overlay(overlay, each)
         steps.doing("loading the model")
@@ -263,7 +267,10 @@ def ask(
 def select(
     photos: Annotated[
         list[str],
-        typer.Argument(metavar="PHOTO", help="Each on its own; - is the standard input."),
+        typer.Argument(
+            metavar="PHOTO",
+            help="A file, a folder, a pattern in quotes, a URL, or - for the standard input.",
+        ),
     ],
     keep: options.Keep = "0.1",
     target: options.Target = None,
@@ -301,10 +308,10 @@ def select(
     check_alone(selector)
     stage = parsing.encoder_stage(encoder_keep, encoder_after)
     parsing.check_encoder(encoder, model, tokens, size, device, dtype, trust_remote_code)
-    with Steps(len(photos)) as steps:
-        from otprune.asking import images
+    from otprune.asking import images
 
-        each = Each(images.named(photos), continue_on_error)
+    each = Each(images.named(photos), continue_on_error)
+    with Steps(len(each.photos)) as steps:
         each.check(lambda photo: photo.open())
         _check_overlay(overlay, each)
         steps.doing("loading the encoder")

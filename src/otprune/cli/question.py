@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from otprune.errors import OTPruneError
 
 USAGE = 'otprune ask PHOTO... "QUESTION" (see otprune ask --help)'
+# Of files and of URLs; known here so that a mistake is told before Pillow is imported.
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
 
@@ -30,4 +31,4 @@ def split(photos: Sequence[str], question: str | None) -> tuple[list[str], str]:
 
 
 def _is_photo(word: str) -> bool:
-    return word == "-" or word.lower().endswith(IMAGES) or os.path.isfile(word)
+    return word == "-" or word.lower().endswith(IMAGES) or os.path.exists(word)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,25 +51,41 @@ def files_of(source: str | Path) -> list[Path] | None:
         raise OTPruneError("the source is empty: expected a path, a URL or a camera's number")
     path = Path(source)
     if path.is_dir():
-        found = [
-            x
-            for x in path.iterdir()
-            if _is_image(x) and not x.name.startswith(".") and not x.is_dir()
-        ]
-        if not found:
-            raise OTPruneError(f"{source} is a folder without images ({', '.join(SUFFIXES)})")
-        return sorted(found, key=_natural)
+        return images_in(path)
     if path.exists() or "://" in str(source):
         if not _is_image(path) or not path.exists():
             return None
         _check_single(path)
         return [path]
-    if glob.has_magic(str(source)):
-        found = [Path(x) for x in glob.glob(str(source)) if Path(x).is_file()]
-        if not found:
-            raise OTPruneError(f"no file fits the pattern {source}")
-        return sorted(found, key=_natural)
-    return None
+    return images_like(str(source)) if glob.has_magic(str(source)) else None
+
+
+def images_in(folder: str | Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+    """The files of a folder, not of those in it, with these suffixes; in natural order.
+
+    Raises:
+        OTPruneError: there is none.
+    """
+    found = [
+        x
+        for x in Path(folder).iterdir()
+        if x.suffix.lower() in suffixes and not x.name.startswith(".") and not x.is_dir()
+    ]
+    if not found:
+        raise OTPruneError(f"{folder} is a folder without images ({', '.join(suffixes)})")
+    return sorted(found, key=_natural)
+
+
+def images_like(pattern: str) -> list[Path]:
+    """The files that a pattern names, of any suffix, in natural order; `**` is any folders.
+
+    Raises:
+        OTPruneError: there is none.
+    """
+    found = [Path(x) for x in glob.glob(pattern, recursive=True) if Path(x).is_file()]
+    if not found:
+        raise OTPruneError(f"no file fits the pattern {pattern}")
+    return sorted(found, key=_natural)
 
 
 def read_image(file: Path) -> Image:
