@@ -24,6 +24,7 @@ LAYERS = [
     {"demo", "encoders", "reading"},
     {"engines"},
     {"asking"},
+    {"evaluation"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

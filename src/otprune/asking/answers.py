@@ -118,10 +118,10 @@ def ask(
     length = inputs["input_ids"].shape[1]
 
     doing(f"{photo.short}: answering with every token")
-    words = answer_of(loaded, _generate(model, inputs, max_new_tokens).sequences, length)
+    words = answer_of(loaded, generate(model, inputs, max_new_tokens).sequences, length)
     doing(f"{photo.short}: answering with the kept tokens")
     with prune(model, positions=positions, encoder=stage, layers=layers, **how) as run:
-        out = _generate(model, inputs, max_new_tokens)
+        out = generate(model, inputs, max_new_tokens)
         item, inside = only(loaded, run.last), in_encoder(run.encoder)
         cuts = in_layers(run.layers)
     pruned_words = answer_of(loaded, out.sequences, length)
@@ -176,7 +176,7 @@ def only(loaded: Loaded, items: Sequence[A] | None) -> A:
     return items[0]
 
 
-def _generate(model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Any:
+def generate(model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Any:
     """Greedy decoding, so that the two answers differ only because of the tokens."""
     return model.generate(
         **inputs,
@@ -189,14 +189,15 @@ def _generate(model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Any:
 
 def _first_token(model: Any, inputs: dict[str, Any]) -> tuple[float, int | None]:
     """Seconds to the first token, and the bytes of the cache that the prompt left."""
-    _wait(model.device)
+    wait(model.device)
     start = time.perf_counter()
-    out = _generate(model, inputs, 1)
-    _wait(model.device)
+    out = generate(model, inputs, 1)
+    wait(model.device)
     return time.perf_counter() - start, cache_bytes(cache_of(out)) or None
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
 

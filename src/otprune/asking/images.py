@@ -106,6 +106,20 @@ class Photo:
         """Its path; None for the standard input and URLs."""
         return None if self.piped is not None or self._remote else Path(self.name)
 
+    def read(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            OTPruneError: there is no such file, or it cannot be read or fetched.
+        """
+        if self.content is not None:
+            return self.content
+        self._check_file()
+        try:
+            return Path(self.name).read_bytes()
+        except OSError as cause:
+            raise OTPruneError(f"cannot read {self.label}: {cause.strerror}") from cause
+
     def open(self) -> Opened:
         """The first image of the file in RGB, turned as its EXIF says, transparency on white.
 
@@ -113,10 +127,8 @@ class Photo:
             OTPruneError: there is no such file, it cannot be read as an image, or it has more
                 pixels than Pillow's limit against decompression bombs.
         """
-        if self.content is None and os.path.isdir(self.name):
-            raise OTPruneError(f"{self.name} is a folder, where one image was expected")
-        if self.content is None and not os.path.exists(self.name):
-            raise OTPruneError(f"no such image: {self.name}")
+        if self.content is None:
+            self._check_file()
         try:
             try:
                 return self._read()
@@ -136,6 +148,12 @@ class Photo:
         except Exception as cause:  # decoders raise exceptions of any type for broken data
             why = " ".join(str(cause).split()) or type(cause).__name__
             raise OTPruneError(f"cannot read {self.label}, it may be damaged: {why}") from cause
+
+    def _check_file(self) -> None:
+        if os.path.isdir(self.name):
+            raise OTPruneError(f"{self.name} is a folder, where one image was expected")
+        if not os.path.exists(self.name):
+            raise OTPruneError(f"no such image: {self.name}")
 
     def _read(self) -> Opened:
         with warnings.catch_warnings():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,19 +79,21 @@ def load(
     return found
 
 
-def prompt(loaded: Loaded, image: Image, question: str) -> dict[str, Any]:
-    """The arguments of `model(**inputs)` for one question about one image.
+def prompt(loaded: Loaded, images: Image | Sequence[Image], question: str) -> dict[str, Any]:
+    """The arguments of `model(**inputs)` for one question about one image, or several.
 
-    The text comes from the processor's chat template. Without a template it is "<image>", a line
-    break and the question.
+    The text comes from the processor's chat template. Without a template it is an "<image>" for
+    each image, each on a line, and the question.
 
     Raises:
-        OTPruneError: the processor refuses the image or the question.
+        OTPruneError: the processor refuses the images or the question.
     """
     processor, model = loaded.processor, loaded.model
+    images = [images] if isinstance(images, Image) else list(images)
     try:
         if getattr(processor, "chat_template", None):
-            parts = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+            parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+            parts.append({"type": "text", "text": question})
             inputs = processor.apply_chat_template(
                 [{"role": "user", "content": parts}],
                 add_generation_prompt=True,
@@ -100,7 +103,8 @@ def prompt(loaded: Loaded, image: Image, question: str) -> dict[str, Any]:
             )
         else:
             mark = getattr(processor, "image_token", None) or "<image>"
-            inputs = processor(images=[image], text=f"{mark}\n{question}", return_tensors="pt")
+            text = f"{mark}\n" * len(images) + question
+            inputs = processor(images=images, text=text, return_tensors="pt")
         return dict(inputs.to(model.device, dtype=model.dtype))
     except Exception as cause:  # processors of many families, and of models' own code
         raise OTPruneError(

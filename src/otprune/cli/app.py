@@ -15,10 +15,12 @@ import typer
 from rich.text import Text
 
 import otprune
+from otprune.asking.failures import OUT_OF_MEMORY
 from otprune.asking.words import check_question
 from otprune.cli import options, parsing, stream_options, streams
 from otprune.cli.console import HELP, Words, show
-from otprune.cli.each import OUT_OF_MEMORY, Each
+from otprune.cli.each import Each
+from otprune.cli.evaluate import EPILOG, evaluate
 from otprune.cli.parsing import check_alone, parse_keep, pruning, with_settings
 from otprune.cli.progress import Steps
 from otprune.cli.question import split
@@ -447,6 +449,9 @@ def watch(
         raise failed
     if not work.totals.frames:
         raise OTPruneError(f"{source}: no frame of it could be used")
+
+
+app.command("eval", epilog=EPILOG)(evaluate)
 
 
 @app.command()

@@ -6,16 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from otprune.asking.failures import told
 from otprune.errors import OTPruneError
 
 if TYPE_CHECKING:
     from otprune.asking.images import Photo
 
 T = TypeVar("T")
-OUT_OF_MEMORY = (
-    "the GPU has not enough memory for this model and image: try --dtype bfloat16, --device cpu or "
-    "a smaller model"
-)
 
 
 class Each:
@@ -76,13 +73,8 @@ class Each:
         photo = self.photos[number]
         try:
             return do(photo)
-        except OTPruneError as error:
-            said = str(error)
-            cause: Exception = error
         except Exception as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch here
-                raise
-            said, cause = OUT_OF_MEMORY, error
+            said, cause = told(error), error
         is_named = re.search(rf"(?<!\S){re.escape(photo.label)}(?![^\s:,])", said)
         named = OTPruneError(said if is_named else f"{photo.label}: {said}")
         named.__cause__ = cause

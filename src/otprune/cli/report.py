@@ -103,8 +103,8 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
         ),
         (
             "KV cache of the prompt",
-            _bytes(full.cache_bytes),
-            _bytes(cut.cache_bytes),
+            in_bytes(full.cache_bytes),
+            in_bytes(cut.cache_bytes),
             _left(cut, full, "cache_bytes"),
         ),
         (
@@ -385,7 +385,8 @@ def _flops(value: float | None) -> str:
     return "-" if value is None else _scaled(value, 1000, ("", " k", " M", " G", " T", " P"))
 
 
-def _bytes(value: int | None) -> str:
+def in_bytes(value: int | None) -> str:
+    """A number of bytes in words; "-" for None."""
     return "-" if value is None else _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
 
 
