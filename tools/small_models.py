@@ -33,8 +33,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys("num_key_value_heads num_global_key_value_heads".split(), 2),
     **dict.fromkeys("head_dim global_head_dim v_head_dim q_lora_rank kv_lora_rank".split(), 16),
     **dict.fromkeys("qk_rope_head_dim qk_nope_head_dim".split(), 8),
-    **dict.fromkeys("linear_key_head_dim linear_value_head_dim".split(), 8),
-    **dict.fromkeys("linear_num_key_heads linear_num_value_heads".split(), 2),
+    **dict.fromkeys("linear_head_dim linear_key_head_dim linear_value_head_dim".split(), 8),
+    **dict.fromkeys("linear_num_heads linear_num_key_heads linear_num_value_heads".split(), 2),
     **dict.fromkeys("num_experts num_local_experts n_routed_experts".split(), 4),
     "num_experts_per_tok": 2,
     **dict.fromkeys(

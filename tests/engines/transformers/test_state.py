@@ -218,7 +218,7 @@ MANY = (
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-@pytest.mark.parametrize("calls", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [10, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["blocks", "calls"])
 def test_eight_threads_with_four_settings_and_none(name, calls, way):
     """Each answer equals that of the same call alone, to the last bit."""
