@@ -26,6 +26,8 @@ FRAMES_APART = set(
     "glm5_next lfm3_vl minimax_m3_vl muse_glimmer muse_spark qwen3_vl qwen3_vl_moe qwen3_5 "
     "qwen3_5_moe qwen4_exp video_llama_3".split()
 )
+# Families that tell the tokens of a video from those of an image by the marks around the video.
+SPANS = {"glm5_next"}
 Found = tuple[int, str, list[int]]  # row, modality, columns
 
 
@@ -345,6 +347,9 @@ def _video(row: _Row, config: Any, token: int, entries: list[int], frames: int) 
         return
     row.begin("video")
     n = sum(entries)
+    spans = config.model_type in SPANS
+    if spans:
+        row.text(config.video_start_token_id)
     if config.model_type in FRAMES_APART and frames:
         for i in range(frames):
             row.text(STAMP, START)
@@ -354,6 +359,8 @@ def _video(row: _Row, config: Any, token: int, entries: list[int], frames: int) 
         row.text(START)
         row.tokens(token, n)
         row.text(END)
+    if spans:
+        row.text(config.video_end_token_id)
 
 
 # Of one row: modality, and the images or videos of the pixels that are one (several: tiles of one).

@@ -74,7 +74,7 @@ FAMILIES: dict[str, Family] = {
     "glm46v": Family(video_token="image", one_entry=True),
     "glm4v": Family(video_token="image", one_entry=True),
     "glm4v_moe": Family(video_token="image", one_entry=True),
-    "glm5_next": Family(one_entry=True, positions=_IGNORES),
+    "glm5_next": Family(video_token="image", one_entry=True, positions=_IGNORES),
     "glm_ocr": Family(video_token="image", one_entry=True),
     "glmga": Family(video_token="image", one_entry=True),
     "got_ocr2": Family(grouping="overview"),
