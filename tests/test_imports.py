@@ -23,7 +23,7 @@ LAYERS = [
     {"streaming"},
     {"demo", "encoders", "reading"},
     {"engines"},
-    {"asking"},
+    {"asking", "planning"},
     {"evaluation"},
     {"cli"},
 ]

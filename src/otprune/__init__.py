@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from otprune.flops import kv_cache_bytes, prefill_flops
     from otprune.keep import Auto, Budget, count
     from otprune.measures.distances import exact_w2, free_mass_w2, gaussian_w2
+    from otprune.planning import Plan, Rates, plan
     from otprune.reading import frames
     from otprune.selectors import (
         METHODS,
@@ -102,9 +103,11 @@ __all__ = [
     "NormPrune",
     "OTPrune",
     "OTPruneError",
+    "Plan",
     "PruMerge",
     "PruMergePlus",
     "RandomPrune",
+    "Rates",
     "Reduction",
     "Selection",
     "Selector",
@@ -132,6 +135,7 @@ __all__ = [
     "free_mass_w2",
     "gaussian_w2",
     "kv_cache_bytes",
+    "plan",
     "prefill_flops",
     "prune",
     "prune_inputs",
@@ -167,6 +171,7 @@ _HOMES = {
         "streaming",
     ),
     "frames": "reading",
+    **dict.fromkeys(("Plan", "Rates", "plan"), "planning"),
     "kv_cache_bytes": "flops",
     "prefill_flops": "flops",
     **dict.fromkeys(
@@ -183,6 +188,7 @@ _HOMES = {
         "engines.transformers",
     ),
 }
+_NEED_TRANSFORMERS = ("engines.transformers", "planning")
 
 
 def __getattr__(name: str) -> Any:
@@ -197,7 +203,10 @@ def __getattr__(name: str) -> Any:
     try:
         home = import_module(f"otprune.{where}")
     except Exception as cause:
-        if where != "engines.transformers" or (message := _missing(name, cause)) is None:
+        if (
+            where not in ("engines.transformers", "planning")
+            or (message := _missing(name, cause)) is None
+        ):
             raise
         return _stand_in(name, message, cause)
     try:

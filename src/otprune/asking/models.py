@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,21 +119,53 @@ def answer_of(loaded: Loaded, sequences: torch.Tensor, prompt_length: int) -> st
     return str(text).strip()
 
 
+def described(name: str | None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """The config and the processor of a model, without its weights.
+
+    Args:
+        name: as for `load`; a folder without weights will do.
+
+    Raises:
+        OTPruneError, UnsupportedError: as for `load`, of what comes before the weights.
+    """
+    quiet()
+    source = Source(EMBEDDED, str(demo.MODEL_DIR), True) if name is None else find(name, False)
+    with _reading(source.name):
+        return _described(source, _common(source, trust_remote_code))
+
+
 def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
-    common: dict[str, Any] = {
-        "trust_remote_code": trust_remote_code,
-        "local_files_only": source.local,
-    }
+    common = _common(source, trust_remote_code)
     name = source.name
-    try:
-        config = AutoConfig.from_pretrained(source.place, **common)
-        _check_kind(name, config)
-        processor = AutoProcessor.from_pretrained(source.place, **common)
-        if not hasattr(processor, "image_processor"):
-            raise UnsupportedError(f"{name} has no processor for images")
+    with _reading(name):
+        _, processor = _described(source, common)
         model = AutoModelForImageTextToText.from_pretrained(
             source.place, use_safetensors=True, dtype=dtype, **common
         )
+    able, why = support(model)
+    if not able:
+        raise UnsupportedError(why)
+    return Loaded(name, model, processor, embedded=False)
+
+
+def _common(source: Source, trust_remote_code: bool) -> dict[str, Any]:
+    return {"trust_remote_code": trust_remote_code, "local_files_only": source.local}
+
+
+def _described(source: Source, common: dict[str, Any]) -> tuple[Any, Any]:
+    config = AutoConfig.from_pretrained(source.place, **common)
+    _check_kind(source.name, config)
+    processor = AutoProcessor.from_pretrained(source.place, **common)
+    if not hasattr(processor, "image_processor"):
+        raise UnsupportedError(f"{source.name} has no processor for images")
+    return config, processor
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turns what reading a model's files raises into errors of one line."""
+    try:
+        yield
     except OTPruneError:
         raise
     except ImportError as cause:
@@ -145,10 +178,6 @@ def _load(source: Source, dtype: Any, trust_remote_code: bool) -> Loaded:
                 "add --trust-remote-code"
             ) from cause
         raise OTPruneError(f"cannot load {name}: {_first_line(cause)}") from cause
-    able, why = support(model)
-    if not able:
-        raise UnsupportedError(why)
-    return Loaded(name, model, processor, embedded=False)
 
 
 def _check_kind(name: str, config: Any) -> None:

@@ -26,31 +26,35 @@ class Source:
     local: bool
 
 
-def find(name: str) -> Source:
+def find(name: str, weights: bool = True) -> Source:
     """Find a model by folder or by name; nothing is loaded or downloaded yet.
+
+    Args:
+        weights: whether it must have weights; a forecast (`otprune.plan`) needs none.
 
     Raises:
         OTPruneError: there is none, the hub is unreachable, or it has only pickled weights.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _in_folder(name, folder)
+        return _in_folder(name, folder, weights)
     if folder.exists():
         raise OTPruneError(f"--model {name} is a file: give the folder that holds config.json")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise OTPruneError(f"--model {name}: no such folder")
-    return _on_hub(name)
+    return _on_hub(name, weights)
 
 
-def _in_folder(name: str, folder: Path) -> Source:
+def _in_folder(name: str, folder: Path, weights: bool) -> Source:
     files = [path.name for path in folder.iterdir()]
     if "config.json" not in files:
         raise OTPruneError(f"--model {name}: this folder holds no model (no config.json in it)")
-    _check_weights(name, files)
+    if weights:
+        _check_weights(name, files)
     return Source(name, str(folder), local=True)
 
 
-def _on_hub(name: str) -> Source:
+def _on_hub(name: str, weights: bool) -> Source:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -72,7 +76,8 @@ def _on_hub(name: str) -> Source:
             f"--model {name}: not a folder, not in the cache, and the hub cannot be reached; "
             f"run `hf download {name} --local-dir DIR` where it can, then use --model DIR"
         ) from cause
-    _check_weights(name, [file.rfilename for file in info.siblings or []])
+    if weights:
+        _check_weights(name, [file.rfilename for file in info.siblings or []])
     return Source(name, name, local=False)
 
 

@@ -1,0 +1,452 @@
+"""`otprune.plan`: a forecast of one request, with every visual token and with the kept ones."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+
+from otprune.asking import models
+from otprune.engines.common.stage import EncoderStage
+from otprune.errors import KeepError, OTPruneError
+from otprune.keep import Keep, check_keep
+from otprune.planning import report
+from otprune.planning.costs import Language, kept, largest_keep
+from otprune.planning.prompts import Size, check_sizes, prompt
+from otprune.planning.selection import selection_flops
+from otprune.planning.sizes import Sizes
+from otprune.planning.units import in_bytes
+from otprune.selectors import Selector, by_name
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine achieves, as measured by its user: not what its data sheet promises.
+
+    Attributes:
+        flops: operations a second in large matrix products (encoder, prefill).
+        bandwidth: bytes a second read from memory while decoding.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """One way of answering a request.
+
+    Attributes:
+        visual_tokens: visual tokens that the language model sees.
+        prompt_tokens: all tokens of its prompt.
+        encoder, selection, prefill, decode: operations (FLOPs); a multiplication and the addition
+            after it are two. `decode` is of the answer's tokens behind the first, which the prefill
+            gives.
+        cache_bytes: keys and values of the prompt and the answer, when it ends.
+        read_bytes: bytes that decoding reads: weights and cache, once a token.
+    """
+
+    visual_tokens: int
+    prompt_tokens: int
+    encoder: int
+    selection: int
+    prefill: int
+    decode: int
+    cache_bytes: int
+    read_bytes: int
+
+    @property
+    def first_token(self) -> int:
+        """Operations up to the first token."""
+        return self.encoder + self.selection + self.prefill
+
+    @property
+    def answer(self) -> int:
+        """Operations of the whole answer."""
+        return self.first_token + self.decode
+
+    def first_token_seconds(self, rates: Rates) -> float:
+        """Time to the first token if the operations run at that rate."""
+        return self.first_token / rates.flops
+
+    def decode_seconds(self, rates: Rates) -> float:
+        """Time of the tokens behind the first if reading memory is what takes it."""
+        return self.read_bytes / rates.bandwidth
+
+
+@dataclass(frozen=True)
+class Visual:
+    """An image, a video, or a part of a video that has a budget of its own.
+
+    Attributes:
+        unit: "image", "video", "frame" or "chunk".
+        before, after: its visual tokens, and how many of them stay.
+    """
+
+    unit: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What pruning would cost and save for one request.
+
+    Attributes:
+        model: name of the model.
+        family: its model_type.
+        dtype: of weights and cache.
+        images: width and height of each image, or of the video's frames.
+        frames: frames of the video; None for images.
+        visual: each image or video, in the order of the prompt.
+        around: tokens that the processor writes for the images besides the visual ones; they stay.
+        text: the other tokens of the prompt.
+        answer_tokens: tokens of the answer.
+        keep: as asked, or the largest that a budget allows.
+        method: the selector.
+        before, after: costs of the two ways.
+        least: costs if no visual token and no selection were left: what pruning cannot reach.
+        counted: False if the cost of the selection is an upper bound.
+        requests: requests at once, which share the budget of the cache.
+        rates: of the machine; None if not given.
+        cache_budget: bytes for the caches of all requests; None if not given.
+    """
+
+    model: str
+    family: str
+    dtype: str
+    images: tuple[Size, ...]
+    frames: int | None
+    visual: tuple[Visual, ...]
+    around: int
+    text: int
+    answer_tokens: int
+    keep: float | int
+    method: Selector
+    before: Costs
+    after: Costs
+    least: Costs
+    counted: bool
+    requests: int = 1
+    rates: Rates | None = None
+    cache_budget: int | None = None
+
+    @property
+    def speed_up(self) -> float:
+        """How many times fewer operations up to the first token."""
+        return self.before.first_token / self.after.first_token
+
+    @property
+    def speed_up_at_most(self) -> float:
+        """The same if no visual token were left and selecting cost nothing (Amdahl's law)."""
+        return self.before.first_token / self.least.first_token
+
+    @property
+    def saved(self) -> int:
+        """Operations up to the first token that pruning saves, its own subtracted."""
+        return self.before.first_token - self.after.first_token
+
+    @property
+    def pays(self) -> bool:
+        """Whether pruning saves more operations up to the first token than it costs."""
+        return self.saved > 0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Parts of the operations up to the first token, without pruning; they sum to 1."""
+        whole = self.before.first_token
+        return {
+            "encoder": self.before.encoder / whole,
+            "visual tokens in the prefill": (self.before.prefill - self.least.prefill) / whole,
+            "other tokens in the prefill": self.least.prefill / whole,
+        }
+
+    @property
+    def stops_at(self) -> str:
+        """The part that most of what is left comes from, however few tokens stay."""
+        parts = {"the encoder": self.least.encoder, "the text": self.least.prefill}
+        return max(parts, key=parts.__getitem__)
+
+    def __str__(self) -> str:
+        return report.text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, as `otprune plan --json` prints it."""
+        return report.values(self)
+
+    def requests_in(self, cache_bytes: int, side: Literal["before", "after"] = "after") -> int:
+        """How many requests of this kind fit into a cache of so many bytes at once."""
+        one = self.before if side == "before" else self.after
+        return cache_bytes // one.cache_bytes
+
+
+def plan(
+    model: str | PathLike[str] | Any = None,
+    image: Size | Sequence[Size] = (1920, 1080),
+    *,
+    frames: int | None = None,
+    text: int = 100,
+    answer: int = 100,
+    keep: Keep | None = None,
+    method: str | type[Selector] = "otprune",
+    encoder: EncoderStage | None = None,
+    dtype: Dtype = "auto",
+    requests: int = 1,
+    cache_budget: int | None = None,
+    share: float | None = None,
+    seconds: float | None = None,
+    rates: Rates | None = None,
+    trust_remote_code: bool = False,
+    processor: Any = None,
+) -> Plan:
+    """What pruning would cost and save for a request of these sizes, from a model's config alone.
+
+        print(otprune.plan("Qwen/Qwen2.5-VL-7B-Instruct", (1920, 1080), keep=0.1))
+        otprune.plan("models/llava", [(1920, 1080)] * 3, text=200, cache_budget=2**30).keep
+
+    Visual tokens are counted by the model's own processor, on blank images, and checked against
+    the model's own code, which runs without weights. Operations are counted in that code too:
+    matrix products, convolutions and attention; a multiplication and the addition after it are
+    two. Attention counts whole rectangles of queries and keys: the half that a causal mask hides
+    counts, what lies outside a window, or in another image or tile, does not. The literature's
+    formula is another one (`otprune.prefill_flops`).
+
+    Args:
+        model: a folder or a name on the hub, of which config and processor are read; None for the
+            embedded model; or a config, with `processor`.
+        image: width and height in pixels, of one image or of each.
+        frames: plan for one video of so many frames of that size. All of them are taken: processors
+            that draw fewer from a file draw them before.
+        text: tokens of the prompt besides images and what the processor writes around them.
+        answer: tokens of the answer, 1 or more.
+        keep: ratio or number of tokens; 0.1 if neither it nor a budget is given. It must be known
+            before there are tokens: no rule.
+        method: name of a method, as for `otprune.by_name`, or its class.
+        encoder: a selection inside the encoder besides.
+        dtype: of weights and cache; "auto": the config's, or bfloat16.
+        requests: requests at once, for `cache_budget`.
+        cache_budget: find the largest keep at which the caches of all requests, prompts and
+            answers, take at most so many bytes.
+        share: find the largest keep at which the operations up to the first token are at most this
+            share of the unpruned ones.
+        seconds: the same for the time to the first token, which needs `rates`.
+        rates: what the machine achieves.
+        trust_remote_code: whether code of the model's repository may be run.
+        processor: of the model, if that is a config.
+
+    Raises:
+        OTPruneError: there is no such model, the processor refuses the sizes, a number is wrong, or
+            no keep fits the budget; says what takes it.
+        KeepError: keep is no ratio or number.
+        UnsupportedError: the model cannot be pruned, knows no video, or is not forecast.
+        MissingDependencyError: the processor needs a package that is not installed.
+    """
+    sizes = _sizes(image)
+    check_sizes(sizes, frames)
+    _check_number("text", text, 0)
+    _check_number("answer", answer, 1)
+    _check_number("requests", requests, 1)
+    budgets = {"cache_budget": cache_budget, "share": share, "seconds": seconds}
+    _check_budgets(keep, budgets, rates)
+    ratio = check_keep(0.1 if keep is None else keep)
+    selector = _selector(method, ratio)
+
+    if model is None or isinstance(model, (str, PathLike)):
+        name = models.EMBEDDED if model is None else str(model)
+        config, processor = models.described(
+            None if model is None else str(model), trust_remote_code
+        )
+    elif processor is None:
+        raise OTPruneError(
+            f"model is a {type(model).__name__}: pass its processor too (processor=), or a name"
+        )
+    else:
+        config, name = model, str(getattr(model, "model_type", type(model).__name__))
+    number = torch.float32 if dtype == "auto" and model is None else _dtype(dtype, config)
+    size = Sizes(config, number)
+    asked = prompt(name, config, processor, sizes, frames)
+    encoding = size.encode(asked.inputs, encoder)
+    language = size.language()
+
+    tokens = [len(one.features) for one in encoding.tokens]
+    width = encoding.tokens[0].features.shape[-1]
+    made = _Request(language, tokens, width, text + asked.around, answer)
+    encoded = encoding.flops if encoding.staged is None else encoding.staged
+    before = made.costs(None, encoding.flops)
+    least = replace(made.without(), encoder=encoded)
+
+    def costs(wanted: float | int) -> Costs:
+        return made.costs(_selector(method, wanted), encoded)
+
+    if keep is None and any(x is not None for x in budgets.values()):
+        ratio = _fitting(made, costs, before, least, requests, budgets, rates)
+        selector = _selector(method, ratio)
+    visual = tuple(
+        Visual(one.unit, m, selector.count(m))
+        for one, m in zip(encoding.tokens, tokens, strict=True)
+    )
+    return Plan(
+        model=name,
+        family=str(config.model_type),
+        dtype=str(number).removeprefix("torch."),
+        images=tuple(sizes),
+        frames=frames,
+        visual=visual,
+        around=asked.around,
+        text=text,
+        answer_tokens=answer,
+        keep=ratio,
+        method=selector,
+        before=before,
+        after=costs(ratio),
+        least=least,
+        counted=made.counted(selector),
+        requests=requests,
+        rates=rates,
+        cache_budget=cache_budget,
+    )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request, of which visual tokens may be left out.
+
+    language: sizes of the language model.
+    tokens: of each image.
+    width: features of a token.
+    other: tokens of the prompt that are not visual.
+    answer: tokens of the answer.
+    """
+
+    language: Language
+    tokens: list[int]
+    width: int
+    other: int
+    answer: int
+
+    def costs(self, selector: Selector | None, encoder: int) -> Costs:
+        """With every token (None), or with those that stay."""
+        if selector is None:
+            return self._costs(sum(self.tokens), encoder, 0)
+        each = Counter(self.tokens)
+        work = sum(n * selection_flops(selector, m, self.width)[0] for m, n in each.items())
+        return self._costs(kept(selector.keep, self.tokens), encoder, work)  # type: ignore[arg-type]
+
+    def counted(self, selector: Selector) -> bool:
+        return all(selection_flops(selector, m, self.width)[1] for m in set(self.tokens))
+
+    def without(self) -> Costs:
+        return self._costs(0, 0, 0)
+
+    def cache_bytes(self, visual: int) -> int:
+        # The last token of the answer is not fed back.
+        return self.language.cache_bytes(self.other + visual + self.answer - 1)
+
+    def _costs(self, visual: int, encoder: int, selection: int) -> Costs:
+        n, language, more = self.other + visual, self.language, self.answer - 1
+        return Costs(
+            visual_tokens=visual,
+            prompt_tokens=n,
+            encoder=encoder,
+            selection=selection,
+            prefill=language.prefill(n),
+            decode=language.decode(n, more),
+            cache_bytes=self.cache_bytes(visual),
+            read_bytes=language.read_bytes(n, more),
+        )
+
+
+def _fitting(
+    made: _Request,
+    costs: Callable[[float | int], Costs],
+    before: Costs,
+    least: Costs,
+    requests: int,
+    budgets: Mapping[str, Any],
+    rates: Rates | None,
+) -> float:
+    """The largest ratio that is within every budget.
+
+    Raises:
+        OTPruneError: none is; says what takes the budget.
+    """
+    cache, share, seconds = budgets["cache_budget"], budgets["share"], budgets["seconds"]
+    most = math.inf if share is None else share * before.first_token
+    if seconds is not None and rates is not None:
+        most = min(most, seconds * rates.flops)
+
+    def in_memory(keep: float) -> bool:
+        return cache is None or requests * made.cache_bytes(kept(keep, made.tokens)) <= cache
+
+    def in_time(keep: float) -> bool:
+        return most == math.inf or costs(keep).first_token <= most
+
+    memory, time = largest_keep(in_memory), largest_keep(in_time)
+    if memory is None:
+        each = made.cache_bytes(0)
+        raise OTPruneError(
+            f"no keep fits a cache of {in_bytes(cache)}: text and answer of {requests} "
+            f"request{'s' * (requests > 1)} alone take {in_bytes(requests * each)} of it, and one "
+            "token of each image comes on top; plan for fewer requests at once, less text or a "
+            "larger cache"
+        )
+    if time is None:
+        whole = before.first_token
+        raise OTPruneError(
+            f"no keep is fast enough: of the operations up to the first token the encoder takes "
+            f"{least.encoder / whole:.0%} and the text {least.prefill / whole:.0%}, which pruning "
+            f"does not change, and {most / whole:.0%} are allowed; allow more, or prune inside the "
+            "encoder (encoder=, --encoder-keep)"
+        )
+    return min(memory, time)
+
+
+def _sizes(image: Any) -> list[Size]:
+    if isinstance(image, (tuple, list)) and image and isinstance(image[0], int):
+        return [(image[0], image[1])] if len(image) == 2 else [tuple(image)]
+    return list(image)
+
+
+def _selector(method: str | type[Selector], keep: float | int) -> Selector:
+    if isinstance(method, type):
+        return method(keep)
+    return by_name(method, keep, own=True)["selector"]
+
+
+def _dtype(name: str, config: Any) -> torch.dtype:
+    if name == "auto":
+        found = getattr(config, "dtype", None)
+        return found if isinstance(found, torch.dtype) else torch.bfloat16
+    if name not in ("float32", "bfloat16", "float16"):
+        raise OTPruneError(f"dtype={name!r}: expected auto, float32, bfloat16 or float16")
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def _check_number(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OTPruneError(f"{name}={value!r}: expected a whole number, {least} or more")
+
+
+def _check_budgets(keep: object, budgets: Mapping[str, Any], rates: Rates | None) -> None:
+    given = {name: value for name, value in budgets.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise OTPruneError(f"{name}={value!r}: expected a number above 0")
+    if given and keep is not None:
+        raise KeepError(
+            f"keep={keep!r} and {' and '.join(given)}: a budget finds the keep, so give one of them"
+        )
+    if "seconds" in given and rates is None:
+        raise OTPruneError(
+            "seconds= needs rates=, what the machine achieves: operations are no seconds by "
+            "themselves (or give share=, of the operations without pruning)"
+        )
