@@ -37,7 +37,7 @@ def evaluate(
         typer.Argument(
             metavar="DATA",
             help="A file of JSON lines, a folder with metadata.jsonl, or one of images (with "
-            "--question).",
+            "--question); or sample, data that come with otprune.",
         ),
     ],
     keep: own.Keeps = "0.5,0.25,0.1",
@@ -123,7 +123,9 @@ def settings_of(methods: str, keeps: str) -> dict[Setting, Pruning]:
 
     found: dict[Setting, Pruning] = {}
     for entry in methods.split(","):
-        method, *given = entry.split() or [""]
+        if not entry.strip():
+            raise OTPruneError(f"--methods {methods}: an entry is empty")
+        method, *given = entry.split()
         parsing.see_here(method)
         values: dict[str, Any] = {}
         for one in given:
@@ -170,7 +172,7 @@ def _finish(failures: Sequence[Failure], examples: int) -> None:
     skipped = sum(not failure.way for failure in failures)
     told = [f"{skipped} of {examples} examples were skipped"] * bool(skipped)
     if len(failures) > skipped:
-        told.append(f"{len(failures) - skipped} answers of others are missing")
+        told.append(f"{len(failures) - skipped} answers of others failed")
     raise OTPruneError(", ".join(told))
 
 

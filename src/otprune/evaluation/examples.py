@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from otprune.asking.images import SUFFIXES, Photo, is_url
+from otprune.demo import SAMPLES_DIR
 from otprune.errors import OTPruneError
 from otprune.reading.images import images_in
 
+SAMPLE = "sample"
 METADATA = "metadata.jsonl"  # the name that the ImageFolder of datasets reads
 IMAGE = ("image", "images", "file_name")
 QUESTION = ("question", "prompt")
@@ -60,7 +62,7 @@ def read(source: Path, question: str | None = None) -> Data:
     A line has `image` (or `images`, `file_name`: a path from the file's folder, a URL, or a list of
     them), `question` (or `prompt`) and, where it is known, `answer` (or `answers`: each is right).
     A folder with `metadata.jsonl` is that file; of another folder every image is an example, which
-    needs `question`.
+    needs `question`. "sample" is what comes with otprune: four photographs for the embedded model.
 
     Args:
         question: asked about every image that has none of its own.
@@ -69,6 +71,8 @@ def read(source: Path, question: str | None = None) -> Data:
         OTPruneError: there is no such file, or a line is not of this form; the message has its
             number.
     """
+    if str(source) == SAMPLE and not source.exists():
+        source = SAMPLES_DIR
     if source.is_dir():
         if not (source / METADATA).exists():
             if question is None:
@@ -131,7 +135,5 @@ def _texts(line: dict[str, Any], names: Sequence[str], where: str) -> list[str]:
     values = value if isinstance(value, list) else [value]
     for one in values:
         if isinstance(one, bool) or not isinstance(one, (str, int, float)):
-            raise OTPruneError(
-                f"{where}: {there[0]} is {one!r}: expected a text or a list of texts"
-            )
+            raise OTPruneError(f"{where}: {there[0]} is {one!r}: expected text or a list of texts")
     return [str(one) for one in values]

@@ -44,13 +44,17 @@ def draw(path: Path, lines: Sequence[Line], model: str) -> None:
     for number, name in enumerate(names):
         mine = [x for x in cut if x.setting and x.setting.name == name and x.examples]
         mine.sort(key=lambda line: line.tokens_ratio)
+        values = [x.agreement if x.accuracy is None else x.accuracy for x in mine]
+        spread = [CLEAR * x.error for x in mine]
+        bars = [
+            [100 * min(error, value) for error, value in zip(spread, values, strict=True)],
+            [100 * min(error, 1 - value) for error, value in zip(spread, values, strict=True)],
+        ]
+        aside = 1.015 ** (number - len(names) / 2)  # so that bars do not cover each other
         axes.errorbar(
-            [100 * x.tokens_ratio for x in mine],
-            [
-                100 * (x.accuracy if scored and x.accuracy is not None else x.agreement)
-                for x in mine
-            ],
-            yerr=[100 * CLEAR * x.error for x in mine],
+            [100 * aside * x.tokens_ratio for x in mine],
+            [100 * value for value in values],
+            yerr=bars,
             label=name,
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,
@@ -66,5 +70,5 @@ def draw(path: Path, lines: Sequence[Line], model: str) -> None:
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)

@@ -135,8 +135,8 @@ def _share(whole: Sequence[Answer], part: Sequence[Answer], name: str) -> float:
 def _error(values: Sequence[float], clusters: Sequence[tuple[str, ...]]) -> float:
     """Standard error of a mean of values in clusters; NaN with less than two clusters.
 
-    Without any difference the sample's error is 0, which would promise too much: then it is such
-    that the interval ends where a loss would show in 1 of 20 samples (the rule of three).
+    A sample in which next to nothing differs has a small error by luck. So it is at least such that
+    a 95% interval around 0 ends at 3 of n values, the rule of three.
     """
     sums: dict[tuple[str, ...], float] = defaultdict(float)
     mean = _mean(values)
@@ -145,6 +145,5 @@ def _error(values: Sequence[float], clusters: Sequence[tuple[str, ...]]) -> floa
     n = len(sums)
     if n < 2:
         return math.nan
-    if not any(values):
-        return 3 / n / CLEAR
-    return math.sqrt(n / (n - 1) * sum(x * x for x in sums.values())) / len(values)
+    clustered = math.sqrt(n / (n - 1) * sum(x * x for x in sums.values())) / len(values)
+    return max(clustered, 3 / len(values) / CLEAR)
