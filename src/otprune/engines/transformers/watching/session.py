@@ -11,7 +11,7 @@ from functools import partial
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -27,18 +27,24 @@ from otprune.engines.transformers.features import with_kept_features
 from otprune.engines.transformers.prompt import setting
 from otprune.engines.transformers.versions import Untested, check_tested
 from otprune.engines.transformers.watching import language
+from otprune.engines.transformers.watching.arguments import (
+    Forget,
+    forget_of,
+    memory_of,
+    selector_of,
+    share_of,
+)
 from otprune.engines.transformers.watching.frames import change, image_of, thumbnail
 from otprune.engines.transformers.watching.kinds import kind_of
 from otprune.engines.transformers.watching.places import Segment
 from otprune.engines.transformers.watching.remembered import Remembered
+from otprune.engines.transformers.watching.room import Room
 from otprune.engines.transformers.watching.rotation import KeyRotation
 from otprune.engines.transformers.watching.wording import ChatWording, Wording, check_question
 from otprune.errors import FrameError, OTPruneError, SelectorError, UnsupportedError
 from otprune.selectors import Reduction, Selector
 from otprune.selectors.picks import check_kept
-from otprune.streaming import StreamSelector
 
-_RATE = 16.0  # tokens a frame, without a selector
 _LONGEST = 1e12  # seconds; beyond, positions in time overflow
 _RESERVE = 1024  # positions that are left free for a question and its answer
 
@@ -113,7 +119,8 @@ class watch:  # noqa: N801 - used as a function is
             holds the newest token of each place, for cameras that stand still and questions about
             what is there now; of a full memory the oldest leave too.
         unchanged: a frame is not encoded if no block of a 64 x 64 thumbnail changed by more than
-            this since the last encoded frame, as a share of full brightness. 0: encode all.
+            this since the last encoded frame, as a share of full brightness. 0: encode all. Such a
+            frame adds nothing to what a `StreamSelector` may keep of the next ones.
         untested_transformers: see `Settings`.
 
     Raises:
@@ -128,30 +135,26 @@ class watch:  # noqa: N801 - used as a function is
         selector: Any = None,
         *,
         memory: int | None = None,
-        forget: Literal["oldest", "replaced"] | Selector = "oldest",
+        forget: Forget = "oldest",
         unchanged: float = 0.02,
         untested_transformers: Untested = "refuse",
     ) -> None:
         check_tested(untested_transformers)
         check(model)
         language.check_layers(model)
-        self._turn = KeyRotation(model)
+        turn = KeyRotation(model)
         self._model: Any = model
         self._kind = kind_of(model.config)
         custom = all(hasattr(processor, x) for x in ("opening", "frame", "question", "reopening"))
         self._wording: Wording = processor if custom else ChatWording(processor, self._kind)
-        self._selector = _selector(selector)
-        self._positions = int(model.config.get_text_config().max_position_embeddings)
-        self._reserve = min(_RESERVE, self._positions // 4)
-        self._memory = _memory(memory, self._positions, self._reserve)
-        if not isinstance(forget, Selector) and forget not in ("oldest", "replaced"):
-            raise OTPruneError(f"forget={forget!r}: expected 'oldest', 'replaced' or a Selector")
-        if isinstance(forget, Selector):
-            _check_needs(forget, "OTPrune(0.75)")
-        self._forget = forget
+        self._selector = selector_of(selector)
+        positions = int(model.config.get_text_config().max_position_embeddings)
+        reserve = min(_RESERVE, positions // 4)
+        memory = memory_of(memory, positions, reserve)
+        self._room = Room(memory, positions, reserve, forget_of(forget), turn)
         self._tells = callable(getattr(self._selector, "forget", None))
         self._stores_features = self._tells or isinstance(forget, Selector)
-        self._unchanged = _share("unchanged", unchanged)
+        self._unchanged = share_of("unchanged", unchanged)
         self._seeing = threading.RLock()
         self._closed = False
         self._start = clocks.monotonic()
@@ -331,7 +334,7 @@ class watch:  # noqa: N801 - used as a function is
             modality: with_kept_features(self._model, call.outputs[modality], some, [choice])
         }
         offsets = axes[:, stays].to(self._now.offsets.device)
-        now, gone = self._with_room(indices, segment, offsets)
+        now, gone = self._room.made(self._now, indices, segment, offsets)
         if self._stores_features:
             old = now.features if len(now.features) else features[:0]
             now = replace(now, features=torch.cat([old, features]))
@@ -417,12 +420,13 @@ class watch:  # noqa: N801 - used as a function is
         language.check_generate(self._model, generate)
         now = self._now
         longest = setting(self._model, generate, "max_new_tokens") or 0
-        if now.place.next + len(ids) + longest > self._positions:
-            now = now.moved(self._turn)
-        free = self._positions - now.place.next
+        most = self._room.positions
+        if now.place.next + len(ids) + longest > most:
+            now = now.moved(self._room.turn)
+        free = most - now.place.next
         if len(ids) > free:
             raise OTPruneError(
-                f"the question has {len(ids)} tokens, and {free} of the model's {self._positions} "
+                f"the question has {len(ids)} tokens, and {free} of the model's {most} "
                 "positions are free: ask a shorter one, or lower memory"
             )
         new = torch.tensor(ids, device=now.ids.device)
@@ -443,7 +447,7 @@ class watch:  # noqa: N801 - used as a function is
         turn += self._wording.reopening(question)
         with self._seeing:
             self._check_open()
-            now, gone = self._with_room(self._now.ids[:0], *self._text_segment(turn))
+            now, gone = self._room.made(self._now, self._now.ids[:0], *self._text_segment(turn))
             self._now = self._with_text(now, turn)
             self._forgotten(gone)
 
@@ -552,7 +556,7 @@ class watch:  # noqa: N801 - used as a function is
         selector = self._selector
         shown = repr(selector) if isinstance(selector, Selector) else type(selector).__name__
         return (
-            f"selector={shown}\nmemory={self._memory}\nforget={self._forget!r}\n"
+            f"selector={shown}\nmemory={self._room.memory}\nforget={self._room.forget!r}\n"
             f"unchanged={self._unchanged:g}"
         )
 
@@ -574,57 +578,6 @@ class watch:  # noqa: N801 - used as a function is
                 "in the order of their times"
             )
         return [float(x) for x in times]
-
-    def _with_room(
-        self, indices: Tensor, segment: Segment, offsets: Tensor
-    ) -> tuple[Remembered, Tensor]:
-        """What is remembered, with room for new visual tokens in the memory, and for a segment in
-        the positions.
-
-        Also the features of the tokens that leave for it, `(p, d)`, if they are stored.
-        """
-        tokens = len(indices)
-        if tokens > self._memory:
-            raise OTPruneError(
-                f"one frame keeps {tokens} tokens, and memory={self._memory}: raise memory, or "
-                "lower what the selector keeps of a frame"
-            )
-        now, left = self._now, []
-
-        def leave(gone: Tensor) -> Remembered:
-            left.append(now.features[gone[now.visual]] if len(now.features) else now.features)
-            return now.without(gone)
-
-        if tokens and self._forget == "replaced":
-            gone = now.replaced(segment.tokens, indices)
-            now = leave(gone) if bool(gone.any()) else now
-        excess = int(now.visual.sum()) + tokens - self._memory
-        if excess > 0 and isinstance(self._forget, Selector):
-            now = leave(self._dispensable(now, self._forget))
-            excess = int(now.visual.sum()) + tokens - self._memory
-        if excess > 0:
-            now = leave(_oldest(now, excess))
-        most = self._positions - self._reserve
-        if now.place.put(segment, offsets)[1].next > most:
-            now = now.moved(self._turn)
-        while now.place.put(segment, offsets)[1].next > most:
-            if len(now) == now.opening:
-                what = "one turn" if segment.frame < 0 else "one frame"
-                raise OTPruneError(
-                    f"{what} takes {segment.length} of the model's {self._positions} positions, "
-                    "and there is no room for it: use smaller frames, and shorter questions"
-                )
-            # Text without older frames leaves too, even if there are no visual tokens at all.
-            now = leave(_oldest(now, max(1, int(now.visual.sum()) // 4)))
-            now = now.moved(self._turn)
-        return now, torch.cat(left) if left else now.features[:0]
-
-    def _dispensable(self, now: Remembered, selector: Selector) -> Tensor:
-        """`(n,)` bool, the visual tokens that a selector does not keep."""
-        stays = selector.select(now.features)
-        gone = now.visual.clone()
-        gone[now.visual.nonzero()[:, 0][stays.to(gone.device)]] = False
-        return gone
 
     def _with_text(self, now: Remembered, ids: list[int], opens: bool = False) -> Remembered:
         """With some text behind what is remembered."""
@@ -661,58 +614,9 @@ class watch:  # noqa: N801 - used as a function is
         return now.extended(cache, segment, ids, offsets, source)
 
 
-def _oldest(now: Remembered, number: int) -> Tensor:
-    """`(n,)` bool, the visual tokens that came first."""
-    return now.visual & (now.visual.cumsum(0) <= number)
-
-
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
 
 
-def _selector(given: Any) -> Any:
-    if given is None:
-        return StreamSelector(_RATE)
-    if isinstance(given, Selector) or (
-        not isinstance(given, type)
-        and all(
-            callable(getattr(given, x, None)) for x in ("push", "state_dict", "load_state_dict")
-        )
-    ):
-        _check_needs(given, "StreamSelector, DTD or UniformStream")
-        return given
-    raise OTPruneError(
-        f"selector={given!r}: expected otprune.StreamSelector(rate=16) or another selector of "
-        "streams, or a Selector such as otprune.OTPrune(0.1)"
-    )
-
-
-def _check_needs(selector: Any, others: str) -> None:
-    if getattr(selector, "needs", ()):
-        raise UnsupportedError(
-            f"{type(selector).__name__} needs {', '.join(sorted(selector.needs))}, which a session "
-            f"does not provide: use {others}"
-        )
-
-
 def _is_time(given: object) -> bool:
     return isinstance(given, Real) and not isinstance(given, bool) and abs(float(given)) < _LONGEST
-
-
-def _share(name: str, given: object) -> float:
-    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) < 1:
-        raise OTPruneError(f"{name}={given!r}: expected a number in [0, 1)")
-    return float(given)
-
-
-def _memory(given: int | None, positions: int, reserve: int) -> int:
-    if given is None:
-        return min(2048, positions // 2)
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise OTPruneError(f"memory={given!r}: expected a number of tokens, 1 or more")
-    if given > positions - reserve:
-        raise OTPruneError(
-            f"memory={given} does not fit the model's {positions} positions, of which {reserve} "
-            f"are left for questions: at most {positions - reserve}"
-        )
-    return given
