@@ -12,7 +12,7 @@ PARALLEL := -n 2 --dist loadfile
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
-.PHONY: demo test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
+.PHONY: demo docs test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
 
 # Where nothing is measured, waiting threads sleep instead of spinning: faster on a busy machine.
 # Not where times are: those are to be what people get.
@@ -114,6 +114,11 @@ check: ## lint, format, types
 	$(call install,dev,-e '.[dev]' $(BESIDE))
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
+docs: ## the documentation as a site, in site/; it and the site need no network
+	$(call install,docs,-e '.[docs]')
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	$(PY) -m pytest -m docs tests/docs
+
 demo-model: ## train the embedded model again: hours; resumes where it stopped
 	$(call install,train,-e '.[demo]' -e './training[photos]')
 	$(PY) -m otprune_training.train $(RUN)
@@ -153,4 +158,4 @@ bench-robot: ## selectors of streams on a simulated robot's camera and on real c
 	$(VENV)/bin/otprune bench robot --out docs/results/robot
 
 clean:
-	rm -rf $(VENV) $(VENV)-lmms $(VENV)-vllm runs out
+	rm -rf $(VENV) $(VENV)-lmms $(VENV)-vllm runs out site

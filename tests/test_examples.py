@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,18 @@ import pytest
 from tests.random_tokens import TOKENS_ALONE
 
 FOLDER = Path(__file__).parent.parent / "examples"
+# vllm_folder needs vLLM: tests/engines/vllm runs it.
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "vllm_folder")
 SAID = {
+    "quickstart": [
+        "all tokens: blue\n",
+        "pruned:     blue\n",
+        "Run(image 144 -> 14) kept: [0, 1, ",
+    ],
+    "own_data": [
+        "keep 1.0   right 2/2  as unpruned 2/2  ",
+        "keep 0.1   right 2/2  as unpruned 2/2  ",
+    ],
     "own_selector": [
         "three sets of tokens: (3, 14)",
         "keep=0.2: 144 -> 29 tokens, blue",
@@ -38,10 +50,23 @@ SAID = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_questions(tmp_path_factory):
+    """The first two of own_data: all twelve are asked by tests/docs."""
+    lines = (FOLDER / "questions.jsonl").read_text().splitlines()[:2]
+    file = tmp_path_factory.mktemp("data") / "few.jsonl"
+    samples = str(FOLDER.parent / "src" / "otprune")
+    file.write_text("\n".join(lines).replace("../src/otprune", samples))
+    ARGUMENTS["own_data"] = [str(file)]
+
+
+ARGUMENTS: dict[str, list[str]] = {}
+
+
 @functools.cache
 def output(name):
     done = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py"],
+        [sys.executable, FOLDER / f"{name}.py", *ARGUMENTS.get(name, [])],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -50,10 +75,25 @@ def output(name):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+@pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name):
     for words in SAID[name]:
         assert words in output(name)
+
+
+def test_the_page_about_own_data_shows_the_example():
+    code = (FOLDER / "own_data.py").read_text()
+    page = (FOLDER.parent / "docs" / "own_data.md").read_text()
+    for name in ("ask", "measure"):
+        (shown,) = re.findall(rf"^def {name}\(.*?(?=\n\n\n)", page, flags=re.M | re.S)
+        assert shown in code
+
+
+def test_the_table_of_examples_has_every_one():
+    table = (FOLDER / "README.md").read_text()
+    for path in FOLDER.iterdir():
+        if path.suffix in (".py", ".ipynb"):
+            assert f"[{path.stem}]({path.name})" in table, path.name
 
 
 def test_a_budget_goes_where_it_helps():

@@ -52,8 +52,7 @@ class prune:  # noqa: N801 - used as a function is
     Args:
         model: a supported model, see `otprune.engines.transformers.support`.
         selector: any selector of `otprune.selectors`; or `Settings`, without further arguments.
-        positions, merge, mass, alpha, logits, untested_transformers, weights, encoder, distance,
-            layers: see `Settings`.
+        positions: and all that follow: see `Settings`.
 
     Raises:
         UnsupportedError: the model or a call cannot be pruned correctly; says why.
@@ -147,7 +146,7 @@ def enable(
     is enabled independently. Enabling again replaces the settings.
 
     Args:
-        model, selector, and the others: as for `prune`.
+        model: and all that follow: as for `prune`.
 
     Returns:
         The report on the last call, from whichever thread.
