@@ -242,7 +242,7 @@ def test_inline_commands_are_ones():
     known = {"--help", "--version"}
     for found in command.commands.values():
         known |= {option for item in found.params for option in item.opts + item.secondary_opts}
-    for name in ("command_line", "watch", "index", "own_data"):
+    for name in ("command_line", "watch", "index", "evaluate", "choosing"):
         text = FENCE.sub("", (DOCS / f"{name}.md").read_text())
         for option in re.findall(r"`(--[\w-]+)", text):
             assert option in known, f"{name}.md: {option}"
