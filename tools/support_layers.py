@@ -12,25 +12,21 @@ The cut is behind the first layer; most small models have two.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from otprune import GridPrune, LayerStage, UnsupportedError, prune
-from otprune.engines.transformers import Run, support
+from otprune.engines.transformers import Run
 from otprune.engines.transformers.following import named
 from tools import support_stage
 from tools import support_sweep as sweep
 from tools.support_cases import Case, NotRunError
-from tools.support_table import RECORD, classes
+from tools.support_entries import write
 
 ALL = GridPrune(1.0)
 
@@ -132,22 +128,5 @@ def outcome(name: str) -> dict[str, Any]:
     return {"outcome": "ran", "calls": held}
 
 
-def main(parts: list[str]) -> None:
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    record = json.loads(RECORD.read_text())
-    for name in classes():
-        if parts and not any(part.lower() in name.lower() for part in parts):
-            continue
-        if support(getattr(transformers, name))[0]:
-            made = outcome(name)
-            record["classes"][name]["layers"] = made
-            told = made.get("why") or " ".join(made["calls"])
-            print(f"{name:48s} {made['outcome']:8s} {told[:150]}", flush=True)
-    record["classes"] = dict(sorted(record["classes"].items()))
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    main(sys.argv[1:])
+    write("layers", outcome, sys.argv[1:])

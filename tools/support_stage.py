@@ -20,10 +20,7 @@ Small models have two layers in their encoder; the selection is between them.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,14 +28,13 @@ import torch
 import transformers
 
 from otprune import EncoderStage, OTPrune, UnsupportedError, prune, prune_inputs
-from otprune.engines.transformers import support
 from otprune.engines.transformers.encoded import encode_call
 from otprune.engines.transformers.families import family
 from otprune.engines.transformers.features import cells_of_images
 from otprune.engines.transformers.towers import encoder_name, layers_of, tower_of
 from tools import support_sweep as sweep
 from tools.support_cases import Case, NotRunError, cases, video_cases
-from tools.support_table import RECORD, classes
+from tools.support_entries import write
 
 HALF, WHOLE = EncoderStage(keep=0.5, after=1), EncoderStage(keep=1.0, after=1)
 
@@ -168,22 +164,5 @@ def _named(model: Any) -> str | None:
     return None if name == "none was found" else name
 
 
-def main(parts: list[str]) -> None:
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    record = json.loads(RECORD.read_text())
-    for name in classes():
-        if parts and not any(part.lower() in name.lower() for part in parts):
-            continue
-        if support(getattr(transformers, name))[0]:
-            made = outcome(name)
-            record["classes"][name]["stage"] = made
-            told = made.get("why") or f"{' '.join(made['calls'])}, among {made['among']}"
-            print(f"{name:48s} {made['outcome']:8s} {made['encoder']} {told[:150]}", flush=True)
-    record["classes"] = dict(sorted(record["classes"].items()))
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    main(sys.argv[1:])
+    write("stage", outcome, sys.argv[1:])

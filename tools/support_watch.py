@@ -10,26 +10,21 @@ moved to another position, is the key that the model computes there.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 from PIL.Image import Image
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor
 
 from otprune import GridPrune, UnsupportedError, watch
-from otprune.engines.transformers import support
 from otprune.engines.transformers.watching import language
 from otprune.engines.transformers.watching.rotation import KeyRotation
 from tools import support_sweep as sweep
 from tools.support_cases import TEXT, Case, NotRunError, cases
-from tools.support_table import RECORD, classes
+from tools.support_entries import write
 
 STEPS = 3
 
@@ -143,21 +138,5 @@ def outcome(name: str) -> dict[str, Any]:
     return {"outcome": "ran"}
 
 
-def main(parts: list[str]) -> None:
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    record = json.loads(RECORD.read_text())
-    for name in classes():
-        if parts and not any(part.lower() in name.lower() for part in parts):
-            continue
-        if support(getattr(transformers, name))[0]:
-            made = outcome(name)
-            record["classes"][name]["watch"] = made
-            print(f"{name:48s} {made['outcome']:8s} {made.get('why', '')[:170]}", flush=True)
-    record["classes"] = dict(sorted(record["classes"].items()))
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    main(sys.argv[1:])
+    write("watch", outcome, sys.argv[1:])
