@@ -52,7 +52,7 @@ def test_no_help_text_holds_what_would_be_taken_for_markup():
     assert not [text for text in said if re.search(r"\[[a-z/#@]|:\w+:", text)]
 
 
-@pytest.mark.parametrize("command", ["ask", "select", "watch", "methods", "fetch"])
+@pytest.mark.parametrize("command", ["ask", "select", "watch", "plan", "methods", "fetch"])
 def test_help_of_every_command(run, command):
     result = run(command, "--help")
     assert (result.status, result.err) == (0, "")

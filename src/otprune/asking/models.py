@@ -129,7 +129,13 @@ def described(name: str | None, trust_remote_code: bool = False) -> tuple[Any, A
         OTPruneError, UnsupportedError: as for `load`, of what comes before the weights.
     """
     quiet()
-    source = Source(EMBEDDED, str(demo.MODEL_DIR), True) if name is None else find(name, False)
+    if name is None:
+        source = Source(EMBEDDED, str(demo.MODEL_DIR), local=True)
+    else:
+        try:
+            source = find(name, weights=False)
+        except OTPruneError as error:  # here the model is an argument, and no option
+            raise type(error)(str(error).replace("--model ", "")) from error
     with _reading(source.name):
         return _described(source, _common(source, trust_remote_code))
 

@@ -18,6 +18,7 @@ import otprune
 from otprune.asking.failures import OUT_OF_MEMORY
 from otprune.asking.words import check_question
 from otprune.cli import options, parsing, stream_options, streams
+from otprune.cli import plan as planning
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import Each
 from otprune.cli.evaluate import EPILOG, evaluate
@@ -452,6 +453,7 @@ def watch(
 
 
 app.command("eval", epilog=EPILOG)(evaluate)
+app.command("plan", epilog=planning.EPILOG)(planning.plan)
 
 
 @app.command()

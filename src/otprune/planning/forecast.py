@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Literal
@@ -19,11 +19,13 @@ from otprune.planning import report
 from otprune.planning.costs import Language, kept, largest_keep
 from otprune.planning.prompts import Size, check_sizes, prompt
 from otprune.planning.selection import selection_flops
-from otprune.planning.sizes import Sizes
+from otprune.planning.sizes import Encoding, Sizes
 from otprune.planning.units import in_bytes
 from otprune.selectors import Selector, by_name
+from otprune.selectors.preset import Pruning
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Method = str | type[Selector] | Selector | Pruning
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,10 @@ class Plan:
         around: tokens that the processor writes for the images besides the visual ones; they stay.
         text: the other tokens of the prompt.
         answer_tokens: tokens of the answer.
-        keep: as asked, or the largest that a budget allows.
-        method: the selector.
+        method: the selector; its keep is as asked, or the largest that a budget allows.
         before, after: costs of the two ways.
         least: costs if no visual token and no selection were left: what pruning cannot reach.
-        counted: False if the cost of the selection is an upper bound.
+        counted: False if the cost of the selection is an estimate, of more tokens than are tried.
         requests: requests at once, which share the budget of the cache.
         rates: of the machine; None if not given.
         cache_budget: bytes for the caches of all requests; None if not given.
@@ -128,7 +129,6 @@ class Plan:
     around: int
     text: int
     answer_tokens: int
-    keep: float | int
     method: Selector
     before: Costs
     after: Costs
@@ -137,6 +137,11 @@ class Plan:
     requests: int = 1
     rates: Rates | None = None
     cache_budget: int | None = None
+
+    @property
+    def keep(self) -> float | int:
+        """Ratio or number of visual tokens that stay of each image."""
+        return check_keep(self.method.keep)
 
     @property
     def speed_up(self) -> float:
@@ -195,7 +200,7 @@ def plan(
     text: int = 100,
     answer: int = 100,
     keep: Keep | None = None,
-    method: str | type[Selector] = "otprune",
+    method: Method = "otprune",
     encoder: EncoderStage | None = None,
     dtype: Dtype = "auto",
     requests: int = 1,
@@ -226,9 +231,10 @@ def plan(
             that draw fewer from a file draw them before.
         text: tokens of the prompt besides images and what the processor writes around them.
         answer: tokens of the answer, 1 or more.
-        keep: ratio or number of tokens; 0.1 if neither it nor a budget is given. It must be known
-            before there are tokens: no rule.
-        method: name of a method, as for `otprune.by_name`, or its class.
+        keep: ratio or number of tokens that stay of each image; the method's own, or 0.1, if
+            neither it nor a budget is given. It must be known before there are tokens: no rule.
+        method: a name, as for `otprune.by_name`, a selector or its class, or the arguments of
+            `otprune.prune` that `by_name` and `recommended` return.
         encoder: a selection inside the encoder besides.
         dtype: of weights and cache; "auto": the config's, or bfloat16.
         requests: requests at once, for `cache_budget`.
@@ -255,63 +261,77 @@ def plan(
     _check_number("requests", requests, 1)
     budgets = {"cache_budget": cache_budget, "share": share, "seconds": seconds}
     _check_budgets(keep, budgets, rates)
-    ratio = check_keep(0.1 if keep is None else keep)
-    selector = _selector(method, ratio)
+    of = _Method.of(method)
+    selector = of.at(check_keep(of.selector.keep if keep is None else keep))
 
-    if model is None or isinstance(model, (str, PathLike)):
-        name = models.EMBEDDED if model is None else str(model)
-        config, processor = models.described(
-            None if model is None else str(model), trust_remote_code
-        )
-    elif processor is None:
-        raise OTPruneError(
-            f"model is a {type(model).__name__}: pass its processor too (processor=), or a name"
-        )
-    else:
-        config, name = model, str(getattr(model, "model_type", type(model).__name__))
-    number = torch.float32 if dtype == "auto" and model is None else _dtype(dtype, config)
-    size = Sizes(config, number)
+    name, config, processor = _described(model, processor, trust_remote_code)
+    # The embedded model is stored in float16 and runs in float32.
+    size = Sizes(config, _dtype("float32" if model is None and dtype == "auto" else dtype, config))
     asked = prompt(name, config, processor, sizes, frames)
     encoding = size.encode(asked.inputs, encoder)
-    language = size.language()
-
-    tokens = [len(one.features) for one in encoding.tokens]
-    width = encoding.tokens[0].features.shape[-1]
-    made = _Request(language, tokens, width, text + asked.around, answer)
-    encoded = encoding.flops if encoding.staged is None else encoding.staged
-    before = made.costs(None, encoding.flops)
-    least = replace(made.without(), encoder=encoded)
-
-    def costs(wanted: float | int) -> Costs:
-        return made.costs(_selector(method, wanted), encoded)
-
+    made = _Request(size.language(), encoding, encoder, of, text + asked.around, answer)
+    before, least = made.before(), made.least()
     if keep is None and any(x is not None for x in budgets.values()):
-        ratio = _fitting(made, costs, before, least, requests, budgets, rates)
-        selector = _selector(method, ratio)
+        selector = of.at(_fitting(made, before, least, requests, budgets, rates))
     visual = tuple(
         Visual(one.unit, m, selector.count(m))
-        for one, m in zip(encoding.tokens, tokens, strict=True)
+        for one, m in zip(encoding.tokens, made.tokens, strict=True)
     )
     return Plan(
         model=name,
         family=str(config.model_type),
-        dtype=str(number).removeprefix("torch."),
+        dtype=str(size.dtype).removeprefix("torch."),
         images=tuple(sizes),
         frames=frames,
         visual=visual,
         around=asked.around,
         text=text,
         answer_tokens=answer,
-        keep=ratio,
         method=selector,
         before=before,
-        after=costs(ratio),
+        after=made.after(selector),
         least=least,
-        counted=made.counted(selector),
+        counted=made.selection(selector)[1],
         requests=requests,
         rates=rates,
         cache_budget=cache_budget,
     )
+
+
+def _described(model: Any, processor: Any, trust_remote_code: bool) -> tuple[str, Any, Any]:
+    """Name, config and processor of what `plan` was given."""
+    if model is None or isinstance(model, (str, PathLike)):
+        place = None if model is None else str(model)
+        return place or models.EMBEDDED, *models.described(place, trust_remote_code)
+    if processor is None:
+        raise OTPruneError(
+            f"model is a {type(model).__name__}: pass its processor too (processor=), or a name"
+        )
+    return str(getattr(model, "model_type", type(model).__name__)), model, processor
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method at any keep.
+
+    selector: the method, keeping something.
+    assigns: whether each token is assigned to a kept one, as merging and masses need.
+    """
+
+    selector: Selector
+    assigns: bool
+
+    @classmethod
+    def of(cls, given: Method) -> _Method:
+        if isinstance(given, str):
+            given = by_name(given, 0.1, own=True)
+        if isinstance(given, Mapping):
+            return cls(given["selector"], given["merge"] or given["mass"] != "none")
+        return cls(given(0.1) if isinstance(given, type) else given, False)
+
+    def at(self, keep: float | int) -> Selector:
+        """It, keeping so many tokens."""
+        return replace(self.selector, keep=keep)
 
 
 @dataclass(frozen=True)
@@ -319,35 +339,58 @@ class _Request:
     """A request, of which visual tokens may be left out.
 
     language: sizes of the language model.
-    tokens: of each image.
-    width: features of a token.
+    encoding: its images, encoded, with `stage` and without.
     other: tokens of the prompt that are not visual.
     answer: tokens of the answer.
     """
 
     language: Language
-    tokens: list[int]
-    width: int
+    encoding: Encoding
+    stage: EncoderStage | None
+    method: _Method
     other: int
     answer: int
 
-    def costs(self, selector: Selector | None, encoder: int) -> Costs:
-        """With every token (None), or with those that stay."""
-        if selector is None:
-            return self._costs(sum(self.tokens), encoder, 0)
-        each = Counter(self.tokens)
-        work = sum(n * selection_flops(selector, m, self.width)[0] for m, n in each.items())
-        return self._costs(kept(selector.keep, self.tokens), encoder, work)  # type: ignore[arg-type]
+    @property
+    def tokens(self) -> list[int]:
+        """Visual tokens of each image."""
+        return [len(one.features) for one in self.encoding.tokens]
 
-    def counted(self, selector: Selector) -> bool:
-        return all(selection_flops(selector, m, self.width)[1] for m in set(self.tokens))
+    def before(self) -> Costs:
+        """With every token."""
+        return self._costs(sum(self.tokens), self.encoding.flops, 0)
 
-    def without(self) -> Costs:
-        return self._costs(0, 0, 0)
+    def after(self, selector: Selector) -> Costs:
+        """With the tokens that stay."""
+        visual = kept(selector.keep, self.tokens)  # type: ignore[arg-type]
+        return self._costs(visual, self._encoder, self.selection(selector)[0])
+
+    def least(self) -> Costs:
+        """Without visual tokens, and without what selects among them in front of the prefill."""
+        return self._costs(0, self._encoder, self.selection(None)[0])
+
+    def selection(self, selector: Selector | None) -> tuple[int, bool]:
+        """Operations of all selections, and whether they were counted; None: inside the encoder."""
+        work: list[tuple[int, bool]] = []
+        if self.stage is not None:
+            for one, n in Counter(self.encoding.sets).items():
+                flops, exact = selection_flops(self.stage.method, *one, assigns=True)
+                work.append((n * flops, exact))
+        if selector is not None:
+            d = self.encoding.tokens[0].features.shape[-1]
+            for m, n in Counter(self.tokens).items():
+                flops, exact = selection_flops(selector, m, d, assigns=self.method.assigns)
+                work.append((n * flops, exact))
+        return sum(flops for flops, _ in work), all(exact for _, exact in work)
 
     def cache_bytes(self, visual: int) -> int:
-        # The last token of the answer is not fed back.
+        """Keys and values when the answer ends; its last token is not fed back."""
         return self.language.cache_bytes(self.other + visual + self.answer - 1)
+
+    @property
+    def _encoder(self) -> int:
+        staged = self.encoding.staged
+        return self.encoding.flops if staged is None else staged
 
     def _costs(self, visual: int, encoder: int, selection: int) -> Costs:
         n, language, more = self.other + visual, self.language, self.answer - 1
@@ -365,7 +408,6 @@ class _Request:
 
 def _fitting(
     made: _Request,
-    costs: Callable[[float | int], Costs],
     before: Costs,
     least: Costs,
     requests: int,
@@ -386,7 +428,7 @@ def _fitting(
         return cache is None or requests * made.cache_bytes(kept(keep, made.tokens)) <= cache
 
     def in_time(keep: float) -> bool:
-        return most == math.inf or costs(keep).first_token <= most
+        return most == math.inf or made.after(made.method.at(keep)).first_token <= most
 
     memory, time = largest_keep(in_memory), largest_keep(in_time)
     if memory is None:
@@ -401,7 +443,7 @@ def _fitting(
         whole = before.first_token
         raise OTPruneError(
             f"no keep is fast enough: of the operations up to the first token the encoder takes "
-            f"{least.encoder / whole:.0%} and the text {least.prefill / whole:.0%}, which pruning "
+            f"{(least.encoder + least.selection) / whole:.0%} and the text {least.prefill / whole:.0%}, which pruning "
             f"does not change, and {most / whole:.0%} are allowed; allow more, or prune inside the "
             "encoder (encoder=, --encoder-keep)"
         )
@@ -412,12 +454,6 @@ def _sizes(image: Any) -> list[Size]:
     if isinstance(image, (tuple, list)) and image and isinstance(image[0], int):
         return [(image[0], image[1])] if len(image) == 2 else [tuple(image)]
     return list(image)
-
-
-def _selector(method: str | type[Selector], keep: float | int) -> Selector:
-    if isinstance(method, type):
-        return method(keep)
-    return by_name(method, keep, own=True)["selector"]
 
 
 def _dtype(name: str, config: Any) -> torch.dtype:

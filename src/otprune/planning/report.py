@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from otprune.planning.units import in_bytes, in_flops, in_seconds
 from otprune.selectors.named import name_of
+from otprune.selectors.settings import shown
 
 if TYPE_CHECKING:
     from otprune.planning.forecast import Plan
 
 SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
 HEADINGS = ("", "all tokens", "kept", "left")
+
+
+def title(plan: Plan) -> str:
+    """The model and the method."""
+    own = [f"{name}={value}" for name, value in shown(plan.method).items() if value is not None]
+    settings = ", ".join([f"keep={plan.keep}", *own])
+    return f"{plan.model} ({plan.family})  {name_of(plan.method).rpartition(':')[2]} ({settings})"
 
 
 def request(plan: Plan) -> str:
@@ -35,8 +43,8 @@ def rows(plan: Plan) -> list[tuple[str, str, str, str]]:
     made = [_row("visual tokens", a.visual_tokens, b.visual_tokens, str)]
     made.append(_row("prompt tokens", a.prompt_tokens, b.prompt_tokens, str))
     made.append(_row("encoder, FLOP", a.encoder, b.encoder, in_flops))
-    bound = "" if plan.counted else "at most "
-    made.append(("selection, FLOP", "-", bound + in_flops(b.selection), ""))
+    about = "" if plan.counted else "about "
+    made.append(("selection, FLOP", "-", about + in_flops(b.selection), ""))
     made.append(_row("prefill, FLOP", a.prefill, b.prefill, in_flops))
     made.append(_row("first token, FLOP", a.first_token, b.first_token, in_flops))
     made.append(_row("answer behind it, FLOP", a.decode, b.decode, in_flops))
@@ -95,8 +103,7 @@ def text(plan: Plan) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     ]
-    head = f"{plan.model} ({plan.family})  {plan.method}"
-    return "\n".join([head, request(plan), *lines, *sentences(plan)])
+    return "\n".join([title(plan), request(plan), *lines, *sentences(plan)])
 
 
 def values(plan: Plan) -> dict[str, Any]:

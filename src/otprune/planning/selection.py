@@ -16,14 +16,17 @@ LARGEST = 1280  # tokens of a set on which a selection is run; larger sets are s
 
 
 @lru_cache(maxsize=256)
-def selection_flops(selector: Selector, m: int, d: int) -> tuple[int, bool]:
+def selection_flops(selector: Selector, m: int, d: int, assigns: bool = False) -> tuple[int, bool]:
     """Operations of the matrix products of one selection, of m tokens of d features.
 
     The selection is run on random tokens. Lazy searches compute more or less on other tokens.
 
+    Args:
+        assigns: whether each token is assigned to a kept one besides, as merging and masses need.
+
     Returns:
-        The number, and whether it was counted; False: scaled up from fewer tokens, by the square of
-        their number. No method of otprune grows faster; those that grow slower cost less than this.
+        The number, and whether it was counted. False: estimated from fewer tokens, by the square of
+        their number, which is how most methods grow.
     """
     k, run = selector.count(m), min(m, LARGEST)
     if k == m:
@@ -35,7 +38,10 @@ def selection_flops(selector: Selector, m: int, d: int) -> tuple[int, bool]:
     tokens = torch.randn(run, d, generator=generator) + torch.randn(d, generator=generator)
     cues = _cues(run, d, selector.needs, generator) if selector.needs else None
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        selector.reduce(tokens, cues=cues)
+        if assigns:
+            selector.cells_each([tokens], cues=None if cues is None else [cues])
+        else:
+            selector.select(tokens, cues=cues)
     return round(counter.get_total_flops() * (m / run) ** 2), run == m
 
 

@@ -29,12 +29,14 @@ class Encoding:
     Attributes:
         tokens: of each image, video, or part of a video, in prompt order; features without values.
         flops: operations of encoder and projector.
-        staged: operations with a selection inside the encoder; None without one.
+        staged: operations with a selection inside the encoder, itself apart; None without one.
+        sets: `(m, d)` of each set of tokens that is selected from inside.
     """
 
     tokens: list[VisualTokens]
     flops: int
     staged: int | None
+    sets: list[tuple[int, int]]
 
 
 class Sizes:
@@ -101,14 +103,20 @@ class Sizes:
         """
         with counting() as counted:
             call = self._encoded(inputs)
-        staged = None
+        staged, sets = None, []
         if stage is not None:
+            # Masses are a bias, of no matrix product.
+            arithmetic = _Arithmetic(stage.keep, stage.after, stage.selector, mass=False)
             with counting() as inside:
-                self._encoded(inputs, _Arithmetic(stage.keep, stage.after, stage.selector))
-            staged = inside.flops
+                self._encoded(inputs, arithmetic)
+            staged, sets = inside.flops, arithmetic.seen
         visual = call.visual
         tokens = [visual[i] for i in call.prompt_order]
-        return Encoding(tokens, counted.flops, staged)
+        if not tokens:
+            raise UnsupportedError(
+                f"{type(self.model).__name__} makes no visual tokens of what its processor returns"
+            )
+        return Encoding(tokens, counted.flops, staged, sets)
 
     def _encoded(self, inputs: Mapping[str, Any], stage: EncoderStage | None = None) -> Any:
         try:
@@ -123,7 +131,15 @@ class Sizes:
 
 
 class _Arithmetic(EncoderStage):
-    """A stage that keeps as many tokens, whichever they are: there are no values to choose by."""
+    """A stage that keeps as many tokens, whichever they are: there are no values to choose by.
+
+    seen: `(m, d)` of the sets that it was given.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seen: list[tuple[int, int]]
+        object.__setattr__(self, "seen", [])
 
     def cells(self, sets: Sequence[Tensor]) -> tuple[list[Cells], float]:
         found = []
@@ -131,6 +147,7 @@ class _Arithmetic(EncoderStage):
             m = len(some)
             k = count(self.method.keep, m)  # type: ignore[arg-type]
             found.append(Cells(torch.arange(k), torch.arange(m).clamp(max=k - 1)))
+            self.seen.append((m, some.shape[-1]))
         return found, 0.0
 
 
