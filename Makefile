@@ -86,7 +86,7 @@ endef
 
 test-vllm: ## pruning in vLLM's own CPU build, against transformers; ten minutes
 	$(install-vllm)
-	$(VENV)-vllm/bin/python -m pytest -m vllm tests/engines/vllm
+	$(VENV)-vllm/bin/python -m pytest $(PARALLEL) -m vllm tests/engines/vllm
 
 serve: ## the embedded model in vLLM, pruned, on http://127.0.0.1:8000; what to ask: docs/vllm.md
 	$(install-vllm)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
@@ -16,9 +15,8 @@ import otprune
 from otprune.engines.vllm import private
 from otprune.engines.vllm.settings import engine_settings
 
-from . import ranks
 from .checkpoints import CHECKPOINTS
-from .engines import QUESTIONS, Answer, ask, engine, questions
+from .engines import QUESTIONS, ask, engine, questions
 from .test_families import agree
 
 pytestmark = pytest.mark.vllm
@@ -112,35 +110,6 @@ def test_bfloat16(name, checkpoint, reference):
         assert answer.prompt == length
         gaps = [abs(float(likely[0, t]) - x) for t, x in answer.likely[0].items()]
         assert max(gaps) < 0.5  # eight bits of mantissa, two layers of large weights
-
-
-@pytest.fixture(scope="module")
-def of_two_ranks(checkpoint):
-    """Every family's answers, plain and merged."""
-    wanted = {}
-    for name in CHECKPOINTS:
-        path, marks = checkpoint(name)
-        wanted[name] = {"path": str(path), "marks": marks}
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.engines.vllm.ranks", json.dumps(wanted)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    (line,) = (x for x in run.stdout.splitlines() if x.startswith("ANSWERS "))
-    return json.loads(line.removeprefix("ANSWERS "))
-
-
-@pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, merge):
-    _, marks = checkpoint(name)
-    made = [
-        Answer(**{**x, "likely": [{int(k): v for k, v in d.items()} for d in x["likely"]]})
-        for x in of_two_ranks[name][merge]
-    ]
-    agree_all(name, made, marks, reference, ranks.KEEP, merge)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Tensor parallel: two ranks give the answers of one process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from . import ranks
+from .checkpoints import CHECKPOINTS
+from .engines import Answer
+from .test_hard_cases import agree_all
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def of_two_ranks(checkpoint):
+    """Every family's answers, plain and merged."""
+    wanted = {}
+    for name in CHECKPOINTS:
+        path, marks = checkpoint(name)
+        wanted[name] = {"path": str(path), "marks": marks}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.engines.vllm.ranks", json.dumps(wanted)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (line,) = (x for x in run.stdout.splitlines() if x.startswith("ANSWERS "))
+    return json.loads(line.removeprefix("ANSWERS "))
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, merge):
+    _, marks = checkpoint(name)
+    made = [
+        Answer(**{**x, "likely": [{int(k): v for k, v in d.items()} for d in x["likely"]]})
+        for x in of_two_ranks[name][merge]
+    ]
+    agree_all(name, made, marks, reference, ranks.KEEP, merge)
