@@ -10,9 +10,8 @@ def test_a_table_and_what_it_says(run):
     assert (result.status, result.err) == (0, "")
     assert "2 images of 640x480, 50 tokens of text, an answer of 100; float32" in result.out
     assert "otprune (keep=0.2" in result.out
-    assert [x for x in result.out.splitlines() if x.startswith("visual tokens")][0].split()[2:] == [
-        *("288", "58", "20.1%")
-    ]
+    row = next(x for x in result.out.splitlines() if x.startswith("visual tokens"))
+    assert row.split()[2:] == ["288", "58", "20.1%"]
     assert "however few tokens stay" in " ".join(result.out.split())
 
 
@@ -28,9 +27,9 @@ def test_json_budget_and_machine(run):
 
 
 def test_a_share_of_the_operations_and_a_stage_inside_the_encoder(run):
-    words = ("--time-budget", "0.5x", "--encoder-keep", "0.35", "--set", "gamma=0.01", "--json")
+    words = ("--time-budget", "0.6x", "--encoder-keep", "0.35", "--set", "gamma=0.01", "--json")
     plan = json.loads(run("plan", *words).out)
-    assert plan["speed_up"] >= 2
+    assert plan["speed_up"] >= 1 / 0.6
     assert plan["after"]["encoder"] < plan["before"]["encoder"]
 
 

@@ -440,12 +440,15 @@ def _fitting(
             "larger cache"
         )
     if time is None:
-        whole = before.first_token
+        encoder, text, allowed = (
+            f"{part / before.first_token:.0%}"
+            for part in (least.encoder + least.selection, least.prefill, most)
+        )
         raise OTPruneError(
-            f"no keep is fast enough: of the operations up to the first token the encoder takes "
-            f"{(least.encoder + least.selection) / whole:.0%} and the text {least.prefill / whole:.0%}, which pruning "
-            f"does not change, and {most / whole:.0%} are allowed; allow more, or prune inside the "
-            "encoder (encoder=, --encoder-keep)"
+            "no keep is fast enough: of the operations up to the first token the encoder takes "
+            f"{encoder} and the text {text}, which dropping visual tokens in front of the prefill "
+            f"does not change, and {allowed} are allowed; allow more, or prune inside the encoder "
+            "(encoder=, --encoder-keep)"
         )
     return min(memory, time)
 
