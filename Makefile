@@ -12,12 +12,12 @@ PARALLEL := -n 2 --dist loadfile
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
-.PHONY: demo docs test test-slow test-oldest test-middle test-lmms test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
+.PHONY: demo docs page test test-slow test-oldest test-middle test-lmms test-page test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
 
 # Where nothing is measured, waiting threads sleep instead of spinning: faster on a busy machine.
 # Not where times are: those are to be what people get.
-test test-slow test-oldest test-middle test-lmms test-vllm demo-model demo-models: export GOMP_SPINCOUNT := 0
-test test-slow test-oldest test-middle test-lmms test-vllm demo-model demo-models: export OMP_WAIT_POLICY := passive
+test test-slow test-oldest test-middle test-lmms test-page test-vllm demo-model demo-models: export GOMP_SPINCOUNT := 0
+test test-slow test-oldest test-middle test-lmms test-page test-vllm demo-model demo-models: export OMP_WAIT_POLICY := passive
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ demo: ## answer a question about a photograph, unpruned and pruned; writes out/d
 	@mkdir -p out
 	$(VENV)/bin/otprune ask src/otprune/demo/samples/coffee.jpg "Is the blue star left of the red circle?" \
 	  --tokens 324 --keep 0.1 --repeats 15 --overlay out/demo.png
+
+page: ## the page, on http://127.0.0.1:7860
+	$(call install,page,-e '.[page]')
+	$(VENV)/bin/otprune page
 
 test: ## the default suite
 	$(call install,dev,-e '.[dev]' $(BESIDE))
@@ -72,6 +76,18 @@ endef
 test-lmms: ## the plugin, run by lmms-eval itself on a task of our own
 	$(install-lmms)
 	$(VENV)-lmms/bin/python -m pytest -m lmms tests/engines/lmms_eval
+
+# playwright drives Debian's Chromium: its own would be another download.
+define install-chromium
+	@command -v chromium > /dev/null || { test "$$(id -u)" = 0 && apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium > /dev/null; } || \
+	  { echo "the page is tested in Chromium: install it (on Debian: apt-get install chromium)"; exit 2; }
+endef
+
+test-page: ## the page, in a headless Chromium
+	$(install-chromium)
+	$(call install,page-test,-e '.[dev,page]' $(BESIDE) 'playwright>=1.50')
+	$(PY) -m pytest -m page tests/page
 
 # vLLM pins torch, transformers and a hundred more: an environment of its own.
 define install-vllm

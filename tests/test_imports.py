@@ -25,7 +25,7 @@ LAYERS = [
     {"engines"},
     {"asking", "planning"},
     {"evaluation"},
-    {"cli"},
+    {"cli", "page"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 CORE = [

@@ -17,7 +17,7 @@ from rich.text import Text
 import otprune
 from otprune.asking.failures import OUT_OF_MEMORY
 from otprune.asking.words import check_question
-from otprune.cli import options, parsing, stream_options, streams
+from otprune.cli import options, page, parsing, stream_options, streams
 from otprune.cli import plan as planning
 from otprune.cli.console import HELP, Words, show
 from otprune.cli.each import Each
@@ -454,6 +454,7 @@ def watch(
 
 app.command("eval", epilog=EPILOG)(evaluate)
 app.command("plan", epilog=planning.EPILOG)(planning.plan)
+app.command("page", epilog=page.EPILOG)(page.page)
 
 
 @app.command()

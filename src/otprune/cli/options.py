@@ -337,3 +337,15 @@ Repeats = Annotated[
         rich_help_panel=OUT,
     ),
 ]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Where the page listens. Any other than this machine's own, such as 0.0.0.0, lets "
+        "others use it, without a password.",
+        rich_help_panel=OUT,
+    ),
+]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="NUMBER", help="0: any.", rich_help_panel=OUT)
+]
