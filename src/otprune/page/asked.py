@@ -195,5 +195,4 @@ def sweep(
 
 def problem(error: object) -> str:
     """An error as a message in the page."""
-    text = str(error)
-    return f"<div class='otp-problem' role='alert'>{escape(text[:1].upper() + text[1:])}</div>"
+    return f"<div class='otp-problem' role='alert'>{escape(str(error))}</div>"

@@ -78,18 +78,18 @@ def _unread(image: Any) -> Any:
     return image
 
 
-def told(message: gr.HTML, status: gr.HTML) -> Callable[[Handler], Handler]:
-    """A handler that yields outputs by component, with its errors as a message in the page."""
+def told(note: gr.HTML) -> Callable[[Handler], Handler]:
+    """A handler that yields outputs by component; what it does and its errors are in a note."""
 
     def around(function: Handler) -> Handler:
         @wraps(function)
         def handler(*arguments: Any) -> Iterator[Any]:
-            yield {message: "", status: _status("Working")}
+            yield {note: _status("Working")}
             try:
                 yield from function(*arguments)
-                yield {status: ""}
+                yield {note: ""}
             except Exception as error:
-                yield {message: _message(error), status: ""}
+                yield {note: _message(error)}
 
         return handler
 
@@ -133,8 +133,8 @@ class _Images:
             with gr.Column(scale=2, min_width=300):
                 self._inputs()
             with gr.Column(scale=3, min_width=300):
-                self._message, self._status = _html(), _html()
-                self._told = told(self._message, self._status)
+                self._note = _html()
+                self._told = told(self._note)
                 with gr.Tabs():
                     with gr.Tab("Ask"):
                         self._ask()
@@ -155,7 +155,7 @@ class _Images:
         self._image = _of_uploads(_unread(image))
         samples = gr.Radio(list(SAMPLES), label="Or a sample", value=None)
         self._question = gr.Textbox(
-            label="Question", lines=2, max_lines=4, max_length=2000, submit_btn=False
+            label="Question", max_length=2000, placeholder="How many things are there?"
         )
         if self._loaded.embedded:
             with gr.Accordion("What the embedded model understands", open=False):
@@ -216,7 +216,7 @@ class _Images:
         with gr.Row():
             full = gr.Textbox(label="Answer with all tokens", interactive=False, lines=2)
             cut = gr.Textbox(label="Answer with the kept tokens", interactive=False, lines=2)
-        drawn = _html()
+        drawn = _html(overlay.POINTED)
         token = gr.Dropdown(
             [],
             label="Kept token: the patches that it stands for (or point at the image)",
@@ -233,7 +233,7 @@ class _Images:
                 made: dict[Any, Any] = {
                     full: step.full,
                     cut: step.pruned,
-                    self._status: _status(step.doing),
+                    self._note: _status(step.doing),
                     results: step.figures + step.times,
                 }
                 if step.picture is not None and picture is None:
@@ -245,14 +245,22 @@ class _Images:
                     }
                 yield made
 
-        gr.on(
-            [button.click, self._question.submit],
-            ask,
-            self._given,
-            [self._message, self._status, full, cut, drawn, token, says, results, state],
-            **PRIVATE,
-            **WORK,
+        def slid(path: str | None, question: str, *settings: Any) -> Iterator[dict[Any, Any]]:
+            if path and question.strip():
+                yield from ask(path, question, *settings)
+            else:
+                yield {self._note: ""}
+
+        outputs = [self._note, full, cut, drawn, token, says, results, state]
+        asking = gr.on(
+            [button.click, self._question.submit], ask, self._given, outputs, **PRIVATE, **WORK
         )
+        sliding = self._keep.release(
+            slid, self._given, outputs, trigger_mode="always_last", **PRIVATE, **WORK
+        )
+        # One question at a time has this part of the page.
+        self._keep.release(None, cancels=[asking], **PRIVATE)
+        gr.on([button.click, self._question.submit], None, cancels=[sliding], **PRIVATE)
         gr.on(
             [token.input],
             _look,
@@ -272,7 +280,7 @@ class _Images:
             label=f"Methods, up to {asked.MOST}, at the keep and with the settings on the left",
         )
         button = gr.Button("Compare", variant="primary")
-        out = _html()
+        out = _html(overlay.POINTED)
 
         @self._told
         def compare(
@@ -287,7 +295,7 @@ class _Images:
             [button.click],
             compare,
             [methods, *self._given],
-            [self._message, self._status, out],
+            [self._note, out],
             **PRIVATE,
             **WORK,
         )
@@ -308,7 +316,7 @@ class _Images:
             [button.click],
             sweep,
             self._given,
-            [self._message, self._status, out],
+            [self._note, out],
             **PRIVATE,
             **WORK,
         )
@@ -355,10 +363,10 @@ def _streams(loaded: Loaded) -> None:
                     )
                     camera = _of_uploads(_unread(image))
         with gr.Column(scale=3, min_width=300):
-            message, status = _html(), _html()
+            note = _html()
             answer = gr.Textbox(label="Answer now", interactive=False)
             drawn, says = _html(), _html()
-    outputs = [message, status, answer, drawn, says]
+    outputs = [note, answer, drawn, says]
     session = gr.State(None, delete_callback=_ended, time_to_live=CLEAN_AFTER)
 
     def shown(frame: watching.Frame) -> dict[Any, Any]:
@@ -368,7 +376,7 @@ def _streams(loaded: Loaded) -> None:
             says: f"<p>{escape(frame.says)}</p>",
         }
 
-    @told(message, status)
+    @told(note)
     def watch(
         path: str | None, question: str, method: str, rate: float, every: float
     ) -> Iterator[dict[Any, Any]]:
@@ -386,17 +394,17 @@ def _streams(loaded: Loaded) -> None:
                 _ended(before)
                 before = _Camera(watching.Watched(loaded, *wanted), wanted)
             image = asked.read(path)
-            return {message: "", session: before, **shown(before.watched.see(image, None))}
+            return {note: "", session: before, **shown(before.watched.see(image, None))}
         except Exception as error:
-            return {message: _message(error), session: before}
+            return {note: _message(error), session: before}
 
     run = start.click(watch, [clip, question, method, rate, every], outputs, **PRIVATE, **WORK)
-    gr.on([stop.click], lambda: "", None, status, cancels=[run], queue=False, **PRIVATE)
+    gr.on([stop.click], lambda: "", None, note, cancels=[run], queue=False, **PRIVATE)
     gr.on([sample.click], lambda: str(demo.CLIP), None, clip, queue=False, **PRIVATE)
     camera.stream(
         see,
         [camera, question, method, rate, session],
-        [message, answer, drawn, says, session],
+        [note, answer, drawn, says, session],
         stream_every=0.5,
         time_limit=None,
         concurrency_id="camera",
@@ -418,8 +426,8 @@ def _ended(camera: _Camera | None) -> None:
         camera.watched.close()
 
 
-def _html() -> gr.HTML:
-    return gr.HTML(apply_default_css=False, elem_classes=["otp-html"])
+def _html(script: str | None = None) -> gr.HTML:
+    return gr.HTML(apply_default_css=False, elem_classes=["otp-html"], js_on_load=script)
 
 
 def _wanted(

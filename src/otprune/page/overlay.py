@@ -1,7 +1,8 @@
 """The kept patches of an image as SVG: dropped ones dim, and the cell of each kept one to look at.
 
-Pointing at a patch shows the cell that it belongs to; a click holds it. Both are CSS, so the page
-needs no script for them. Colours are variables of the page's style (`style.py`), for dark mode.
+Pointing at a patch shows the cell that it belongs to, a click holds it: both are CSS. A script of a
+few lines (`POINTED`) says below the image what the cell is; without it the browser does, beside the
+pointer. Colours are in the page's style (`style.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,21 @@ from otprune.asking.drawing import Grid
 from otprune.errors import UnsupportedError
 from otprune.measures.cells import Cells
 
+HINT = "Point at a patch, or click on it, to see the patches that go together."
+# For an element with pictures: below each, what is pointed at or else held.
+POINTED = """
+const told = (event) => {
+  const figure = event.target.closest?.(".otp-figure");
+  const says = figure?.querySelector(".otp-says");
+  if (!says) return;
+  const away = event.type === "mouseout" || event.type === "focusout";
+  const cell = (!away && event.target.closest(".otp-cell"))
+    || figure.querySelector(".otp-cell:focus") || figure.querySelector(".otp-held");
+  says.textContent = cell ? cell.querySelector("title").textContent : says.dataset.hint;
+};
+for (const name of ["mouseover", "mouseout", "focusin", "focusout"])
+  element.addEventListener(name, told);
+"""
 SIDE = 640  # the longer side of the image on the page, pixels
 QUALITY = 85  # of its JPEG
 
@@ -152,8 +168,16 @@ def svg(shown: Picture, name: str, held: int | None = None) -> str:
         f"<svg class='otp-picture' viewBox='0 0 {shown.width} {shown.height}' role='img' "
         f"aria-label='{escape(name, True)}'>"
         f"<image href='{shown.uri}' width='{shown.width}' height='{shown.height}'/>"
-        f"{unseen}<path class='otp-dropped' d='{dropped}'/>{''.join(groups)}</svg></figure>"
+        f"{unseen}<path class='otp-dropped' d='{dropped}'/>{''.join(groups)}</svg>"
+        f"{_caption(shown, held)}</figure>"
     )
+
+
+def _caption(shown: Picture, held: int | None) -> str:
+    if not shown.cell:
+        return ""
+    says = HINT if held is None else shown.says(held)
+    return f"<figcaption class='otp-soft otp-says' data-hint='{HINT}'>{escape(says)}</figcaption>"
 
 
 Box = tuple[float, float, float, float]

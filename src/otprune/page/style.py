@@ -2,6 +2,7 @@
 
 CSS = """
 .gradio-container { --otp-soft: #56606b; --otp-line: #c9ced4; --otp-bad: #a4161a;
+  --block-info-text-color: var(--otp-soft); --body-text-color-subdued: var(--otp-soft);
   --otp-bad-fill: #fdecec; --otp-0: #1f5fae; --otp-1: #b35806; --otp-2: #24752b; }
 .dark .gradio-container, .dark.gradio-container, .gradio-container.dark { --otp-soft: #b6bec8;
   --otp-line: #4a525c; --otp-bad: #ffb4b4; --otp-bad-fill: #431d1f; --otp-0: #7db4f5;
@@ -11,6 +12,7 @@ CSS = """
 .otp-problem { color: var(--otp-bad); background: var(--otp-bad-fill); padding: .7rem 1rem;
   border: 1px solid currentColor; border-radius: 6px; overflow-wrap: anywhere; }
 .otp-figure { margin: 0; }
+.otp-says { min-height: 1.5em; }
 .otp-figure img, .otp-picture { display: block; width: 100%; max-width: 640px; height: auto;
   border-radius: 4px; }
 .otp-picture path { vector-effect: non-scaling-stroke; }
@@ -29,7 +31,7 @@ CSS = """
 table.otp-figures { width: 100%; border-collapse: collapse; font-size: .92rem; }
 .otp-figures caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 .otp-figures th, .otp-figures td { text-align: left; vertical-align: top; padding: .3rem .6rem;
-  border-bottom: 1px solid var(--otp-line); overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--otp-line); overflow-wrap: break-word; }
 .otp-scroll { overflow-x: auto; }
 .otp-bar-row { margin: .5rem 0; }
 .otp-bar { display: flex; height: 20px; margin-top: .2rem; }
@@ -54,7 +56,7 @@ polyline.otp-line { fill: none; }
 .otp-dot { stroke-width: 2; stroke-dasharray: none; }
 .otp-dot.otp-other { fill: var(--background-fill-primary); }
 .otp-cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill,
-  minmax(min(240px, 100%), 1fr)); }
+  minmax(min(150px, 100%), 1fr)); }
 .otp-card { border: 1px solid var(--otp-line); border-radius: 6px; padding: .8rem; min-width: 0; }
 .otp-card h3 { margin: 0 0 .5rem; }
 .otp-answer { font-weight: 600; overflow-wrap: anywhere; }
