@@ -29,6 +29,7 @@ from tools.messages import page as messages  # noqa: E402
 DOCS = ROOT / "docs"
 FOLDER = "repository"  # of the site, where files from beside docs/ are
 SHOWN = ("CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md", "examples/tour.ipynb")
+ALL_MESSAGES = "<!-- all messages -->"  # in a page: here goes the list of them
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^```.*?^```", flags=re.M | re.S)
 LANGUAGES = {".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml"}
@@ -60,7 +61,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if source.suffix != ".ipynb":
             return markdown  # code, or a list with the site's own links
 
-    markdown = markdown.replace("<!-- all messages -->", messages())
+    if ALL_MESSAGES in markdown:
+        markdown = markdown.replace(ALL_MESSAGES, messages())
 
     def turn(match: re.Match[str]) -> str:
         path = Path(os.path.normpath(source.parent / match[1]))
