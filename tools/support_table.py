@@ -112,7 +112,7 @@ Some families see more of this than others:
   beams or sequences when a row holds several; `prune` refuses both there.
 
 The column "inside the encoder" says whether `prune(..., encoder=EncoderStage(...))` is right for
-the encoder of the class ([how](how_it_works.md#inside-the-encoder)), and names the encoder of the
+the encoder of the class ([how](encoder.md)), and names the encoder of the
 default config. A checkpoint may have another one (a LLaVA with SigLIP or Pixtral instead of CLIP):
 that one counts. It is right for these, whatever the class of the model:
 {towers}.
