@@ -153,3 +153,28 @@ def test_pixels_may_be_bytes():
         kept.append(stream.push(frame, patches=cast(mixed)[::1]).tolist())
     # 11 of 20 may be reused, so that 9 are kept: both changed ones, and the last of equal ones.
     assert all({2, 7} <= set(one) and len(one) == 9 for one in kept)
+
+
+@pytest.mark.parametrize("stream", [StreamSelector(4), DTD(), FixedCameraSelector(4)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_state_in_another_number_format_is_refused(stream, dtype):
+    """A model's `half()` or a checkpoint's conversion may have turned it."""
+    stream.push(random_tokens(1, 12, 8)[0])
+    state = stream.state_dict()
+    turned = {
+        name: x.to(dtype) if name in ("rows", "gram", "ages") and x.is_floating_point() else x
+        for name, x in state.items()
+    }
+    with pytest.raises(OTPruneError, match=r"rows of the state is .*: expected torch.float32"):
+        stream.load_state_dict(turned)
+    stream.load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", [StreamSelector, FixedCameraSelector])
+def test_a_rate_of_less_than_a_token_saves_up_for_one(kind):
+    stream = kind(0.1)
+    assert stream.burst == 1.0
+    first, *frames = random_tokens(21, 12, 8)
+    stream.push(first)  # of a camera that stands still it is kept whole
+    kept = sum(len(stream.push(frame)) for frame in frames)
+    assert 0 < kept <= 1 + 0.1 * 20

@@ -24,7 +24,7 @@ class Budgeted:
         self.rate = number("rate", rate, above=0.0)
         self.floor = whole("floor", floor, least=0)
         self.ceiling = None if ceiling is None else whole("ceiling", ceiling, least=1)
-        self.burst = 8 * self.rate if burst is None else number("burst", burst, above=0.0)
+        self.burst = max(8 * self.rate, 1.0) if burst is None else number("burst", burst, above=0.0)
         self.novelty = number("novelty", novelty, above=0.0)
         if self.floor > self.rate:
             raise OTPruneError(f"floor={floor} is more than rate={rate}: no rate could hold it")

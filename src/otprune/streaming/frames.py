@@ -157,6 +157,11 @@ def check_settings(state: dict[str, Tensor], settings: Tensor, name: str) -> Non
             f"the state belongs to other settings than this {name}'s: make one with "
             "the settings it was saved with"
         )
+    for part in ("rows", "gram"):
+        if part in state and state[part].dtype != torch.float32:
+            raise OTPruneError(
+                f"{part} of the state is {state[part].dtype}: expected torch.float32, as it was saved"
+            )
 
 
 def number(name: str, value: object, above: float, most: float = math.inf) -> float:

@@ -43,7 +43,8 @@ class StreamSelector(Budgeted):
         rate: tokens a frame on average, more than 0.
         floor: the least number kept of a frame, at most `rate`.
         ceiling: the largest number kept of a frame; None for as many as the bucket holds.
-        burst: capacity of the bucket, at least `rate`; None for 8 frames' worth.
+        burst: capacity of the bucket, at least `rate`; None for 8 frames' worth, and at least one
+            token.
         novelty: in (0, 1), the least novelty of a kept token (beyond the floor).
         rank: directions of the sketch; from d on it is exact.
         half_life: frames after which kept tokens count half, so that a lasting scene is kept again
