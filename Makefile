@@ -75,7 +75,7 @@ endef
 
 test-lmms: ## the plugin, run by lmms-eval itself on a task of our own
 	$(install-lmms)
-	$(VENV)-lmms/bin/python -m pytest -m lmms tests/engines/lmms_eval
+	$(VENV)-lmms/bin/python -m pytest -n 2 -m lmms tests/engines/lmms_eval
 
 # playwright drives Debian's Chromium: its own would be another download.
 define install-chromium
