@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from otprune.engines.transformers.families import placeholder
@@ -115,7 +114,7 @@ def _of(processor: Any, sizes: Sequence[Size]) -> dict[str, Any]:
 
 
 def _of_frames(processor: Any, size: Size, frames: int) -> dict[str, Any]:
-    video = np.broadcast_to(np.uint8(255), (frames, size[1], size[0], 3))
+    video = [Image.new("RGB", size, "white")] * frames
     if getattr(processor, "chat_template", None):
         content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
         text = processor.apply_chat_template(
@@ -131,7 +130,7 @@ def _of_frames(processor: Any, size: Size, frames: int) -> dict[str, Any]:
     }
     made = processor(
         text=[text],
-        videos=[np.ascontiguousarray(video)],
+        videos=[[video]],
         video_metadata=[metadata],
         do_sample_frames=False,
         add_special_tokens=False,
