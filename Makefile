@@ -84,10 +84,13 @@ define install-chromium
 	  { echo "the page is tested in Chromium: install it (on Debian: apt-get install chromium)"; exit 2; }
 endef
 
-test-page: ## the page, in a headless Chromium
+site/index.html:
+	$(MAKE) docs
+
+test-page: site/index.html ## the page and the documentation, in a headless Chromium
 	$(install-chromium)
 	$(call install,page-test,-e '.[dev,page]' $(BESIDE) 'playwright>=1.50')
-	$(PY) -m pytest -m page tests/page
+	$(PY) -m pytest -m page tests/page tests/docs
 
 # vLLM pins torch, transformers and a hundred more: an environment of its own.
 define install-vllm

@@ -6,21 +6,22 @@ if (location.protocol === "file:") {
       super()
       this.frame = document.createElement("iframe")
       this.frame.hidden = true
-      document.body.append(this.frame)
-      this.inside = this.frame.contentWindow
       this.ready = new Promise((resolve, reject) => {
-        const script = this.inside.document.createElement("script")
-        // What the worker sends is for the page, not for the frame itself.
-        this.inside.postMessage = data =>
-          this.dispatchEvent(new MessageEvent("message", {data}))
-        script.src = url
-        script.onload = resolve
-        script.onerror = reject
-        this.inside.document.body.append(script)
+        this.frame.addEventListener("load", () => {
+          const inside = this.frame.contentWindow
+          // What the worker sends is for the page, not for the frame itself.
+          inside.postMessage = data => this.dispatchEvent(new MessageEvent("message", {data}))
+          const script = inside.document.createElement("script")
+          script.src = url
+          script.onload = () => resolve(inside)
+          script.onerror = reject
+          inside.document.body.append(script)
+        }, {once: true})
       })
+      document.body.append(this.frame)
     }
     postMessage(data) {
-      this.ready.then(() => this.inside.dispatchEvent(new MessageEvent("message", {data})))
+      this.ready.then(inside => inside.dispatchEvent(new MessageEvent("message", {data})))
     }
     terminate() {
       this.frame.remove()
