@@ -134,7 +134,7 @@ check: ## lint, format, types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
 docs: ## the documentation as a site, in site/; it and the site need no network
-	$(call install,docs,-e '.[docs]')
+	$(call install,docs,-e '.[dev,docs]' $(BESIDE))
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	$(PY) -m pytest -m docs tests/docs
 

@@ -9,20 +9,23 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "otprune"
 GAP = "…"  # what differs from one time to the next
-TOPICS = {  # by the first folder or file that fits; in the order of the page
-    "engines/transformers/watching": "Sessions",
-    "engines/transformers": "Models of transformers",
-    "engines/vllm": "vLLM",
-    "engines/lmms_eval": "lmms-eval",
-    "engines/common": "Inside the encoder and the language model",
+TOPICS = {  # by the longest place that fits; in the order of the page
     "keep": "keep",
     "checks": "Tokens, weights and cues",
     "selectors": "Methods",
-    "measures": "Distances and masses",
+    "engines/transformers": "Models of transformers",
+    "engines/common": "Inside the encoder and the language model",
+    "engines/transformers/watching": "Sessions",
     "streaming": "Selectors of frames",
     "reading": "Videos, cameras and folders",
+    "engines/vllm": "vLLM",
+    "engines/lmms_eval": "lmms-eval",
     "asking": "Models and images by name",
     "cli": "The command line",
+    "page": "The page",
+    "evaluation": "Evaluation",
+    "planning": "Plans",
+    "measures": "Distances and masses",
     "": "Everything else",
 }
 
@@ -38,7 +41,7 @@ def messages() -> Iterator[Message]:
     """Every message that is written where its error is raised."""
     for path in sorted(SOURCE.rglob("*.py")):
         inside = path.relative_to(SOURCE).with_suffix("").as_posix()
-        topic = next(title for place, title in TOPICS.items() if inside.startswith(place))
+        topic = TOPICS[max((x for x in TOPICS if inside.startswith(x)), key=len)]
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 kind, text = ast.unparse(node.exc.func), skeleton(node.exc.args[0])
@@ -68,7 +71,7 @@ def page() -> str:
     """A table for each topic, for the documentation."""
     found = sorted(set(messages()), key=lambda message: message.text.strip(GAP + "= "))
     parts = []
-    for topic in dict.fromkeys(TOPICS.values()):
+    for topic in TOPICS.values():
         rows = [x for x in found if x.topic == topic and x.kind not in ("AttributeError",)]
         if rows:
             lines = [
