@@ -11,7 +11,8 @@ To add a bench NAME:
    - `report.py`, words, tables and plots (it imports the plan, not the cases);
    - `run.py`, `run(folder, plan)`: `run_cases`, figures, plots, `write_report`;
    - `command.py`, the options: a function `command`, whose docstring is the help. It calls
-     `options.start`, which imports plan and run, so that `otprune bench --help` stays light.
+     `options.start`, which imports plan and run, so that `otprune bench --help` stays light. Beside
+     it there may be a `__main__.py`, for machines without what the command line needs.
 
    More modules (`summary.py`, from runs to figures) where they help. A bench imports no other
    bench: what two of them need goes to `embedded/`, `figures/`, `runs/` or `timing/`.
@@ -33,10 +34,12 @@ class Bench(NamedTuple):
     Attributes:
         name: of its command and of its folder.
         server: needs vLLM, and so an environment of its own: `otprune bench all` leaves it out.
+        card: needs a CUDA card: `otprune bench all` leaves it out too, but quick, on the CPU.
     """
 
     name: str
     server: bool = False
+    card: bool = False
 
     def command(self) -> Callable[..., None]:
         """The function behind `otprune bench NAME`."""
@@ -58,4 +61,5 @@ BENCHES = (
     Bench("stream"),
     Bench("robot"),
     Bench("watch"),
+    Bench("gpu", card=True),
 )

@@ -56,16 +56,14 @@ def check_shape(tokens: Any) -> Tensor:
 def check_finite(tokens: Tensor) -> None:
     """All of `tokens`, of any shape, are finite in float32, in which everything is computed.
 
-    This is the one place where the host waits for the device. Inside `torch.compile`, and while a
-    CUDA graph is captured, nothing can be looked at: there tokens go unchecked, and among NaN some
-    or other are kept.
+    This and `check_cue` are the places where the host waits for the device. Inside `torch.compile`,
+    and while a CUDA graph is captured, nothing can be looked at: there tokens go unchecked, and
+    among NaN some or other are kept.
 
     Raises:
         TokenError: some hold NaN or Inf.
     """
-    if torch.compiler.is_compiling():
-        return
-    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+    if _unreadable(tokens):
         return
     # The extremes first: one look at memory where counting takes several.
     given = tokens.detach().flatten(0, -2)
@@ -81,6 +79,13 @@ def check_finite(tokens: Tensor) -> None:
             f"{broken} of {tokens.shape[:-1].numel()} tokens hold NaN or Inf (in float32): "
             "mend the encoder's output first"
         )
+
+
+def _unreadable(x: Tensor) -> bool:
+    """Whether no value can be read now: inside `torch.compile`, while a CUDA graph is captured."""
+    if torch.compiler.is_compiling():
+        return True
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 # What a cue's shape is for one set of m tokens with d features; letters in quotes may be any size.
@@ -129,7 +134,7 @@ def check_cue(name: str, value: Any, tokens: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise CueError(f"{name} has dtype {x.dtype}: expected real floating numbers")
     x = x.float()
-    if torch.compiler.is_compiling() or not x.numel():
+    if _unreadable(x) or not x.numel():
         return x
     if not bool(x.isfinite().all()):
         raise CueError(f"{name} holds NaN or Inf (in float32): expected finite numbers")

@@ -12,7 +12,7 @@ from otprune_bench.registry import BENCHES
 
 ROOT = Path(otprune_bench.__file__).parent
 # Modules of a bench, lowest first; those not named here are between the plan and the run.
-HEIGHT = {"plan": 0, "run": 2, "command": 3}
+HEIGHT = {"plan": 0, "run": 2, "command": 3, "__main__": 3}
 
 
 def module_of(path, root):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from otprune import OTPrune, OTPruneError, TokenError, WeightError
-from otprune.checks import check_tokens, check_weights
+from otprune import CueError, OTPrune, OTPruneError, TokenError, WeightError
+from otprune.checks import check_cue, check_tokens, check_weights
 from otprune.numerics.normalize import norms, unit_columns, unit_columns_norms, unit_rows
 from tests.random_tokens import INFORMED, random_tokens
 
@@ -116,8 +116,11 @@ def test_nobody_looks_while_a_cuda_graph_is_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with pytest.raises(TokenError, match="1 of 10"):
         check_tokens(tokens)
+    with pytest.raises(CueError, match="NaN"):
+        check_cue("saliency", tokens[:, 0], tokens)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert check_tokens(tokens) is tokens
+    assert check_cue("saliency", tokens[:, 0], tokens).isnan().any()
 
 
 @pytest.mark.parametrize("value", [1e-300, 0.3, 1, 7.0, 1e300])

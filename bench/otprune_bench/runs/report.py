@@ -36,7 +36,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["otprune", *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "settings": json_value(settings),
         "environment": environment(),
     }
@@ -118,6 +118,13 @@ def _colophon(about: dict[str, Any]) -> str:
         f"- every number: [{RESULTS}]({RESULTS})",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _program() -> list[str]:
+    """How this process was started: as `otprune`, or as a bench's own module."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    name = getattr(main, "name", "").removesuffix(".__main__")
+    return ["python", "-m", name] if name.startswith("otprune_bench.") else ["otprune"]
 
 
 def _said(value: Any) -> str:

@@ -18,14 +18,23 @@ TRANSCRIPTION, EXACT, SKETCHED = "transcription", "exact", "sketched"
 Runs = dict[str, Callable[[], object]]
 
 
-def make_tokens(batch: int, m: int, d: int, seed: int) -> Tensor:
-    """`(B, m, d)` float32 with a falling spectrum, a common mean, and noise."""
-    g = torch.Generator().manual_seed(seed)
+def make_tokens(
+    batch: int, m: int, d: int, seed: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """`(B, m, d)` float32 with a falling spectrum, a common mean, and noise.
+
+    Made on the device; each kind of device draws other numbers.
+    """
+    g = torch.Generator(device).manual_seed(seed)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, device=device)
+
     r = min(m, d, 200)
-    falling = torch.arange(1, r + 1) ** -0.7
-    left = torch.randn(batch, m, r, generator=g) * falling
-    common = torch.randn(d, generator=g) + left @ torch.randn(r, d, generator=g)
-    return common.add_(torch.randn(batch, m, d, generator=g), alpha=0.1)
+    falling = torch.arange(1, r + 1, device=device) ** -0.7
+    left = drawn(batch, m, r) * falling
+    common = drawn(d) + left @ drawn(r, d)
+    return common.add_(drawn(batch, m, d), alpha=0.1)
 
 
 def contenders(tokens: Tensor, k: int) -> Runs:
@@ -49,7 +58,19 @@ def paths(k: int, gamma: float = GAMMA) -> dict[str, OTPrune]:
     }
 
 
-def race(runs: Runs, repeats: int, patience: float) -> dict[str, list[float]]:
+def on_host(function: Callable[[], object]) -> float:
+    """Seconds of a call by the host's clock."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def race(
+    runs: Runs,
+    repeats: int,
+    patience: float,
+    timed: Callable[[Callable[[], object]], float] = on_host,
+) -> dict[str, list[float]]:
     """Seconds of each contender; they take turns, and a round starts with another one each time.
 
     A contender that is slower than `patience` allows is run fewer times, three at least.
@@ -57,20 +78,14 @@ def race(runs: Runs, repeats: int, patience: float) -> dict[str, list[float]]:
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:  # warm, and how long it takes
-        seconds[name].append(_timed(runs[name]))
+        seconds[name].append(timed(runs[name]))
     left = {name: max(3, min(repeats, int(patience / seconds[name].pop()))) for name in names}
     for turn in range(max(left.values(), default=0)):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
             if len(seconds[name]) < left[name]:
-                seconds[name].append(_timed(runs[name]))
+                seconds[name].append(timed(runs[name]))
     return seconds
-
-
-def _timed(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def paired(values: list[float], others: list[float]) -> list[float]:
