@@ -76,18 +76,18 @@ def sentences(plan: Plan) -> list[str]:
         f"First token: {plan.speed_up:.2f} times fewer operations, {plan.speed_up_at_most:.2f} at "
         f"most however few tokens stay: {plan.stops_at} is {share:.0%} of what is then left."
     ]
-    saved = plan.before.prefill - plan.after.prefill
+    saved = plan.saved + plan.after.selection
     if plan.before.visual_tokens == plan.after.visual_tokens:
         said.append("Nothing is pruned: every token is kept.")
     elif plan.pays:
         said.append(
-            f"Pruning pays: selecting costs {plan.after.selection / saved:.1%} of what the prefill "
-            "saves."
+            f"Pruning pays: selecting costs {plan.after.selection / saved:.1%} of the operations "
+            "that it saves."
         )
     else:
         said.append(
-            "Pruning does not pay in operations: selecting costs more than the prefill saves; the "
-            "cache is smaller all the same."
+            "Pruning does not pay in operations: selecting costs more than it saves; the cache is "
+            "smaller all the same."
         )
     if len(plan.visual) > 1 and len({one.before for one in plan.visual}) > 1:
         each = ", ".join(f"{one.before} -> {one.after}" for one in plan.visual)
