@@ -10,6 +10,7 @@ import pytest
 from otprune.errors import OTPruneError, UnsupportedError
 from tests.planning.checks import SIZES, check_costs, check_tokens, inputs, model, planned
 from tests.planning.processors import TORCHVISION
+from tools import plan_table
 
 pytestmark = pytest.mark.vllm
 VIDEO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
@@ -52,3 +53,10 @@ def test_the_reason_of_a_processor_is_passed_on() -> None:
         planned("qwen3_vl", (320, 240), frames=1)
     with pytest.raises(OTPruneError, match="refuses 4000x10: absolute aspect ratio must be small"):
         planned("qwen2_vl", (4000, 10))
+
+
+@pytest.mark.parametrize("name", ["LLaVA-1.5-7B", "Qwen3-VL-4B"])
+def test_the_table_of_the_page_is_current(name: str) -> None:
+    page = plan_table.PAGE.read_text()
+    for row in plan_table.rows(name):
+        assert row in page
