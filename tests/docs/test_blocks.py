@@ -224,6 +224,14 @@ def check_python(words):
         assert (ROOT / words[0]).is_file(), words[0]
 
 
+def check_pytest(words):
+    flag, mark, *paths = words
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert flag == "-m"
+    assert mark in {said.partition(":")[0] for said in options["markers"]}
+    assert all((ROOT / path).is_file() for path in paths)
+
+
 CHECKS = {
     "otprune": check_otprune,
     "make": check_make,
@@ -231,6 +239,7 @@ CHECKS = {
     "vllm": check_vllm,
     "lmms-eval": check_lmms,
     "python": check_python,
+    "pytest": check_pytest,
     "jupyter": lambda words: (ROOT / words[1]).is_file(),
     ".ci/run": lambda words: None,
 }
