@@ -79,6 +79,18 @@ def test_a_broken_file_gets_a_message_without_folders(loaded, upload, tmp_path):
     assert refused(loaded, str(cut)).startswith("cannot read cut.png, it may be damaged")
 
 
+def test_which_of_several_images_is_said(loaded, tmp_path, short):
+    path = tmp_path / "moving.gif"
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    *_, last = asked.ask(loaded, str(path), QUESTION, Wanted())
+    assert last.picture.summary.startswith("Of the file's frame 1 of 2: 14 of 144")
+    *_, last = asked.compare(loaded, str(path), QUESTION, Wanted(), ["norm"])
+    assert "Of the file's frame 1 of 2. With all tokens" in last
+    *_, last = asked.sweep(loaded, str(path), QUESTION, Wanted(), (0.1,))
+    assert "Of the file's frame 1 of 2. With all tokens" in last.html()
+
+
 def test_an_image_of_too_many_pixels(loaded, upload, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert "more than the 200 that are read" in refused(loaded, upload())
@@ -115,8 +127,9 @@ def test_one_to_four_methods_are_compared(loaded, upload, methods):
 
 def test_a_sweep_ends_with_every_token(loaded, upload, short):
     steps = list(asked.sweep(loaded, upload(), QUESTION, Wanted("transport"), (0.1, 0.5, 1.0)))
-    assert [len(points) for points, _ in steps] == [0, 1, 2, 3]
-    points, full = steps[-1]
+    assert [len(step.points) for step in steps] == [0, 1, 2, 3]
+    points, full = steps[-1].points, steps[-1].full
+    assert steps[-1].html().count("<tr>") == 4
     assert [point.tokens for point in points] == [14, 72, 144]
     assert points[-1].same
     assert points[-1].answer == full
@@ -151,7 +164,7 @@ def test_a_curve_and_its_table():
     assert drawn.count("<polyline") == 3
     assert drawn.count("<circle") == 5
     assert drawn.count("otp-other") == 2
-    table = curve_table(points, "yes")
+    table = curve_table(points)
     assert "&lt;b&gt; (another)" in table
     assert "needs POT" in table
     assert "<b>'" not in drawn

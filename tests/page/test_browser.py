@@ -70,6 +70,7 @@ def test_a_sample_is_asked_about_both_ways(visit):
     visitor.expect(rows).to_have_count(4)
     assert all(len(row.split("\t")[2]) > 40 for row in rows.all_inner_texts())  # a meaning each
     visitor.expect(visitor.page.locator(".otp-bar")).to_have_count(2)
+    check_contrast(visitor)
 
 
 def test_a_kept_token_shows_what_it_stands_for(visit):
@@ -96,6 +97,9 @@ def test_a_kept_token_shows_what_it_stands_for(visit):
 
 def test_the_slider_asks_anew(visit):
     visitor = visit()
+    number = visitor.page.get_by_role("spinbutton").locator("visible=true").first
+    number.fill("0.2")  # nobody has asked yet
+    number.press("Tab")
     visitor.sample("cat", "How many things are there?")
     visitor.ask()
     visitor.finished()
@@ -109,31 +113,28 @@ def test_the_slider_asks_anew(visit):
     text = visitor.page.locator("body")
     visitor.expect(text).to_contain_text(re.compile(r"7\d of 144 visual tokens kept"))
     visitor.finished()
+    visitor.expect(visitor.alert).to_have_count(0)
 
 
-@pytest.mark.parametrize(
-    ("mode", "size", "name"),
-    [
+def test_images_of_every_kind_are_uploaded(visit, tmp_path):
+    visitor = visit()
+    for mode, size, name in (
         ("RGB", (1, 1), "one.png"),
-        ("RGBA", (300, 40), "clear.png"),
         ("CMYK", (64, 64), "print.jpg"),
-        ("I;16", (64, 48), "deep.png"),
         ("P", (40, 300), "moving.gif"),
         ("L", (6000, 4000), "large.png"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_images_of_every_kind_are_uploaded(visit, tmp_path, mode, size, name):
-    path = tmp_path / name
-    image = Image.new("L", size, 90).convert("I;16" if mode == "I;16" else mode)
-    more = {"save_all": True, "append_images": [Image.new("P", size, 7)]} if mode == "P" else {}
-    image.save(path, **more)
-    visitor = visit()
-    visitor.upload(path)
-    visitor.ask("How many things are there?")
-    visitor.finished()
-    visitor.expect(patches(visitor)).to_have_count(14)
-    visitor.expect(visitor.alert).to_have_count(0)
+    ):
+        image = Image.new("L", size, 90).convert("I;16" if mode == "I;16" else mode)
+        rest = {"save_all": True, "append_images": [Image.new("L", size)]} if mode == "P" else {}
+        image.save(tmp_path / name, **rest)
+        visitor.open()
+        visitor.upload(tmp_path / name)
+        visitor.ask("How many things are there?")
+        visitor.finished()
+        visitor.expect(patches(visitor)).to_have_count(14)
+        visitor.expect(visitor.alert).to_have_count(0)
+        several = "Of the file's frame 1 of 2: 14 of 144" if mode == "P" else "14 of 144"
+        visitor.expect(visitor.page.locator(".otp-figure + p:visible")).to_contain_text(several)
 
 
 def test_what_is_wrong_is_said_in_the_page(visit, tmp_path):
@@ -199,9 +200,14 @@ def test_a_clip_is_watched(visit, tmp_path):
     visitor.expect(visitor.page.get_by_text("stickers").first).to_be_visible()
     visitor.button("Watch").click()
     body = visitor.page.locator("body")
-    visitor.expect(body).to_contain_text(re.compile(r"[1-9]\.\d0 s: 16 of 144 tokens kept"))
+    visitor.expect(body).to_contain_text(re.compile(r"[12]\.\d0 s: 16 of 144 tokens kept"))
     visitor.expect(visitor.page.get_by_label("Answer now")).to_have_value(re.compile(r"\d"))
     visitor.button("Stop").click()
+    visitor.expect(visitor.page.get_by_text("Working ...")).to_have_count(0)
+    last = visitor.page.get_by_text("remembered").text_content()
+    assert float(last.partition(" s:")[0]) < 9  # of a clip of eleven seconds
+    visitor.button("Watch").click()
+    visitor.expect(body).to_contain_text(re.compile(r"[5-9]\.\d0 s: 16 of 144 tokens kept"))
 
 
 def test_the_camera_is_watched(visit):
@@ -242,12 +248,13 @@ def test_the_keyboard_alone_is_enough(visit):
     visitor.expect(page.locator(".otp-says")).to_have_text(held.locator("title").text_content())
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_screen_has_no_sideways_scroll_and_enough_contrast(visit, scheme):
-    visitor = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+def test_a_narrow_dark_screen_has_no_sideways_scroll(visit):
+    visitor = visit(viewport={"width": 390, "height": 844}, color_scheme="dark")
     visitor.sample("coffee", QUESTION)
     visitor.ask()
     visitor.finished()
+    assert contrast(visitor.page.locator("body")) >= 7  # it is dark, as asked for
+    check_contrast(visitor)
     for tab, button, there in (
         ("Compare", "Compare", ".otp-card >> nth=3"),
         ("Sweep", "Sweep", "table.otp-figures:visible tbody tr >> nth=7"),
@@ -258,6 +265,10 @@ def test_a_narrow_screen_has_no_sideways_scroll_and_enough_contrast(visit, schem
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
     visitor.tab("Ask")
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def check_contrast(visitor):
+    """What this package writes is readable on what is behind it."""
     for ours in (".otp-soft", ".otp-figures td", ".otp-says", ".otp-bar-label"):
         assert contrast(visitor.page.locator(f"{ours}:visible").first) >= 4.5, ours
 
@@ -303,6 +314,13 @@ def test_two_visitors_at_once_see_their_own(visit):
     newcomer.expect(patches(newcomer)).to_have_count(0)
 
 
+def test_no_file_but_uploads_is_served(visit, address):
+    visitor = visit()
+    for path in ("/etc/passwd", "pyproject.toml", str(demo.MODEL_DIR / "config.json")):
+        answer = visitor.page.request.get(f"{address}/gradio_api/file={path}")
+        assert answer.status in (403, 404), path
+
+
 def test_who_clicks_ten_times_or_leaves_harms_nobody(visit, browser, address):
     from tests.page.browser import Visitor
 
@@ -322,10 +340,33 @@ def test_who_clicks_ten_times_or_leaves_harms_nobody(visit, browser, address):
 def test_another_model_by_its_folder(browser):
     from tests.page.browser import Visitor, served
 
-    with served("--model", demo.DENSE_DIR, "--host", "localhost") as address:
+    with served("--model", demo.DENSE_DIR, "--host", "localhost", quiet=False) as address:
         visitor = Visitor(browser, address)
         visitor.sample("coffee", "What is in the picture?")
         visitor.ask("Is there a star?")
         visitor.finished()
         visitor.expect(patches(visitor)).to_have_count(32)
         visitor.close()
+        no_file_but_uploads_is_read(visitor, address)
+
+
+def no_file_but_uploads_is_read(visitor, address):
+    """Whatever a request names, and in the place of whatever."""
+    import httpx
+
+    config = httpx.get(f"{address}/config").json()
+    (ask,) = [one["id"] for one in config["dependencies"] if one["api_name"] == "ask"]
+    sample = str(demo.SAMPLES_DIR / "cat.jpg")
+    given = [None, "Is there a star?", "otprune", 0.1, False, "none", 1, 0]
+    for path in (__file__, sample, "/etc/passwd", "http://127.0.0.1:9/image.png"):
+        for place in (0, 1, 2):
+            session = f"session{place}{len(path)}"
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            data = [*given[:place], file, *given[place + 1 :]]
+            query = {"data": data, "fn_index": ask, "session_hash": session}
+            httpx.post(f"{address}/gradio_api/queue/join", json=query).raise_for_status()
+            said = httpx.get(
+                f"{address}/gradio_api/queue/data?session_hash={session}", timeout=60
+            ).text
+            assert '"success":false' in said, (path, place)
+            assert "gradio_api/file" not in said, (path, place)

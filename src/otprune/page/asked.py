@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from otprune.asking.drawing import Grid
 from otprune.asking.grid import grid_of
-from otprune.asking.images import Photo
+from otprune.asking.images import Opened, Photo
 from otprune.asking.models import Loaded, prompt
 from otprune.asking.words import check_question
 from otprune.errors import OTPruneError, UnsupportedError
@@ -46,8 +46,8 @@ class Shown:
     times: str = ""
 
 
-def read(path: str | None) -> Image:
-    """A visitor's image.
+def read(path: str | None) -> Opened:
+    """A visitor's image, and which of several in the file it is.
 
     Raises:
         OTPruneError: there is none, or it cannot be read; without folders of this machine.
@@ -57,7 +57,7 @@ def read(path: str | None) -> Image:
             "There is no image: drop one, take one with the camera, or use a sample."
         )
     try:
-        return Photo(path).open().image
+        return Photo(path).open()
     except OTPruneError as error:
         raise type(error)(str(error).replace(path, Path(path).name)) from error
 
@@ -80,7 +80,7 @@ def ask(loaded: Loaded, path: str | None, question: str, wanted: Wanted) -> Iter
         OTPruneError: the image, the question or the settings are wrong.
     """
     check_words(question, loaded)
-    image = read(path)
+    image, note = read(path)
     shown = Shown()
     yield shown
     kept: Kept | None = None
@@ -88,7 +88,7 @@ def ask(loaded: Loaded, path: str | None, question: str, wanted: Wanted) -> Iter
         shown = replace(shown, full=both.full, pruned=both.pruned)
         if kept is None and both.kept is not None:
             kept = both.kept
-            shown = replace(shown, picture=pictured(loaded, image, question, kept))
+            shown = replace(shown, picture=pictured(loaded, image, question, kept, note))
         yield shown
     assert kept is not None
     yield replace(shown, doing="Measuring distances")
@@ -99,15 +99,15 @@ def ask(loaded: Loaded, path: str | None, question: str, wanted: Wanted) -> Iter
     yield replace(shown, doing="", times=charts.time_bar(full, cut, REPEATS))
 
 
-def pictured(loaded: Loaded, image: Image, question: str, kept: Kept) -> Picture:
-    """The kept patches of an image."""
+def pictured(loaded: Loaded, image: Image, question: str, kept: Kept, note: str = "") -> Picture:
+    """The kept patches of an image; `note` says which of several in a file it is."""
     return overlay.picture(
         image,
         grid(loaded, image, question),
         kept.item.indices.tolist(),
         kept.cells,
         kept.item.masses.tolist(),
-        figures.summary(kept),
+        figures.summary(kept, note),
     )
 
 
@@ -132,10 +132,10 @@ def compare(
     """
     check_methods(list(methods), MOST)
     check_words(question, loaded)
-    image = read(path)
+    image, note = read(path)
     full = answer(loaded, image, question)
     cards: list[str] = []
-    head = f"<p>With all tokens: <b>{escape(full)}</b></p>"
+    head = charts.full_answer(full, note)
     yield _row(head, cards)
     for method in methods:
         cards.append(_card(loaded, image, question, wanted.by(method), full))
@@ -149,7 +149,9 @@ def _card(loaded: Loaded, image: Image, question: str, wanted: Wanted, full: str
         selection = measured(loaded, image, question, wanted, kept)
     except OTPruneError as error:
         return f"<section class='otp-card'><h3>{name}</h3>{problem(error)}</section>"
-    drawn = overlay.svg(pictured(loaded, image, question, kept), f"What {wanted.method} keeps")
+    drawn = overlay.svg(
+        pictured(loaded, image, question, kept), f"What {wanted.method} keeps", hint=""
+    )
     lines = "".join(
         f"<li>{escape(line.name)}: <b>{escape(line.value)}</b></li>"
         for line in figures.lines(selection, kept)
@@ -167,30 +169,51 @@ def _row(head: str, cards: Sequence[str]) -> str:
     return f"{head}<div class='otp-cards'>{''.join(cards)}</div>"
 
 
+@dataclass(frozen=True)
+class Swept:
+    """A sweep so far.
+
+    Attributes:
+        full: the answer with all tokens.
+        note: which of several images in the file it is about; empty for one image.
+        points: a keep each.
+    """
+
+    full: str
+    note: str
+    points: tuple[Point, ...] = ()
+
+    def html(self) -> str:
+        """The curve and its table."""
+        table = charts.curve_table(self.points)
+        return charts.curve(self.points) + charts.full_answer(self.full, self.note) + table
+
+
 def sweep(
     loaded: Loaded,
     path: str | None,
     question: str,
     wanted: Wanted,
     keeps: Sequence[float] = KEEPS,
-) -> Iterator[tuple[list[Point], str]]:
-    """The answer and the distances at several keeps, one after the other; with all tokens' answer.
+) -> Iterator[Swept]:
+    """The answer and the distances at several keeps, one after the other.
 
     Raises:
         OTPruneError: the image, the question or the settings are wrong.
     """
     check_words(question, loaded)
-    image = read(path)
+    image, note = read(path)
     full = answer(loaded, image, question)
-    points: list[Point] = []
-    yield points, full
+    swept = Swept(full, note)
+    yield swept
     for keep in keeps:
         here = wanted.keeping(keep)
         text, kept = pruned_answer(loaded, image, question, here)
         selection = measured(loaded, image, question, here, kept)
         distances = {name: getattr(selection, f"{name}_relative") for name in figures.DISTANCES}
-        points = [*points, Point(keep, kept.item.after, text, text == full, distances)]
-        yield points, full
+        point = Point(keep, kept.item.after, text, text == full, distances)
+        swept = replace(swept, points=(*swept.points, point))
+        yield swept
 
 
 def problem(error: object) -> str:

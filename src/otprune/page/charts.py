@@ -134,7 +134,13 @@ def curve(points: Sequence[Point]) -> str:
     )
 
 
-def curve_table(points: Sequence[Point], full: str) -> str:
+def full_answer(text: str, note: str = "") -> str:
+    """The answer with all tokens; `note` says which of several images in a file it is about."""
+    of = f"Of the file's {escape(note)}. " if note else ""
+    return f"<p>{of}With all tokens: <b>{escape(text)}</b></p>"
+
+
+def curve_table(points: Sequence[Point]) -> str:
     """The same in figures, with the answers."""
     heads = "".join(f"<th scope='col'>{escape(label)}</th>" for label, _ in DISTANCES.values())
     rows = "".join(
@@ -148,8 +154,8 @@ def curve_table(points: Sequence[Point], full: str) -> str:
         for point in points
     )
     return (
-        f"<p>With all tokens: <b>{escape(full)}</b></p><div class='otp-scroll' tabindex='0' "
-        "role='region' aria-label='Table of the sweep'><table class='otp-figures'>"
+        "<div class='otp-scroll' tabindex='0' role='region' aria-label='Table of the sweep'>"
+        "<table class='otp-figures'>"
         "<caption>Answer and distances against keep</caption><thead><tr><th scope='col'>Keep</th>"
         f"<th scope='col'>Tokens</th><th scope='col'>Answer</th>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"

@@ -81,8 +81,8 @@ def table(selection: Selection, kept: Kept) -> str:
     )
 
 
-def summary(kept: Kept) -> str:
-    """What was kept, in a sentence."""
+def summary(kept: Kept, note: str = "") -> str:
+    """What was kept, in a sentence; `note` says which of several images in a file it is."""
     item = kept.item
     full_prompt = kept.prompt + item.before - item.after
     text = (
@@ -91,4 +91,4 @@ def summary(kept: Kept) -> str:
     )
     if kept.inside is not None:
         text += f" Inside the encoder: {kept.inside}."
-    return text
+    return f"Of the file's {note}: {text}" if note else text

@@ -18,7 +18,7 @@ import gradio as gr
 from otprune import __version__, demo
 from otprune.asking.models import Loaded
 from otprune.errors import OTPruneError
-from otprune.page import asked, charts, overlay, watching
+from otprune.page import asked, overlay, watching
 from otprune.page.asked import problem
 from otprune.page.overlay import Picture
 from otprune.page.wanted import Wanted, hears, summaries
@@ -39,31 +39,32 @@ LARGEST = "50mb"  # of an upload
 AT_ONCE = 2  # visitors whom the model answers at the same time; others wait
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-WORK: dict[str, Any] = {
+MODEL: dict[str, Any] = {
     "concurrency_id": "model",
     "concurrency_limit": AT_ONCE,
     "show_progress": "hidden",
 }
+# Of clicks while one is worked on the last counts, since its image or settings may be other ones.
+WORK: dict[str, Any] = {**MODEL, "trigger_mode": "always_last"}
 
 _log = logging.getLogger(__name__)
 Handler = Callable[..., Iterator[Any]]
 
 
-def _of_uploads(component: Any) -> Any:
-    """The component, refusing a request that names an address: nothing is fetched for a visitor.
+def _fetching_nothing(block: Any) -> None:
+    """Have a component refuse a request that names an address in the place of an upload.
 
     The method is set on the instance, here and in `_unread`: of a subclass gradio writes a stub
     beside this file, and the browser looks for the subclass's own code.
     """
-    move = component.async_move_resource_to_block_cache
+    move = block.async_move_resource_to_block_cache
 
     async def local(path: Any) -> Any:
         if str(path).startswith(("http://", "https://")):
             raise gr.Error("A file has to be uploaded.", print_exception=False)
         return await move(path)
 
-    component.async_move_resource_to_block_cache = local
-    return component
+    block.async_move_resource_to_block_cache = local
 
 
 def _unread(image: Any) -> Any:
@@ -109,7 +110,10 @@ def _message(error: Exception) -> str:
 def build(loaded: Loaded) -> gr.Blocks:
     """The page for a model."""
     with gr.Blocks(
-        title="otprune", analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
+        title="otprune",
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=(CLEAN_EVERY, CLEAN_AFTER),
     ) as page:
         gr.HTML(
             "<h1>otprune</h1><p>A question, answered with all visual tokens and with the kept "
@@ -120,6 +124,8 @@ def build(loaded: Loaded) -> gr.Blocks:
                 _Images(loaded)
             with gr.Tab("Stream"):
                 _streams(loaded)
+    for block in page.blocks.values():
+        _fetching_nothing(block)
     page.queue(api_open=False, default_concurrency_limit=AT_ONCE)
     return page
 
@@ -152,7 +158,7 @@ class _Images:
             buttons=[],
             height=320,
         )
-        self._image = _of_uploads(_unread(image))
+        self._image = _unread(image)
         samples = gr.Radio(list(SAMPLES), label="Or a sample", value=None)
         self._question = gr.Textbox(
             label="Question", max_length=2000, placeholder="How many things are there?"
@@ -222,13 +228,17 @@ class _Images:
             label="Kept token: the patches that it stands for (or point at the image)",
             visible=False,
         )
-        says, results = _html(), _html()
-        state = gr.State(None)
+        results = _html()
+        state = gr.State(None, time_to_live=CLEAN_AFTER)
 
         @self._told
-        def ask(path: str | None, question: str, *settings: Any) -> Iterator[dict[Any, Any]]:
+        def ask(
+            event: gr.EventData, path: str | None, question: str, *settings: Any
+        ) -> Iterator[dict[Any, Any]]:
+            if event.target is self._keep and not (path and question.strip()):
+                return  # who has nothing to ask yet only moved the slider
             picture: Picture | None = None
-            yield {drawn: "", says: "", state: None, token: gr.update(visible=False)}
+            yield {drawn: "", state: None, token: gr.update(visible=False)}
             for step in asked.ask(self._loaded, path, question, _wanted(*settings)):
                 made: dict[Any, Any] = {
                     full: step.full,
@@ -245,27 +255,20 @@ class _Images:
                     }
                 yield made
 
-        def slid(path: str | None, question: str, *settings: Any) -> Iterator[dict[Any, Any]]:
-            if path and question.strip():
-                yield from ask(path, question, *settings)
-            else:
-                yield {self._note: ""}
-
-        outputs = [self._note, full, cut, drawn, token, says, results, state]
-        asking = gr.on(
-            [button.click, self._question.submit], ask, self._given, outputs, **PRIVATE, **WORK
+        # One listener, so that one question at a time has this part of the page.
+        gr.on(
+            [button.click, self._question.submit, self._keep.release],
+            ask,
+            self._given,
+            [self._note, full, cut, drawn, token, results, state],
+            **PRIVATE,
+            **WORK,
         )
-        sliding = self._keep.release(
-            slid, self._given, outputs, trigger_mode="always_last", **PRIVATE, **WORK
-        )
-        # One question at a time has this part of the page.
-        self._keep.release(None, cancels=[asking], **PRIVATE)
-        gr.on([button.click, self._question.submit], None, cancels=[sliding], **PRIVATE)
         gr.on(
             [token.input],
             _look,
             [state, token],
-            [drawn, says],
+            [drawn],
             **PRIVATE,
             queue=False,
             show_progress="hidden",
@@ -309,8 +312,8 @@ class _Images:
         @self._told
         def sweep(path: str | None, question: str, *settings: Any) -> Iterator[dict[Any, Any]]:
             yield {out: ""}
-            for points, full in asked.sweep(self._loaded, path, question, _wanted(*settings)):
-                yield {out: charts.curve(points) + charts.curve_table(points, full)}
+            for swept in asked.sweep(self._loaded, path, question, _wanted(*settings)):
+                yield {out: swept.html()}
 
         gr.on(
             [button.click],
@@ -340,13 +343,12 @@ def _streams(loaded: Loaded) -> None:
             rate = gr.Slider(low, high, 16, step=1, label="Tokens that stay of a frame")
             with gr.Tabs():
                 with gr.Tab("Clip"):
-                    file = gr.File(
+                    clip = gr.File(
                         label="Clip (MP4, MOV, WebM, MKV or AVI)",
                         file_types=["video", ".mkv", ".avi"],
                         type="filepath",
                         height=140,
                     )
-                    clip = _of_uploads(file)
                     sample = gr.Button("Use the sample clip")
                     every = gr.Slider(0.1, 5, 0.5, step=0.1, label="A frame every so many seconds")
                     with gr.Row():
@@ -361,7 +363,7 @@ def _streams(loaded: Loaded) -> None:
                         type="filepath",
                         image_mode=None,
                     )
-                    camera = _of_uploads(_unread(image))
+                    camera = _unread(image)
         with gr.Column(scale=3, min_width=300):
             note = _html()
             answer = gr.Textbox(label="Answer now", interactive=False)
@@ -378,9 +380,12 @@ def _streams(loaded: Loaded) -> None:
 
     @told(note)
     def watch(
-        path: str | None, question: str, method: str, rate: float, every: float
+        run: _Run, path: str | None, question: str, method: str, rate: float, every: float
     ) -> Iterator[dict[Any, Any]]:
+        run.goes_on = True
         for frame in watching.clip(loaded, path, question, method, rate, every):
+            if not run.goes_on:
+                return
             yield shown(frame)
 
     def see(
@@ -393,13 +398,15 @@ def _streams(loaded: Loaded) -> None:
             if before is None or before.wanted != wanted:
                 _ended(before)
                 before = _Camera(watching.Watched(loaded, *wanted), wanted)
-            image = asked.read(path)
+            image, _ = asked.read(path)
             return {note: "", session: before, **shown(before.watched.see(image, None))}
         except Exception as error:
             return {note: _message(error), session: before}
 
-    run = start.click(watch, [clip, question, method, rate, every], outputs, **PRIVATE, **WORK)
-    gr.on([stop.click], lambda: "", None, note, cancels=[run], queue=False, **PRIVATE)
+    run = gr.State(_Run())
+    given = [run, clip, question, method, rate, every]
+    start.click(watch, given, outputs, **PRIVATE, **MODEL)
+    gr.on([stop.click], _stop, run, None, queue=False, **PRIVATE)
     gr.on([sample.click], lambda: str(demo.CLIP), None, clip, queue=False, **PRIVATE)
     camera.stream(
         see,
@@ -412,6 +419,17 @@ def _streams(loaded: Loaded) -> None:
         show_progress="hidden",
         **PRIVATE,
     )
+
+
+class _Run:
+    """Whether a visitor's clip goes on. gradio's own way to cancel can lose what else is asked."""
+
+    def __init__(self) -> None:
+        self.goes_on = True
+
+
+def _stop(run: _Run) -> None:
+    run.goes_on = False
 
 
 class _Camera:
@@ -454,12 +472,11 @@ def _choices(picture: Picture) -> list[tuple[str, int]]:
     ]
 
 
-def _look(picture: Picture | None, place: int | None) -> tuple[str, str]:
+def _look(picture: Picture | None, place: int | None) -> str:
     """The picture with the cell of one kept token, and what that stands for."""
-    if picture is None or place is None or not 0 <= place < len(picture.kept):
-        return "", ""
-    says = f"<p role='status'>{escape(picture.says(place))}</p>"
-    return _drawn(picture, place), says
+    if picture is None:
+        return ""
+    return _drawn(picture, place)
 
 
 def _drawn(picture: Picture, place: int | None = None) -> str:

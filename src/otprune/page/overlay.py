@@ -123,12 +123,13 @@ def picture(
     )
 
 
-def svg(shown: Picture, name: str, held: int | None = None) -> str:
+def svg(shown: Picture, name: str, held: int | None = None, hint: str = HINT) -> str:
     """The picture in HTML.
 
     Args:
         name: what it shows, for those who do not see it.
         held: place of the kept token whose cell is highlighted; None: the one pointed at.
+        hint: below, while no cell is.
     """
     if shown.grid is None:
         return (
@@ -169,15 +170,19 @@ def svg(shown: Picture, name: str, held: int | None = None) -> str:
         f"aria-label='{escape(name, True)}'>"
         f"<image href='{shown.uri}' width='{shown.width}' height='{shown.height}'/>"
         f"{unseen}<path class='otp-dropped' d='{dropped}'/>{''.join(groups)}</svg>"
-        f"{_caption(shown, held)}</figure>"
+        f"{_caption(shown, held, hint)}</figure>"
     )
 
 
-def _caption(shown: Picture, held: int | None) -> str:
+def _caption(shown: Picture, held: int | None, hint: str) -> str:
     if not shown.cell:
         return ""
-    says = HINT if held is None else shown.says(held)
-    return f"<figcaption class='otp-soft otp-says' data-hint='{HINT}'>{escape(says)}</figcaption>"
+    says = hint if held is None else shown.says(held)
+    role = "" if held is None else " role='status'"
+    return (
+        f"<figcaption class='otp-soft otp-says'{role} data-hint='{escape(hint)}'>{escape(says)}"
+        "</figcaption>"
+    )
 
 
 Box = tuple[float, float, float, float]

@@ -112,9 +112,13 @@ def application(loaded: Loaded, folder: str) -> Any:
     from otprune import demo
     from otprune.page import layout, style
 
+    page = layout.build(loaded)
+    # Until this is set, a request may name any file of this machine in the place of an upload.
+    # gradio's own launch() sets it, and mount_gradio_app() does not.
+    page.has_launched = True
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        layout.build(loaded),
+        page,
         path="/",
         footer_links=[],
         run_history=False,

@@ -7,7 +7,8 @@ CSS = """
 .dark .gradio-container, .dark.gradio-container, .gradio-container.dark { --otp-soft: #b6bec8;
   --otp-line: #4a525c; --otp-bad: #ffb4b4; --otp-bad-fill: #431d1f; --otp-0: #7db4f5;
   --otp-1: #f5a65b; --otp-2: #7fd087; }
-.gradio-container { max-width: 1280px !important; }
+.gradio-container { width: 100%; max-width: 1360px !important; margin: 0 auto; }
+.block.otp-html:has(> .html-container > .otp-html:empty) { display: none; }
 .otp-soft { color: var(--otp-soft) !important; font-size: .9rem; }
 .otp-problem { color: var(--otp-bad); background: var(--otp-bad-fill); padding: .7rem 1rem;
   border: 1px solid currentColor; border-radius: 6px; overflow-wrap: anywhere; }
@@ -47,7 +48,7 @@ table.otp-figures { width: 100%; border-collapse: collapse; font-size: .92rem; }
 .otp-key-line { display: inline-block; width: 28px; height: 10px; margin-right: .4rem; }
 .otp-curve > svg { width: 100%; max-width: 760px; height: auto; display: block; }
 .otp-grid { stroke: var(--otp-line); }
-.otp-tick { fill: var(--otp-soft); font-size: 13px; }
+.otp-tick { fill: var(--otp-soft); font-size: 15px; }
 .otp-line { fill: none; stroke-width: 2; }
 .otp-line-0 { stroke: var(--otp-0); fill: var(--otp-0); }
 .otp-line-1 { stroke: var(--otp-1); fill: var(--otp-1); stroke-dasharray: 7 4; }
@@ -55,9 +56,9 @@ table.otp-figures { width: 100%; border-collapse: collapse; font-size: .92rem; }
 polyline.otp-line { fill: none; }
 .otp-dot { stroke-width: 2; stroke-dasharray: none; }
 .otp-dot.otp-other { fill: var(--background-fill-primary); }
-.otp-cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill,
-  minmax(min(150px, 100%), 1fr)); }
-.otp-card { border: 1px solid var(--otp-line); border-radius: 6px; padding: .8rem; min-width: 0; }
+.otp-cards { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill,
+  minmax(min(138px, 100%), 1fr)); }
+.otp-card { border: 1px solid var(--otp-line); border-radius: 6px; padding: .6rem; min-width: 0; }
 .otp-card h3 { margin: 0 0 .5rem; }
 .otp-answer { font-weight: 600; overflow-wrap: anywhere; }
 .otp-plain { list-style: none !important; padding: 0 !important; font-size: .9rem; }
