@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
@@ -19,6 +20,8 @@ from otprune.engines.transformers.encoded import encode_call
 from otprune.errors import KeepError
 from otprune.planning import Rates
 from otprune.planning.selection import LARGEST, selection_flops
+from otprune.planning.sizes import Sizes
+from tools.small_models import small
 
 from .checks import SIZES, counted, inputs, model, planned, processor
 
@@ -236,3 +239,23 @@ def test_a_keep_that_sizes_do_not_tell_is_refused(keep: Any) -> None:
 def test_models_that_cannot_be_pruned_are_refused_with_the_reason(kind: str, said: str) -> None:
     with pytest.raises(UnsupportedError, match=said):
         otprune.plan(AutoConfig.for_model(kind), SIZE, processor=processor("llava"))
+
+
+def test_of_a_mixture_of_experts_those_count_that_a_token_is_sent_to() -> None:
+    name = "Qwen3VLMoeForConditionalGeneration"
+    moe = small(getattr(transformers, name))
+    config = moe.config.get_text_config()
+    dense = sum(
+        matrix.numel()
+        for path, matrix in moe.get_decoder().named_parameters()
+        if ("self_attn" in path and "proj" in path) or path.endswith("gate.weight")
+    )
+    expert = 3 * config.hidden_size * config.moe_intermediate_size
+    sent = config.num_hidden_layers * config.num_experts_per_tok * expert
+    assert Sizes(moe.config, torch.float32).language().token_flops == 2 * (dense + sent)
+
+
+def test_layers_whose_cost_does_not_follow_from_a_number_of_tokens_are_refused() -> None:
+    config = small(transformers.Qwen3_5ForConditionalGeneration).config
+    with pytest.raises(UnsupportedError, match="1 of its 4 layers are plain attention"):
+        Sizes(config, torch.float32).language()

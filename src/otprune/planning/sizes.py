@@ -70,12 +70,12 @@ class Sizes:
         try:
             with counting() as counted:
                 model.get_decoder()(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+            holds = [_holds(layer) for layer in cache.layers]
         except Exception as cause:  # models are of many families
             raise UnsupportedError(
                 f"the layers of {type(model).__name__} cannot be counted ({_first_line(cause)})"
             ) from cause
         layers = model.config.get_text_config().num_hidden_layers
-        holds = [_holds(layer) for layer in cache.layers]
         if len(counted.attention) != layers or None in holds:
             raise UnsupportedError(
                 f"{type(model).__name__}: {len(counted.attention)} of its {layers} layers are "
