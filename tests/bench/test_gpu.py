@@ -134,6 +134,23 @@ def test_no_case_starts_that_would_end_too_late(tmp_path):
     assert run_cases(tmp_path, todo[:2], "test")["a/2"] == {"x": 1}
 
 
+def test_a_device_that_failed_ends_the_run_and_what_failed_comes_last(tmp_path, monkeypatch):
+    def fails(*words):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    only = replace(SMALL, parts=("select",))
+    with monkeypatch.context() as patch:
+        patch.setattr("otprune_bench.gpu.speeds._raced", fails)
+        run(tmp_path, only)
+    said = words(tmp_path)
+    assert "CUDA error: an illegal memory access" in said
+    assert "the device failed in select/1 x (24, 16, 3)" in said
+    run(tmp_path, only)
+    *_, before, last = (json.loads(x) for x in (tmp_path / "cases.jsonl").read_text().splitlines())
+    assert (before["case"], last["case"]) == ("select/frames", "select/1 x (24, 16, 3)")
+    assert "failed" not in last["result"]
+
+
 def test_all_cases_are_expected_to_end_in_twelve_minutes():
     table = expected_seconds(FULL)
     assert set(table) == {key for key, _ in cases(FULL)}

@@ -49,6 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
         folder = given.out or Path("out") / "bench" / ("gpu-quick" if given.quick else "gpu")
         folder.mkdir(parents=True, exist_ok=True)
         run(folder, plan)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
     except (OTPruneError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -190,7 +190,7 @@ def _waits(plan: Plan) -> dict[str, Any]:
         with warnings.catch_warnings(record=True) as said, syncs("warn"):
             warnings.simplefilter("always")
             selector.select(tokens, cues=cues)
-        found[name] = sum("synchroniz" in str(one.message) for one in said)
+        found[name] = sum("called a synchronizing" in str(one.message) for one in said)
     return {"agrees": not waited, "waited": waited, "waits of select": found}
 
 

@@ -40,9 +40,7 @@ HEAD = """# On a GPU: the same choices, and what they cost
 
 *Exact* is `OTPrune(k, gamma=0.01)`, *sketched* the same with `rank="auto"`; *CUDA graph* is the
 same call captured once and replayed; *published, as written* is the algorithm of the paper line by
-line in float32, image by image.
-
-Expected of all cases on a H100-class card, counted beforehand: {expected:.0f} s. {plots}"""
+line in float32, image by image.{expected}{plots}"""
 
 CPU = """**This run was on a CPU**, to see that the script works. No time in it says anything about
 a GPU, and no target is answered."""
@@ -79,7 +77,9 @@ def write(plan: Plan, found: Results, expected: Mapping[str, float]) -> str:
     """The report in Markdown."""
     parts = [
         HEAD.format(
-            card=_card(found.get("card", {})), plots=_plots(), expected=sum(expected.values())
+            card=_card(found.get("card", {})),
+            expected=_expected(plan, expected),
+            plots=f" {why}" if (why := _plots()) else "",
         ),
         *([CPU] if plan.device != "cuda" else []),
         _targets(plan, found),
@@ -235,6 +235,15 @@ def _card(about: Mapping[str, Any]) -> str:
     missing = [key for key in ("triton", "transformers", "flash_attn") if about.get(key) is None]
     lacks = f" Not installed: {', '.join(missing)}." if missing else ""
     return f"{known}. Measured: {rates}.{lacks}"
+
+
+def _expected(plan: Plan, expected: Mapping[str, float]) -> str:
+    if plan.device != "cuda":
+        return ""
+    return (
+        f" All cases were expected to take {sum(expected.values()):.0f} s on a H100-class card, "
+        "counted from operations and bytes."
+    )
 
 
 def _plots() -> str:
