@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
+# Where a comma would end an argument of $(call ...).
+comma := ,
 RUN ?= runs/demo
 # torch of this version comes as a CPU build; a plain `torch` would pull gigabytes of CUDA.
 TORCH := torch==2.13.0
@@ -89,7 +91,7 @@ site/index.html:
 
 test-page: site/index.html ## the page and the documentation, in a headless Chromium
 	$(install-chromium)
-	$(call install,page-test,-e '.[dev,page]' $(BESIDE) 'playwright>=1.50')
+	$(call install,page-test,-e '.[dev$(comma)page]' $(BESIDE) 'playwright>=1.50')
 	$(PY) -m pytest -m page tests/page tests/docs
 
 # vLLM pins torch, transformers and a hundred more: an environment of its own.
@@ -134,7 +136,7 @@ check: ## lint, format, types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
 docs: ## the documentation as a site, in site/; it and the site need no network
-	$(call install,docs,-e '.[dev,docs]' $(BESIDE))
+	$(call install,docs,-e '.[dev$(comma)docs]' $(BESIDE))
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	$(PY) -m pytest -m docs tests/docs
 
