@@ -2,6 +2,7 @@
 
 import pytest
 
+from otprune.asking import models
 from otprune.cli import main
 from otprune.errors import OTPruneError
 from otprune.page import serve
@@ -15,6 +16,24 @@ def test_a_port_in_use_is_one_line(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert said.startswith(f"otprune: error: cannot listen on 127.0.0.1:{port} (")
     assert said.count("\n") == 1
+
+
+def test_other_machines_are_let_in_on_request_alone_and_it_is_said(capsys, monkeypatch):
+    served = []
+    monkeypatch.setattr(serve, "find_spec", lambda name: name)
+    monkeypatch.setattr(models, "load", lambda *_: "a model")
+    monkeypatch.setattr(serve, "serve", lambda *given: served.append(given))
+    for options, host, said in (
+        ((), "127.0.0.1", ""),
+        (("--host", "0.0.0.0"), "0.0.0.0", "otprune: note: 0.0.0.0 is not this machine alone"),
+    ):
+        assert main(["page", "--port", "0", *options]) == 0
+        loaded, opened, where, _ = served.pop()
+        assert (loaded, where) == ("a model", host)
+        assert opened.fileno() == -1  # closed again
+        err = capsys.readouterr().err
+        assert err.startswith(said)
+        assert err.count("\n") == bool(said)
 
 
 def test_no_such_address():
