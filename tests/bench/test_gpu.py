@@ -29,6 +29,7 @@ from otprune_bench.gpu.plan import (
     Point,
 )
 from otprune_bench.gpu.run import part_of, run
+from otprune_bench.gpu.summary import Target, targets
 from otprune_bench.runs.cases import run_cases
 from otprune_bench.runs.deadline import Deadline, SkipError
 from otprune_bench.timing.shapes import QWEN_4000, TINY_QWEN
@@ -221,19 +222,17 @@ TARGETS = {
 
 
 def test_targets_are_met_missed_or_not_run():
-    rows = [report.target_row(*one) for one in report.targets(FULL, TARGETS)]
+    rows = [one.row() for one in targets(FULL, TARGETS)]
     assert rows[0][2:] == ("0.25", EXACT, "**missed**")
     assert rows[1][2:] == ("0.8", EXACT_GRAPH, "met")
     by_name = {name: row for name, *row in rows}
     share = by_name["selection, of the prefill it saves, Qwen2.5-VL-7B at 4000 tokens"]
     assert share == ["at most 0.02", "0.00667", "sdpa", "met"]
-    assert by_name["time to first token, Qwen2.5-VL-7B at 4000"][1:] == ["3", "sdpa", "met"]
-    staged = by_name["time to first token with the encoder stage, Qwen2.5-VL-7B at 4000"]
+    assert by_name["time to first token, Qwen2.5-VL-7B at 4000 tokens"][1:] == ["3", "sdpa", "met"]
+    staged = by_name["time to first token with the encoder stage, Qwen2.5-VL-7B at 4000 tokens"]
     assert staged == ["at least 3.5x", "-", "", "not run"]
     assert len(rows) == 7
-    assert {row[-1] for row in (report.target_row("x", 1, True, 0.5, "", real=False),)} == {
-        "not run"
-    }
+    assert Target("x", 1.0, True, 0.5, "").row(real=False) == ("x", "at most 1", "-", "", "not run")
 
 
 def test_kernels_and_the_time_between_them():
@@ -295,6 +294,8 @@ def test_refusals(tmp_path, capsys, monkeypatch):
         replace(FULL, parts=("speed",))
     with pytest.raises(OTPruneError, match="expected cuda or cpu"):
         replace(FULL, device="tpu")
+    with pytest.raises(OTPruneError, match="needs --quick"):
+        replace(FULL, device="cpu").placed()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["--out", str(tmp_path)]) == 1
     assert "sees no CUDA device" in capsys.readouterr().err

@@ -128,8 +128,12 @@ class Plan:
         """The same with its device decided.
 
         Raises:
-            OTPruneError: torch sees no such device.
+            OTPruneError: torch sees no such device, or it is the CPU and the run not quick.
         """
+        if self.device == "cpu" and not self.quick:
+            raise OTPruneError(
+                "a run on the CPU says nothing about a GPU: --device cpu needs --quick"
+            )
         if self.device == "cpu":
             return self
         if torch.cuda.is_available():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,31 @@ from otprune.errors import MissingDependencyError
 from otprune_bench.gpu.plan import (
     ENCODER,
     EXACT,
-    FASTER_MODEL,
-    FASTER_TARGET,
     FLASH,
     GRAM,
     KEEPS,
     LEAST,
     OURS,
     PUBLISHED,
-    RATIO_TARGET,
-    SHARE_TARGET,
     SKETCHED,
     STAGED,
-    STAGED_TARGET,
-    TIME_TARGET,
     Model,
     Plan,
     Point,
 )
+from otprune_bench.gpu.summary import (
+    NOT_RUN,
+    first_token,
+    median,
+    prefill,
+    raced,
+    result_of,
+    share_of_saved,
+    speed_up,
+    targets,
+)
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import COLORS, check_plots, figure, table
-
-NOT_RUN = "not run"
 
 HEAD = """# On a GPU: the same choices, and what they cost
 
@@ -113,12 +115,12 @@ def draw(folder: Path, plan: Plan, found: Results) -> None:
     """Two plots, where matplotlib is installed: selection, and time to first token."""
     if _plots():
         return
-    points = [p for p in plan.points if _seconds(found, p, EXACT)]
+    points = [p for p in plan.points if raced(found, p, EXACT)]
     if points:
         with figure(folder, "selection", (8.5, 4.5)) as axes:
             for color, name in zip(COLORS, (PUBLISHED, *OURS, SKETCHED, GRAM), strict=False):
-                known = [(p.name, _seconds(found, p, name)) for p in points]
-                some = [(x, 1e3 * _median(y)) for x, y in known if y]
+                known = [(p.name, raced(found, p, name)) for p in points]
+                some = [(x, 1e3 * median(y)) for x, y in known if y]
                 if some:
                     axes.plot(*zip(*some, strict=True), "o-", ms=4, color=color, label=name)
             axes.set_yscale("log")
@@ -131,7 +133,7 @@ def draw(folder: Path, plan: Plan, found: Results) -> None:
                 some = [
                     (str(keep), first)
                     for keep in KEEPS
-                    if (first := _first(model, attention, 1, keep, found)) is not None
+                    if (first := first_token(model, attention, 1, keep, found)) is not None
                 ]
                 if some:
                     label = f"{model.name}, {model.visual}, {attention}"
@@ -142,81 +144,13 @@ def draw(folder: Path, plan: Plan, found: Results) -> None:
             axes.legend(frameon=False)
 
 
-# -- targets ---------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------
 
 
 def _targets(plan: Plan, found: Results) -> str:
-    rows = [target_row(*one, real=plan.device == "cuda") for one in targets(plan, found)]
+    rows = [target.row(real=plan.device == "cuda") for target in targets(plan, found)]
     head = ("target", "asked for", "measured", "by", "")
     return "## Targets\n\n" + table(head, rows, 5)
-
-
-Target = tuple[str, float, bool, float | None, str]
-
-
-def targets(plan: Plan, found: Results) -> list[Target]:
-    """Name, limit, whether the limit is the most (else the least), figure or None, and of what."""
-    made: list[Target] = []
-    (m, d, k), most = RATIO_TARGET
-    point = Point(1, m, d, k)
-    best = _best(found, point)
-    published = _seconds(found, point, PUBLISHED)
-    ratio = best[0] / _median(published) if best and published else None
-    name = f"selection at ({m}, {d}, {k}), of the published algorithm's time"
-    made.append((name, most, True, ratio, best[1] if best else ""))
-    (m, d, k), most = TIME_TARGET
-    best = _best(found, Point(1, m, d, k))
-    made.append(
-        (
-            f"selection at ({m}, {d}, {k}), milliseconds",
-            1e3 * most,
-            True,
-            1e3 * best[0] if best else None,
-            best[1] if best else "",
-        )
-    )
-    for model in plan.models:
-        said = f"{model.name} at {model.visual} tokens"
-        shares = [
-            (share, attention)
-            for attention in plan.attentions
-            if (share := _share_of_saved(model, attention, 1, LEAST, found)) is not None
-        ]
-        share, by = min(shares, default=(None, ""))
-        made.append((f"selection, of the prefill it saves, {said}", SHARE_TARGET, True, share, by))
-    name, visual = FASTER_MODEL
-    for what, least in ((LEAST, FASTER_TARGET), (STAGED, STAGED_TARGET)):
-        gains = [
-            (gain, attention)
-            for model in plan.models
-            if (model.name, model.visual) == FASTER_MODEL
-            for attention in plan.attentions
-            if (gain := _faster(model, attention, what, found)) is not None
-        ]
-        faster, by = max(gains, default=(None, ""))
-        inside = " with the encoder stage" if what == STAGED else ""
-        made.append((f"time to first token{inside}, {name} at {visual}", least, False, faster, by))
-    return made
-
-
-def target_row(
-    name: str, limit: float, most: bool, figure: float | None, by: str, real: bool = True
-) -> tuple[str, str, str, str, str]:
-    """A row of the table: met, missed, or not run."""
-    asked = f"{'at most' if most else 'at least'} {limit:g}{'' if most else 'x'}"
-    if figure is None or not real:
-        return name, asked, "-", "", NOT_RUN
-    met = figure <= limit if most else figure >= limit
-    return name, asked, f"{figure:.3g}", by, "met" if met else "**missed**"
-
-
-def _best(found: Results, point: Point) -> tuple[float, str] | None:
-    """Median seconds of the fastest of our paths to the published objective, and its name."""
-    known = [(_median(x), name) for name in OURS if (x := _seconds(found, point, name))]
-    return min(known, default=None)
-
-
-# -- parts -----------------------------------------------------------------------------------------
 
 
 def _card(about: Mapping[str, Any]) -> str:
@@ -331,27 +265,18 @@ def _short(value: Any) -> str:
     return f"{value:.3g}"
 
 
-def _median(values: Iterable[float]) -> float:
-    return float(statistics.median(values))
-
-
-def _seconds(found: Results, point: Point, name: str) -> list[float] | None:
-    seconds = found.get(f"select/{point.name}", {}).get("seconds", {}).get(name)
-    return seconds or None
-
-
 def _raced(plan: Plan, point: Point, found: Results) -> str:
     result = found.get(f"select/{point.name}", {})
     if "seconds" not in result:
         return ""
     rate = found.get("card", {}).get("bytes a second")
     floor = result["bytes read"] / rate if rate else None
-    published = _seconds(found, point, PUBLISHED)
+    published = raced(found, point, PUBLISHED)
     rows = []
     for name, seconds in result["seconds"].items():
-        middle = _median(seconds)
+        middle = median(seconds)
         spread = f"{1e3 * middle:.3g} [{1e3 * min(seconds):.3g}, {1e3 * max(seconds):.3g}]"
-        ratio = f"{middle / _median(published):.3g}" if published else "-"
+        ratio = f"{middle / median(published):.3g}" if published else "-"
         rows.append((name, spread, ratio, f"{middle / floor:.3g}" if floor else "-"))
     head = ("", "ms", "of the published", "of bytes")
     left = [f"- left out: {name}, {reason}" for name, reason in result["left out"].items()]
@@ -365,48 +290,10 @@ def _frames(found: Results) -> str:
     if "select_video" not in result:
         return ""
     lines = [
-        f"- {name}: {1e3 * _median(result[name]):.3g} ms"
+        f"- {name}: {1e3 * median(result[name]):.3g} ms"
         for name in ("select_video", "a step of a stream")
     ]
     return "\n".join(["### Frames", "", *lines])
-
-
-def _case(model: Model, attention: str, batch: int, what: object, found: Results) -> dict[str, Any]:
-    result = found.get(model.key(attention, batch, what), {})
-    return {} if "skipped" in result or "failed" in result else result
-
-
-def _first(model: Model, attention: str, batch: int, what: Any, found: Results) -> float | None:
-    """Seconds to the first token, from pixels: measured, or the sum of its parts."""
-    result = _case(model, attention, batch, what, found)
-    if "first" in result:
-        return _median(result["first"])
-    encoder = _case(model, attention, batch, ENCODER, found)
-    if "behind" in result and "seconds" in encoder:
-        return _median(result["behind"]) + _median(encoder["seconds"])
-    return None
-
-
-def _faster(model: Model, attention: str, what: Any, found: Results) -> float | None:
-    whole, pruned = (_first(model, attention, 1, x, found) for x in (1.0, what))
-    return None if whole is None or pruned is None else whole / pruned
-
-
-def _prefill(result: Mapping[str, Any]) -> float | None:
-    if "behind" not in result:
-        return None
-    return _median(result["behind"]) - _median(result["selection"])
-
-
-def _share_of_saved(
-    model: Model, attention: str, batch: int, keep: float, found: Results
-) -> float | None:
-    whole = _prefill(_case(model, attention, batch, 1.0, found))
-    result = _case(model, attention, batch, keep, found)
-    pruned = _prefill(result)
-    if whole is None or pruned is None or whole <= pruned:
-        return None
-    return _median(result["selection"]) / (whole - pruned)
 
 
 def _model(plan: Plan, model: Model, found: Results) -> str:
@@ -439,26 +326,23 @@ def _model(plan: Plan, model: Model, found: Results) -> str:
 def _model_row(
     model: Model, attention: str, batch: int, what: Any, found: Results
 ) -> tuple[str, ...] | None:
-    result = _case(model, attention, batch, what, found)
-    first, whole = (_first(model, attention, batch, x, found) for x in (what, 1.0))
+    result = result_of(model, attention, batch, what, found)
     if not result:
         return None
-    encoder = _case(model, attention, batch, ENCODER, found).get("seconds")
-    share = None
-    if isinstance(what, float) and what < 1:
-        share = _share_of_saved(model, attention, batch, what, found)
-    prefill = _prefill(result)
-    sum_ = "" if "first" in result else "~"
-    decode = result.get("decode")
-    peak = result.get("peak bytes")
-    name = what if isinstance(what, float) else f"{LEAST}, encoder stage"
+    inside = what == STAGED  # the encoder is another one there
+    encoder = result_of(model, attention, batch, ENCODER, found).get("seconds")
+    pruned = isinstance(what, float) and what < 1
+    first = first_token(model, attention, batch, what, found)
+    gain = speed_up(model, attention, batch, what, found)
+    share = share_of_saved(model, attention, batch, what, found) if pruned else None
+    behind, decode, peak = prefill(result), result.get("decode"), result.get("peak bytes")
     return (
-        str(name),
-        "-" if first is None else f"{sum_}{1e3 * first:.4g}",
-        "-" if first is None or whole is None else f"{whole / first:.2f}x",
-        "-" if encoder is None or what == STAGED else f"{1e3 * _median(encoder):.4g}",
-        "-" if "selection" not in result else f"{1e3 * _median(result['selection']):.3g}",
-        "-" if prefill is None else f"{1e3 * prefill:.4g}",
+        f"{LEAST}, encoder stage" if inside else str(what),
+        "-" if first is None else f"{'' if 'first' in result else '~'}{1e3 * first:.4g}",
+        "-" if gain is None else f"{gain:.2f}x",
+        "-" if encoder is None or inside else f"{1e3 * median(encoder):.4g}",
+        "-" if "selection" not in result else f"{1e3 * median(result['selection']):.3g}",
+        "-" if behind is None else f"{1e3 * behind:.4g}",
         "-" if share is None else f"{share:.2%}",
         "-" if not decode else f"{batch / decode:.4g}",
         "-" if peak is None else f"{peak / 2**30:.3g}",
