@@ -51,11 +51,24 @@ def selectors(k: int) -> dict[str, Any]:
     return found
 
 
+def on_device(k: int) -> dict[str, Any]:
+    """The same with the Triton kernel, where Triton is; and without what is drawn on the host."""
+    found = selectors(k)
+    del found["random"]
+    try:
+        triton_kernel()
+    except SkipError:
+        return found
+    return {**found, "otprune, Triton": OTPrune(k, backend="triton")}
+
+
 def cases(plan: Plan) -> Iterator[Case]:
     """In the order of what matters most."""
     yield "check/goldens", partial(_goldens, plan)
     for name, selector in selectors(plan.checked.k).items():
         yield f"check/same as the CPU/{name}", partial(_same, plan, selector)
+    yield "check/several sizes at once", partial(_several, plan)
+    yield "check/masses and merging", partial(_merged, plan)
     yield "check/no wait in the search", partial(_waits, plan)
     yield "check/Triton kernel", partial(_triton, plan)
     yield "check/CUDA graph", partial(_graphs, plan)
@@ -123,6 +136,40 @@ def _same(plan: Plan, selector: Any) -> dict[str, Any]:
     return together([*made, *rows])
 
 
+def _several(plan: Plan) -> dict[str, Any]:
+    """Sets of several sizes in one call, at a ratio and as many as each needs."""
+    _, m, d, _ = plan.checked
+    sets = [make_tokens(1, size, d, plan.seed + size)[0] for size in (m, m - 3, m // 2, m)]
+    there = [x.to(plan.device) for x in sets]
+    made = []
+    for keep in (0.2, "auto"):
+        for selector in (OTPrune(keep), TransportPrune(keep)):
+            found, expected = selector.select_each(there), selector.select_each(sets)
+            for x, ours, theirs in zip(sets, found, expected, strict=True):
+                where = f"{selector.name}, keep {keep}, {len(x)} tokens,"
+                made.append(compare(selector, x[None], Cues(), theirs[None], ours[None], where))
+    return together(made)
+
+
+def _merged(plan: Plan) -> dict[str, Any]:
+    """`reduce` with merging: masses and features beside the CPU's, where the same is kept."""
+    shown, agrees = {}, True
+    tokens = _tokens(plan)
+    for name in ("otprune", "transport", "dpp"):
+        selector = selectors(plan.checked.k)[name]
+        host = selector.reduce(tokens, merge=True)
+        device = selector.reduce(tokens.to(plan.device), merge=True)
+        masses = device.masses.cpu().float() - host.masses.float()
+        features = (device.features.cpu() - host.features).abs().max() / host.features.abs().max()
+        shown[name] = {
+            "same tokens kept": device.indices.cpu().equal(host.indices),
+            "masses differ by at most": float(masses.abs().max()),
+            "features by": float(features),
+        }
+        agrees &= shown[name]["same tokens kept"] is True and float(features) < 1e-4
+    return {"agrees": agrees, "methods": shown}
+
+
 def golden_tokens(case: dict[str, Any]) -> Tensor:
     """The tokens of a golden case, `(m, d)` float32; tests/golden/README.md says how."""
     g, m, d = np.random.default_rng(case["seed"]), case["m"], case["d"]
@@ -174,9 +221,7 @@ def _waits(plan: Plan) -> dict[str, Any]:
     k, tokens = plan.checked.k, _tokens(plan).to(plan.device)
     found: dict[str, Any] = {}
     waited = []
-    for name, selector in selectors(k).items():
-        if name == "random":
-            continue  # drawn on the host, and copied
+    for name, selector in on_device(k).items():
         cues = _moved(cues_for(selector, tokens, plan.seed), plan)
         known = cues.checked(tokens)
         pick = partial(selector.pick, tokens, k, known)
@@ -267,9 +312,7 @@ def _graphs(plan: Plan) -> dict[str, Any]:
     made, failed = [], []
     k = plan.checked.k
     first, second = (_tokens(plan, seed).to(plan.device) for seed in (0, 1))
-    for name, selector in selectors(k).items():
-        if name == "random":
-            continue  # its numbers are drawn on the host
+    for name, selector in on_device(k).items():
         cues = _moved(cues_for(selector, first, plan.seed), plan)
         given = first.clone()
         eager = [selector.select(x, cues=cues) for x in (first, second)]
