@@ -200,7 +200,7 @@ def test_what_cannot_be_drawn_is_told_before_answering(
         raise UnsupportedError(f"{name} cuts this image into tiles")
 
     monkeypatch.setattr(ask, "grid_of", no_grid)
-    monkeypatch.setattr(ask, "_generate", lambda *_: pytest.fail("answered"))
+    monkeypatch.setattr(ask, "generate", lambda *_: pytest.fail("answered"))
     assert "into tiles" in refused("ask", photo, QUESTION, "--overlay", tmp_path / "o.png")
 
 
