@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +199,44 @@ def test_objectives_prefer_what_the_method_keeps(name):
     own, *others = (value(selector, tokens[0].double(), x, known) for x in (kept, *drawn))
     sign = -1 if name == "herding" else 1
     assert sign * own > sign * sum(others) / len(others)
+
+
+def replayed(function):
+    """In the place of a CUDA graph: what replays calls the function again."""
+    result = function().clone()
+    return lambda: result.copy_(function()), result
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Stand-ins for what a CUDA device is needed for."""
+    monkeypatch.setattr(checks, "_on_gpu", lambda plan, what: None)
+    monkeypatch.setattr(checks, "captured", replayed)
+    monkeypatch.setattr(checks, "syncs", lambda mode: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(families, "flash_attention", lambda plan: None)
+    monkeypatch.setattr(families, "FLASH", "eager")
+
+
+def test_checks_of_a_card_with_stand_ins(card, monkeypatch):
+    found = checks._graphs(SMALL)
+    assert (found["agrees"], found["ties"]) == (True, [])
+    assert found["sets"] == 4 * len(checks.on_device(4))
+    assert checks._waits(SMALL)["waited"] == []
+    assert families._flash(SMALL)["agrees"]
+    # A graph that keeps its first result, and one that cannot be captured.
+    monkeypatch.setattr(checks, "captured", lambda function: (lambda: None, function()))
+    assert not checks._graphs(SMALL)["agrees"]
+    monkeypatch.setattr(checks, "captured", lambda function: 1 / 0)
+    failed = checks._graphs(SMALL)["failed to capture"]
+    assert failed[0] == "otprune: ZeroDivisionError: division by zero"
+
+
+def test_compiled_kernels_are_found_in_tritons_caches():
+    binary = SimpleNamespace(metadata=SimpleNamespace(shared=1), asm={})
+    caches = {0: ({"key": binary}, {"key": "name"}, SimpleNamespace(arch=90), None)}
+    assert list(kernels._binaries(caches)) == [binary]
+    assert list(kernels._binaries({})) == []
 
 
 def test_goldens_are_remade_as_the_tests_do():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -80,11 +82,13 @@ def card(plan: Plan) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    try:
-        module = __import__(package)
-    except ImportError:
+    """Of a package that is there; it is not imported, which may take long."""
+    if find_spec(package) is None:
         return None
-    return str(getattr(module, "__version__", "there"))
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # brought along by another one
+        return "there"
 
 
 def _raced(plan: Plan, point: Point) -> dict[str, Any]:
