@@ -94,10 +94,13 @@ def test_all_runs_what_needs_no_server_and_names_what_failed(run, refused, tmp_p
     assert "serving" not in {words[1] for words in asked}
     options = ["--seed", "2", "--quick", "--out", str(tmp_path / "mass")]
     assert ["bench", "mass", *options] in asked
+    assert "gpu" in {words[1] for words in asked}  # quick, on the CPU
+    asked.clear()
     failing = "mass"
     assert "these benches failed" in refused("bench", "all")
     assert asked[-1] == ["bench", asked[-1][1], "--seed", "0"]
     assert asked[-1][1] != failing  # the others were still run
+    assert "gpu" not in {words[1] for words in asked}  # a whole run needs a card
 
 
 def test_compare_two_folders(run, tmp_path, monkeypatch):
