@@ -21,8 +21,8 @@ import transformers
 from transformers import AutoConfig
 
 import otprune
+from otprune.asking.units import in_bytes
 from otprune.planning.sizes import Sizes
-from otprune.planning.units import in_bytes
 from otprune_bench.timing.shapes import LLAVA, ONEVISION
 from tests.planning.processors import chat, tokenizer
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from otprune.asking.units import in_bytes, in_seconds
 from otprune.cli.console import Cell, Figures, Words
-from otprune.cli.report import in_bytes, in_seconds
 from otprune.evaluation.summary import Line
 
 HEADINGS = ("", "keep", "tokens", "same", "right", "lost", "at most", "first token", "KV cache")
@@ -29,7 +29,10 @@ def table(model: str, lines: Sequence[Line]) -> RenderableType:
 def _row(line: Line) -> Sequence[Cell]:
     accuracy = "" if line.accuracy is None else _percent(line.accuracy)
     if line.setting is None:
-        seconds, cache = in_seconds(line.seconds), in_bytes(int(line.cache_bytes) or None)
+        seconds, cache = (
+            in_seconds(line.seconds),
+            in_bytes(line.cache_bytes) if line.cache_bytes else "-",
+        )
         tokens = f"{line.tokens:.0f}"
         return (Text("unpruned", "bold"), "", tokens, "", accuracy, "", "", seconds, cache)
     name, keep = Text(line.setting.name, "bold"), line.setting.keep

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from rich.text import Text
 
+from otprune.asking.units import in_seconds
 from otprune.cli.console import Words, console, show
-from otprune.cli.report import in_seconds
 from otprune.cli.watch import Answered, Totals
 from otprune.errors import FrameError
 

@@ -148,9 +148,9 @@ def plan(
     pruning = parsing.pruning(method, 0.1, settings=parsing.with_settings({}, settings))
     with Steps(1) as steps:
         steps.doing("planning")
+        from otprune.asking.units import bytes_of
         from otprune.planning import Rates, report
         from otprune.planning import plan as forecast
-        from otprune.planning.units import bytes_of
 
         share, seconds = _time(time_budget)
         if (flops is None) != (bandwidth is None):
@@ -205,7 +205,7 @@ def _sizes(given: list[str] | None, times: int) -> list[tuple[int, int]]:
 
 def _time(text: str | None) -> tuple[float | None, float | None]:
     """A share of the operations, or seconds."""
-    from otprune.planning.units import seconds_of
+    from otprune.asking.units import seconds_of
 
     if text is None:
         return None, None

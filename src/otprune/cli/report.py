@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from otprune.asking.choices import Selected
 from otprune.asking.drawing import Grid, Row
 from otprune.asking.images import Photo
 from otprune.asking.stages import InEncoder
+from otprune.asking.units import in_bytes, in_flops, in_seconds
 from otprune.cli.console import Cell, Figures, Words
 from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.common.stage import EncoderStage
@@ -97,14 +98,14 @@ def asked_table(asked: Asked, question: str, selector: Selector) -> RenderableTy
         ("prompt tokens", str(full.prompt_tokens), str(cut.prompt_tokens), ""),
         (
             "prefill FLOPs (formula)",
-            _flops(full.prefill_flops),
-            _flops(cut.prefill_flops),
+            _or_dash(full.prefill_flops, in_flops),
+            _or_dash(cut.prefill_flops, in_flops),
             _left(cut, full, "prefill_flops"),
         ),
         (
             "KV cache of the prompt",
-            in_bytes(full.cache_bytes),
-            in_bytes(cut.cache_bytes),
+            _or_dash(full.cache_bytes, in_bytes),
+            _or_dash(cut.cache_bytes, in_bytes),
             _left(cut, full, "cache_bytes"),
         ),
         (
@@ -376,23 +377,5 @@ def _left(cut: Side, full: Side, name: str) -> str:
     return "" if not whole or part is None else f"{part / whole:.1%}"
 
 
-def in_seconds(value: float) -> str:
-    """A time in words, milliseconds below a second."""
-    return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def _flops(value: float | None) -> str:
-    return "-" if value is None else _scaled(value, 1000, ("", " k", " M", " G", " T", " P"))
-
-
-def in_bytes(value: int | None) -> str:
-    """A number of bytes in words; "-" for None."""
-    return "-" if value is None else _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
-
-
-def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
-    power = 0
-    while value >= base and power < len(units) - 1:
-        value /= base
-        power += 1
-    return f"{value:.3g}{units[power]}" if value < 1000 else f"{value:.0f}{units[power]}"
+def _or_dash(value: float | None, write: Callable[[float], str]) -> str:
+    return "-" if value is None else write(value)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from otprune.asking import models
+from otprune.asking.units import in_bytes
 from otprune.engines.common.stage import EncoderStage
 from otprune.errors import KeepError, OTPruneError
 from otprune.keep import Keep, check_keep
@@ -20,7 +21,6 @@ from otprune.planning.costs import Language, kept, largest_keep
 from otprune.planning.prompts import Size, check_sizes, prompt
 from otprune.planning.selection import selection_flops
 from otprune.planning.sizes import Encoding, Sizes
-from otprune.planning.units import in_bytes
 from otprune.selectors import Selector, by_name
 from otprune.selectors.preset import Pruning
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from otprune.planning.units import in_bytes, in_flops, in_seconds
+from otprune.asking.units import in_bytes, in_flops, in_seconds
 from otprune.selectors.named import name_of
 from otprune.selectors.settings import shown
 

@@ -160,7 +160,8 @@ def check_settings(state: dict[str, Tensor], settings: Tensor, name: str) -> Non
     for part in ("rows", "gram"):
         if part in state and state[part].dtype != torch.float32:
             raise OTPruneError(
-                f"{part} of the state is {state[part].dtype}: expected torch.float32, as it was saved"
+                f"{part} of the state is {state[part].dtype}: expected torch.float32, as it was "
+                "saved"
             )
 
 

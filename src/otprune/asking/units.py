@@ -7,7 +7,7 @@ import re
 from otprune.errors import OTPruneError
 
 _BYTES = (" B", " KiB", " MiB", " GiB", " TiB")
-_COUNT = ("", " K", " M", " G", " T", " P")
+_COUNT = ("", " k", " M", " G", " T", " P")
 _TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -23,7 +23,9 @@ def in_flops(value: float) -> str:
 
 def in_seconds(value: float) -> str:
     """`0.0123` as "12.3 ms"."""
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e3:.3g} ms"
 
 
 def bytes_of(text: str) -> int:
@@ -56,7 +58,8 @@ def seconds_of(text: str) -> float | None:
 
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     power = 0
-    while value >= base and power < len(units) - 1:
+    # 999.6 would be written as 1e+03 in three digits.
+    while round(value) >= base and power < len(units) - 1:
         value /= base
         power += 1
-    return f"{value:.3g}{units[power]}" if value < 1000 else f"{value:.0f}{units[power]}"
+    return f"{value:.3g}{units[power]}" if round(value) < 1000 else f"{value:.0f}{units[power]}"

@@ -2,19 +2,19 @@
 
 import pytest
 
-from otprune.cli import report
+from otprune.asking import units
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "-"),
         (0, "0 B"),
         (1000, "1000 B"),
         (1023, "1023 B"),
         (1024, "1 KiB"),
         (620 * 1024, "620 KiB"),
         (1023 * 1024, "1023 KiB"),
+        (1024**2 - 1, "1 MiB"),
         (1024**2, "1 MiB"),
         (3 * 1024**3 // 2, "1.5 GiB"),
         (5 * 1024**4, "5 TiB"),
@@ -22,19 +22,20 @@ from otprune.cli import report
     ],
 )
 def test_bytes_are_counted_in_steps_of_1024(value, shown):
-    assert report._bytes(value) == shown
+    assert units.in_bytes(value) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "-"), (999, "999"), (1000, "1 k"), (126.4e6, "126 M"), (1.5e12, "1.5 T")],
+    [(999, "999"), (1000, "1 k"), (999.6e6, "1 G"), (126.4e6, "126 M"), (1.5e12, "1.5 T")],
 )
 def test_flops_are_counted_in_steps_of_1000(value, shown):
-    assert report._flops(value) == shown
+    assert units.in_flops(value) == shown
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.0255, "25.5 ms"), (0.9994, "999.4 ms"), (1.0, "1.00 s")]
+    ("value", "shown"),
+    [(0.0255, "25.5 ms"), (4e-5, "0.04 ms"), (0.9994, "999.4 ms"), (1.0, "1.00 s")],
 )
 def test_times_are_in_milliseconds_below_a_second(value, shown):
-    assert report.in_seconds(value) == shown
+    assert units.in_seconds(value) == shown
