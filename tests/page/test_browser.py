@@ -164,7 +164,12 @@ def test_what_is_wrong_is_said_in_the_page(visit, tmp_path):
     stage.press("Tab")
     visitor.ask()
     visitor.answers("3", re.compile("."))
+    visitor.finished()
     visitor.expect(visitor.alert).to_have_count(0)
+    visitor.ask("Is there a zebra?")
+    visitor.expect(visitor.alert).to_contain_text("does not know 'zebra'")
+    visitor.answers("", "")  # those of another question are gone
+    visitor.expect(patches(visitor)).to_have_count(0)
 
 
 def test_methods_are_compared(visit):

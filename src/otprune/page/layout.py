@@ -238,7 +238,8 @@ class _Images:
             if event.target is self._keep and not (path and question.strip()):
                 return  # who has nothing to ask yet only moved the slider
             picture: Picture | None = None
-            yield {drawn: "", state: None, token: gr.update(visible=False)}
+            yield {full: "", cut: "", drawn: "", results: ""}
+            yield {state: None, token: gr.update(visible=False)}
             for step in asked.ask(self._loaded, path, question, _wanted(*settings)):
                 made: dict[Any, Any] = {
                     full: step.full,
