@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,11 @@ def test_layers_whose_cost_does_not_follow_from_a_number_of_tokens_are_refused()
     config = small(transformers.Qwen3_5ForConditionalGeneration).config
     with pytest.raises(UnsupportedError, match="1 of its 4 layers are plain attention"):
         Sizes(config, torch.float32).language()
+
+
+def test_a_small_plan_says_that_operations_are_no_seconds() -> None:
+    few = otprune.plan(keep=0.1)
+    assert few.pays
+    assert "measure whether it pays in time" in str(few)
+    large = replace(few, before=replace(few.before, prefill=10**11))
+    assert "measure whether" not in str(large)
