@@ -1,6 +1,6 @@
 """On a GPU, with either of vLLM's model runners: the answers of transformers, same tokens dropped.
 
-Not run anywhere yet: no machine with a GPU was available. With a card, and vLLM for CUDA:
+Not run on a GPU yet: none was available. With a card, and vLLM for CUDA:
 
     pip install -e '.[vllm,transformers]' ./training ./bench pytest
     pytest -m vllm_gpu tests/engines/vllm/test_gpu.py

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,3 +147,62 @@ def test_positions_are_those_of_the_whole_prompt(model, data):
         assert [x.shape[1] for x in back] == [2] * len(here)
         assert torch.equal(positions[:, :end], wanted[:, :end])
         assert delta + len(ids) == behind + len(full)
+
+
+class Kept32:
+    """Where the runner for GPUs keeps the positions of its prompts: int32, with room for more."""
+
+    def __init__(self, positions):
+        self.rows = [F.pad(x, (0, 5)).int() for x in positions]
+        self.deltas = {}
+
+    def read_prefill_positions(self, request, length):
+        return self.rows[request][:, :length]
+
+    def update_prefill_positions(self, request, positions, delta):
+        self.rows[request][:, : positions.shape[1]].copy_(positions)
+        self.deltas[request] = delta
+
+
+@pytest.mark.parametrize("step", [1, 3, 50])
+def test_the_second_runner_for_gpus_takes_them_over(model, step):
+    """vLLM's own `MultiModalPruner` (Model Runner V2), with two prompts in each step."""
+    from vllm.v1.worker.gpu.model_states.mm_pruning import MultiModalPruner
+
+    apart = "Qwen3" in type(model).__qualname__
+    tall = Image("image", (1, 4, 2), [[1, 2, 7]], 2)
+    wide = Image("image", (1, 2, 3), [[0, 5]], 1)
+    asked = [prompt(some, apart, whole=False) for some in ([tall, wide], [wide])]
+    starts = [model.get_mrope_input_positions(ids, features) for ids, features, _ in asked]
+    rope = Kept32([positions for positions, _ in starts])
+    features = {str(i): found for i, (_, found, _) in enumerate(asked)}
+    pruner = MultiModalPruner(model, rope, SimpleNamespace(mm_features=features), 2)
+    longest = max(len(ids) for ids, _, _ in asked)
+    tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _, _ in asked])
+    states = SimpleNamespace(all_token_ids=SimpleNamespace(gpu=tokens))
+    encoded = [[embeddings(model, [x]) for x in some] for some in ([tall, wide], [wide])]
+    lengths = [len(ids) for ids, _, _ in asked]
+    for begin in range(0, longest, step):
+        there = [i for i, length in enumerate(lengths) if begin < length]
+        count = [min(step, lengths[i] - begin) for i in there]
+        batch = SimpleNamespace(
+            req_ids=[str(i) for i in there],
+            idx_mapping_np=np.array(there),
+            prefill_len_np=np.array([lengths[i] for i in there]),
+            num_computed_prefill_tokens_np=np.array([begin] * len(there)),
+            num_scheduled_tokens=np.array(count),
+        )
+        here = []
+        for i, n in zip(there, count, strict=True):
+            for feature, made in zip(features[str(i)], encoded[i], strict=True):
+                at = feature.mm_position
+                first, last = max(begin - at.offset, 0), min(begin + n - at.offset, at.length)
+                if first < last:
+                    here.append(made[slice(*at.get_embeds_indices_in_range(first, last))])
+        back = pruner.recompute(here, batch, states)
+        assert [tuple(x.shape) for x in back] == [(len(x), 2) for x in here]
+    for i, some in enumerate(([tall, wide], [wide])):
+        full, whole, stays = prompt(some, apart, whole=True)
+        wanted, behind = model.get_mrope_input_positions(full, whole)
+        assert torch.equal(rope.rows[i][:, : lengths[i]].long(), wanted[:, stays])
+        assert rope.deltas[i] + lengths[i] == behind + len(full)
