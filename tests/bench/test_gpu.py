@@ -154,6 +154,18 @@ def test_a_device_that_failed_ends_the_run_and_what_failed_comes_last(tmp_path, 
     assert "failed" not in last["result"]
 
 
+def test_a_device_that_is_too_small_leaves_cases_out(tmp_path, monkeypatch):
+    def fails(*words):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr("otprune_bench.gpu.speeds._raced", fails)
+    run(tmp_path, replace(SMALL, parts=("select",)))
+    said = words(tmp_path)
+    assert "- not enough memory on this device: CUDA out of memory" in said
+    assert "### Frames" in said
+    assert "## Failed" not in said
+
+
 def test_all_cases_are_expected_to_end_in_twelve_minutes():
     table = expected_seconds(FULL)
     assert set(table) == {key for key, _ in cases(FULL)}

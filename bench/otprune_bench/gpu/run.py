@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from otprune_bench.gpu import report
 from otprune_bench.gpu.cases import cases, expected_seconds
 from otprune_bench.gpu.plan import Plan
@@ -71,13 +73,16 @@ class _Device:
         self._broken_by: str | None = None
 
     def run(self, key: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a case, unless the device failed in an earlier one."""
+        """The result of a case, unless the device failed in an earlier one, or is too small."""
         if self._broken_by is not None:
             raise SkipError(
                 f"the device failed in {self._broken_by}: start the same command again for the rest"
             )
         try:
             return function()
+        except torch.cuda.OutOfMemoryError as error:
+            said = " ".join(str(error).split())[:160]
+            raise SkipError(f"not enough memory on this device: {said}") from error
         except RuntimeError as error:
             if "CUDA error" in str(error):
                 self._broken_by = key
