@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -84,7 +86,10 @@ def serve(loaded: Loaded, opened: socket.socket, host: str, ready: Callable[[str
         ready: is called with the address once the page can be opened.
     """
     signal.signal(signal.SIGTERM, _end)
-    with tempfile.TemporaryDirectory(prefix="otprune-page-") as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="otprune-page-", ignore_cleanup_errors=True)
+    with temporary as folder:
+        # Again at the very end: a thread that is still at work may store a frame of a camera.
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         app = application(loaded, folder)
         import uvicorn
 
