@@ -118,9 +118,7 @@ def application(loaded: Loaded, folder: str) -> Any:
     from otprune.page import layout, style
 
     page = layout.build(loaded)
-    # Until this is set, a request may name any file of this machine in the place of an upload.
-    # gradio's own launch() sets it, and mount_gradio_app() does not.
-    page.has_launched = True
+    page.has_launched = True  # as gradio's own launch() has it: files of a request are uploads
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,

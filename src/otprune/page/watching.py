@@ -23,7 +23,7 @@ METHODS = ("otprune", "transport", "simplex", "stream", "fixed-camera", "uniform
 RATES = (1, 64)  # tokens a frame, the slider's ends
 LONGEST = 32  # tokens of an answer
 MOST = 300  # frames of a clip
-# What FFmpeg opens as one file. A playlist would have it open others, which its writer names.
+# What FFmpeg opens as one file; a playlist is several.
 _CLIP = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.S)
 
 
