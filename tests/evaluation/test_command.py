@@ -208,6 +208,47 @@ def test_a_way_that_fails_ends_the_run_unless_it_has_worked_before(run, data, mo
         assert re.search(r"otprune +0\.5 +72 ", result.out)
 
 
+def test_what_failed_before_and_fails_again_ends_no_run(run, data, tmp_path, monkeypatch):
+    real = answers._answer
+
+    def failing(loaded, inputs, how, longest):
+        if how is not None and inputs["pixel_values"].shape[0] == 2:
+            raise UnsupportedError("it does not fit")
+        return real(loaded, inputs, how, longest)
+
+    monkeypatch.setattr(answers, "_answer", failing)
+    words = ("--keep", "0.5", "--methods", "otprune", "--max-new-tokens", "2")
+    out = ("--out", tmp_path / "a.jsonl")
+    first, second = (run("eval", data, *words, *out) for _ in range(2))
+    assert "5 examples, 4 with known answers" in first.out
+    assert (second.status, second.err) == (first.status, first.err)
+    assert second.out == first.out
+
+
+def test_a_method_of_ones_own_that_changed_is_asked_again(run, data, tmp_path, monkeypatch):
+    code = "from otprune import GridPrune\nclass Mine(GridPrune):\n    pass\n"
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "a.jsonl"
+    words = ("--keep", "0.5", "--methods", "own_eval:Mine", "--limit", "1", "--out", out)
+    for text, lines in ((code, 3), (code, 3), (code + "# changed\n", 4)):
+        (tmp_path / "own_eval.py").write_text(text)
+        evaluated(run, data, *words)
+        assert len(records(out)) == lines
+
+
+def test_another_processor_makes_other_answers(run, data, tmp_path, refused, tiny, monkeypatch):
+    words = ("--keep", "0.5", "--methods", "otprune", "--limit", "1", "--max-new-tokens", "2")
+    out = ("--out", tmp_path / "a.jsonl")
+    assert run("eval", data, *words, *out).status == 0
+    monkeypatch.setattr(tiny[1].image_processor, "resample", 0)
+    assert "has answers with processor" in refused("eval", data, *words, *out)
+
+
+def test_a_prefill_in_chunks_is_refused(data, refused, tiny, monkeypatch):
+    monkeypatch.setattr(tiny[0].generation_config, "prefill_chunk_size", 8)
+    assert "has prefill_chunk_size in its generation config" in refused("eval", data)
+
+
 def test_all_failed(run, tmp_path):
     (tmp_path / "a.png").write_text("hello")
     result = run("eval", tmp_path, "--question", QUESTION)
@@ -239,6 +280,8 @@ def test_the_plot(run, data, tmp_path, refused):
     assert "there is no folder" in refused(*words, tmp_path / "none" / "p.png")
     assert "expected a file ending in" in refused(*words, tmp_path / "p.docx")
     assert "would overwrite an image" in refused(*words, tmp_path / "0.png")
+    assert "would overwrite an image" in refused(*words, tmp_path / "2.png", "--limit", "1")
+    assert "would overwrite the answers" in refused(*words, plot, "--out", plot)
 
 
 @pytest.mark.parametrize(

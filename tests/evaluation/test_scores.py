@@ -24,6 +24,9 @@ from otprune.evaluation.scores import plain, right, same
         ("?!", "?!"),
         ("Ñandú", "ñandú"),
         ("赤い。", "赤い"),
+        ("\u22123", "-3"),
+        ("`The cat`", "cat"),
+        ("the 3 cats", "3 cats"),
     ],
 )
 def test_what_counts_of_an_answer(answer, expected):
@@ -34,6 +37,31 @@ def test_numbers_that_differ_are_not_the_same():
     assert not same("3.5", "35")
     assert not same("-3", "3")
     assert not same("?!", "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\u22123", "3"),
+        ("\u20133", "3"),
+        ("-.5", ".5"),
+        ("-$5", "$5"),
+        ("5 €", "5 $"),
+        ("5€", "5$"),
+        ("A+", "A-"),
+        ("A-", "A"),
+        ("C#", "C++"),
+        ("<5", ">5"),
+        ("> 5", "< 5"),
+        ("10²", "102"),
+        ("5‰", "5"),
+        ("A, B", "B"),
+        ("A B", "B"),
+    ],
+)
+def test_what_differs_in_a_sign_a_symbol_or_a_letter_is_not_the_same(one, other):
+    assert not same(one, other)
+    assert same(one, f" ({one}). ")
 
 
 def test_right():

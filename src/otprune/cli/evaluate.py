@@ -66,8 +66,8 @@ def evaluate(
     ways = settings_of(methods, keep)
     parsing.check_model(model, tokens, trust_remote_code)
     found = read(data, question)
-    found = replace(found, examples=found.examples[:limit])
     _check_files(found, out, plot)
+    found = replace(found, examples=found.examples[:limit])
     with Steps(len(found.examples)) as steps:
         steps.doing("loading the model")
         from otprune.asking import models
@@ -154,6 +154,8 @@ def _check_files(data: Data, out: Path | None, plot: Path | None) -> None:
         images = (p.path for example in data.examples for p in data.photos(example))
         if any(path is not None and path.resolve() == plot.resolve() for path in images):
             raise OTPruneError(f"--plot {plot} would overwrite an image of the data")
+        if out is not None and out.resolve() == plot.resolve():
+            raise OTPruneError(f"--plot {plot} would overwrite the answers of --out")
 
 
 def _finish(failures: Sequence[Failure], examples: int) -> None:

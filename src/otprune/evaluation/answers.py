@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from otprune import __version__
@@ -17,7 +19,8 @@ from otprune.asking.models import Loaded, answer_of, prompt
 from otprune.asking.words import check_question
 from otprune.engines.transformers import prune
 from otprune.engines.transformers.families import placeholder
-from otprune.engines.transformers.memory import cache_bytes
+from otprune.engines.transformers.memory import cache_bytes, cache_of
+from otprune.engines.transformers.prompt import setting
 from otprune.engines.transformers.watching.language import fingerprint
 from otprune.errors import OTPruneError, UnsupportedError
 from otprune.evaluation.examples import Data, Example
@@ -87,10 +90,13 @@ class Asked(NamedTuple):
 def head(loaded: Loaded, max_new_tokens: int) -> dict[str, Any]:
     """What answers in one file have in common."""
     numbers = fingerprint(loaded.model)
+    template = getattr(loaded.processor, "chat_template", None)
+    processor = f"{loaded.processor.to_json_string()} {template}"
     return {
         "otprune": __version__,
         "model": loaded.name,
-        "weights": f"{numbers.numel()} parameters, {float(numbers.double().sum()):.6e}",
+        "weights": hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:16],
+        "processor": hashlib.sha256(processor.encode()).hexdigest()[:16],
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "device": loaded.model.device.type,
         "max_new_tokens": max_new_tokens,
@@ -118,12 +124,13 @@ def ask_all(
         write: is given each new answer or failure as it comes.
 
     Raises:
-        OTPruneError: a way failed on the first example that it was tried on: then it does not fit
-            the model.
+        OTPruneError: a way failed on the first example that it was ever tried on: then it does not
+            fit the model.
     """
     rows: list[dict[str, Answer]] = []
     failures: list[Failure] = []
     warm: set[str] = set()
+    fits = {way for _, way in found}
     ways: dict[str, Pruning | None] = {UNPRUNED: None}
     ways |= {setting.key: how for setting, how in settings.items()}
 
@@ -137,7 +144,8 @@ def ask_all(
         photos = data.photos(example)
         try:
             key = key_of(photos, example.question)
-            row |= {way: found[key, way] for way in ways if (key, way) in found}
+            keys = {way: key + _code(how) for way, how in ways.items()}
+            row |= {way: found[keys[way], way] for way in ways if (keys[way], way) in found}
             missing = [way for way in ways if way not in row]
             if missing:
                 check_question(example.question, embedded=loaded.embedded)
@@ -153,12 +161,13 @@ def ask_all(
                     _answer(loaded, inputs, ways[way], 1)
                 row[way] = _answer(loaded, inputs, ways[way], max_new_tokens)
             except Exception as error:
-                if way not in warm:
+                if way not in fits:
                     raise OTPruneError(f"{way}: {told(error)}") from error
                 failed(example, way, error)
                 continue
             warm.add(way)
-            write({"example": asdict(example), "key": key, "way": way, **asdict(row[way])})
+            fits.add(way)
+            write({"example": asdict(example), "key": keys[way], "way": way, **asdict(row[way])})
         done()
     return Asked(rows, failures)
 
@@ -174,8 +183,22 @@ def key_of(photos: Sequence[Photo], question: str) -> str:
     return hashlib.sha256(digests).hexdigest()[:32]
 
 
+def _code(how: Pruning | None) -> str:
+    """What tells a method of the user's own from an earlier version of it: a digest of its file."""
+    kind = None if how is None else type(how["selector"])
+    if kind is None or kind.__module__.startswith("otprune."):
+        return ""
+    return "-" + hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
+
+
 def _answer(loaded: Loaded, inputs: dict[str, Any], how: Pruning | None, longest: int) -> Answer:
     model = loaded.model
+    for name in ("prefill_chunk_size", "prompt_lookup_num_tokens"):
+        if setting(model, {}, name):
+            raise UnsupportedError(
+                f"{loaded.name} has {name} in its generation config, with which the first forward "
+                "call is not the prefill: remove it there"
+            )
     length = inputs["input_ids"].shape[1]
     pruning = contextlib.nullcontext() if how is None else prune(model, **how)
     with pruning as run, _first_forward(model) as first:
@@ -209,7 +232,7 @@ def _first_forward(model: Any) -> Iterator[list[Any]]:
     def look(module: Any, args: Any, out: Any) -> None:
         if not seen:
             wait(model.device)
-            seen.extend((time.perf_counter(), cache_bytes(getattr(out, "past_key_values", None))))
+            seen.extend((time.perf_counter(), cache_bytes(cache_of(out))))
 
     hook = model.register_forward_hook(look)
     try:

@@ -46,9 +46,9 @@ def opened(path: Path | None, head: Mapping[str, Any]) -> Iterator[Record]:
         yield Record({}, None)
         return
     found, whole = _read(path, head) if path.exists() and path.stat().st_size else ({}, 0)
-    with path.open("r+" if path.exists() else "w", encoding="utf-8", newline="\n") as file:
-        file.seek(whole)
-        file.truncate()  # what a killed run left of a line
+    # Added to at its end, wherever that is: two runs on one file do not overwrite each other.
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.truncate(whole)  # what a killed run left of a line
         record = Record(found, file)
         if not whole:
             record.write(head)
@@ -60,7 +60,8 @@ def _read(path: Path, head: Mapping[str, Any]) -> tuple[dict[tuple[str, str], An
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     try:
-        lines = [json.loads(line) for line in content[:whole].decode("utf-8").splitlines()]
+        # Not splitlines(): answers may have line separators of Unicode.
+        lines = [json.loads(line) for line in content[:whole].decode("utf-8").split("\n")[:-1]]
         before = lines[0]
         before["otprune"]
         found = {
