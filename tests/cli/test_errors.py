@@ -84,6 +84,7 @@ def test_words_in_the_wrong_place(refused, photo):
     assert "nothing to ask" in refused("ask")
     for missing in (photo, "none.jpg", "-", "https://example.org/a.png"):
         assert f"the question is missing after {missing}" in refused("ask", missing)
+    assert "the question is missing after http" in refused("ask", photo, "http://x.org/cat?size=2")
     assert "the question is missing" in refused("ask", photo, photo)
     assert "no photograph to ask about" in refused("ask", "Is there a star?")
     assert "the question comes last" in refused("ask", "Is there a star?", photo)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from otprune import OTPrune, UnsupportedError, demo, prune, recommended
 from otprune.asking import models
-from otprune.evaluation import answers
+from otprune.evaluation import answers, plot
 from tests.untrained import scene
 
 pytestmark = pytest.mark.usefixtures("embedded")
@@ -31,6 +31,13 @@ def data(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
+
+
+def test_labels_of_a_plot_do_not_touch():
+    assert plot._apart({50.0, 25.0, 9.7, 9.0}) == [9.0, 25.0, 50.0]
+    assert plot._apart({50.0, 25.0, 10.0}) == [10.0, 25.0, 50.0]
+    assert plot._apart({50.0}) == [50.0]
+    assert plot._apart(set()) == []
 
 
 def evaluated(run, data, *words):
@@ -270,18 +277,18 @@ def test_a_folder_with_one_question(run, tmp_path):
 
 
 def test_the_plot(run, data, tmp_path, refused):
-    plot = tmp_path / "plot.png"
-    result = run("eval", data, "--max-new-tokens", "2", "--plot", plot, "--keep", "0.5,0.1")
+    picture = tmp_path / "plot.png"
+    result = run("eval", data, "--max-new-tokens", "2", "--plot", picture, "--keep", "0.5,0.1")
     assert result.status == 0
     assert "plot.png" in result.out
-    with Image.open(plot) as drawn:
+    with Image.open(picture) as drawn:
         assert drawn.size == (1080, 660)
     words = ("eval", data, "--plot")
     assert "there is no folder" in refused(*words, tmp_path / "none" / "p.png")
     assert "expected a file ending in" in refused(*words, tmp_path / "p.docx")
     assert "would overwrite an image" in refused(*words, tmp_path / "0.png")
     assert "would overwrite an image" in refused(*words, tmp_path / "2.png", "--limit", "1")
-    assert "would overwrite the answers" in refused(*words, plot, "--out", plot)
+    assert "would overwrite the answers" in refused(*words, picture, "--out", picture)
 
 
 @pytest.mark.parametrize(

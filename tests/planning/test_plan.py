@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -213,13 +214,23 @@ def test_a_folder_without_weights_is_enough(tmp_path: Path) -> None:
         ({"dtype": "int4"}, "dtype='int4'"),
         ({"method": "nothing"}, "no method 'nothing'"),
         ({"share": 0.0}, "share=0.0: expected a number above 0"),
+        ({"share": math.inf}, "share=inf: expected a number above 0"),
         ({"seconds": 1.0}, "seconds= needs rates="),
+        ({"requests": 2}, "requests=2 belongs to a cache_budget"),
         ({"model": AutoConfig.for_model("llava")}, "pass its processor too"),
     ],
 )
 def test_what_is_wrong_is_said(how: dict[str, Any], said: str) -> None:
     with pytest.raises(OTPruneError, match=said):
         otprune.plan(**{"image": SIZE} | how)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_rates_are_numbers_above_0(value: float) -> None:
+    with pytest.raises(OTPruneError, match=r"flops=.*: expected a number above 0"):
+        Rates(value, 1e12)
+    with pytest.raises(OTPruneError, match=r"bandwidth=.*: expected a number above 0"):
+        Rates(1e12, value)
 
 
 @pytest.mark.parametrize("keep", ["auto", otprune.Auto(), otprune.Budget(0.5), 0, 1.5])

@@ -41,7 +41,7 @@ def bytes_of(text: str) -> int:
         number, prefix, binary = found.groups()
         power = 0 if prefix is None else "kmgt".index(prefix.lower()) + 1
         return int(float(number) * (1024 if binary else 1000) ** power)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise OTPruneError(
             f"{text}: expected an amount of memory, such as 500MiB, 2GiB or 8e9"
         ) from None

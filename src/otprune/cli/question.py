@@ -31,4 +31,6 @@ def split(photos: Sequence[str], question: str | None) -> tuple[list[str], str]:
 
 
 def _is_photo(word: str) -> bool:
+    if word.lower().startswith(("http://", "https://")) and len(word.split()) == 1:
+        return True
     return word == "-" or word.lower().endswith(IMAGES) or os.path.exists(word)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from otprune.errors import MissingDependencyError, OTPruneError
@@ -43,6 +44,7 @@ def draw(path: Path, lines: Sequence[Line], model: str) -> None:
     names = dict.fromkeys(line.setting.name for line in cut if line.setting is not None)
     for number, name in enumerate(names):
         mine = [x for x in cut if x.setting and x.setting.name == name and x.examples]
+        mine = [x for x in mine if (x.accuracy is not None) == scored]  # none known: not its axis
         mine.sort(key=lambda line: line.tokens_ratio)
         values = [x.agreement if x.accuracy is None else x.accuracy for x in mine]
         spread = [CLEAR * x.error for x in mine]
@@ -66,9 +68,19 @@ def draw(path: Path, lines: Sequence[Line], model: str) -> None:
     axes.set_ylabel("right answers, %" if scored else "answers as unpruned, %")
     axes.set_title(f"{model}, {full.examples} examples", fontsize=10)
     axes.set_xscale("log")
-    ticks = sorted({round(100 * x.tokens_ratio, 1) for x in cut if x.examples})
+    ticks = _apart({round(100 * x.tokens_ratio, 1) for x in cut if x.examples})
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
+
+
+def _apart(values: Collection[float]) -> list[float]:
+    """Those whose labels do not touch on a logarithmic axis: 9 beside 9.7 would read 99.7."""
+    found: list[float] = []
+    least = 0.08 * math.log(max(values) / min(values)) if values else 0.0
+    for value in sorted(values):
+        if not found or math.log(value / found[-1]) >= least:
+            found.append(value)
+    return found

@@ -94,7 +94,6 @@ class Language:
     def read_bytes(self, n: int, steps: int) -> int:
         """Bytes that decoding reads: for each token the weights that it uses, and the cache."""
         weights = (self.token_flops + self.head_flops) // 2 * self.element_bytes
-        # Of linear growth the mean is that of the first and the last step.
         cache = sum(self.cache_bytes(n + i) for i in range(1, steps + 1))
         return steps * weights + cache
 

@@ -35,10 +35,18 @@ class Rates:
     Attributes:
         flops: operations a second in large matrix products (encoder, prefill).
         bandwidth: bytes a second read from memory while decoding.
+
+    Raises:
+        OTPruneError: one is no number above 0.
     """
 
     flops: float
     bandwidth: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise OTPruneError(f"{name}={value!r}: expected a number above 0")
 
 
 @dataclass(frozen=True)
@@ -261,6 +269,8 @@ def plan(
     _check_number("requests", requests, 1)
     budgets = {"cache_budget": cache_budget, "share": share, "seconds": seconds}
     _check_budgets(keep, budgets, rates)
+    if requests > 1 and cache_budget is None:
+        raise OTPruneError(f"requests={requests} belongs to a cache_budget: give both of them")
     of = _Method.of(method)
     selector = of.at(check_keep(of.selector.keep if keep is None else keep))
 
@@ -478,7 +488,8 @@ def _check_number(name: str, value: object, least: int) -> None:
 def _check_budgets(keep: object, budgets: Mapping[str, Any], rates: Rates | None) -> None:
     given = {name: value for name, value in budgets.items() if value is not None}
     for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
             raise OTPruneError(f"{name}={value!r}: expected a number above 0")
     if given and keep is not None:
         raise KeepError(
