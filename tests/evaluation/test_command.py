@@ -213,6 +213,7 @@ def test_a_way_that_fails_ends_the_run_unless_it_has_worked_before(run, data, mo
         assert "otprune: 1.png (otprune, keep 0.5): it does not fit" in result.err
         assert result.err.endswith("error: 4 answers of others failed\n")
         assert re.search(r"otprune +0\.5 +72 ", result.out)
+        assert "otprune, keep 0.5: of 1 of these examples alone." in " ".join(result.out.split())
 
 
 def test_what_failed_before_and_fails_again_ends_no_run(run, data, tmp_path, monkeypatch):
@@ -254,6 +255,17 @@ def test_another_processor_makes_other_answers(run, data, tmp_path, refused, tin
 def test_a_prefill_in_chunks_is_refused(data, refused, tiny, monkeypatch):
     monkeypatch.setattr(tiny[0].generation_config, "prefill_chunk_size", 8)
     assert "has prefill_chunk_size in its generation config" in refused("eval", data)
+
+
+def test_half_of_a_character_ends_no_run(run, data, tmp_path):
+    line = {"image": "1.png", "question": "\ud800"}  # as in a name of bytes that are no UTF-8
+    data.write_text(json.dumps(line) + "\n" + data.read_text())
+    out = tmp_path / "a.jsonl"
+    words = ("--keep", "0.5", "--methods", "otprune", "--limit", "2", "--max-new-tokens", "2")
+    result = run("eval", data, *words, "--out", out)
+    assert "1 of 2 examples were skipped" in result.err
+    assert records(out)[1]["example"]["question"] == "\ud800"
+    assert len(records(out)) == 4
 
 
 def test_all_failed(run, tmp_path):

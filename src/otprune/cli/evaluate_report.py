@@ -64,6 +64,11 @@ def notes(
                 else f"So few examples cannot rule out that it loses {_percent(best.most_lost)}: "
                 "take more of them, or a larger keep."
             )
+    told += [
+        f"{x.setting.key}: of {x.examples} of these examples alone."
+        for x in lines
+        if x.setting is not None and 0 < x.examples < lines[0].examples
+    ]
     told.append(
         "Same: as the unpruned model's answer. Lost: right answers that the unpruned model has and "
         "this one has not, less those that it gains; at most, with 95% confidence."

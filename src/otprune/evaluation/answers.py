@@ -178,7 +178,7 @@ def key_of(photos: Sequence[Photo], question: str) -> str:
     Raises:
         OTPruneError: an image is not there or cannot be fetched.
     """
-    parts = [photo.read() for photo in photos] + [question.encode()]
+    parts = [photo.read() for photo in photos] + [question.encode(errors="surrogatepass")]
     digests = b"".join(hashlib.sha256(part).digest() for part in parts)
     return hashlib.sha256(digests).hexdigest()[:32]
 

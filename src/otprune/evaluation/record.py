@@ -47,7 +47,8 @@ def opened(path: Path | None, head: Mapping[str, Any]) -> Iterator[Record]:
         return
     found, whole = _read(path, head) if path.exists() and path.stat().st_size else ({}, 0)
     # Added to at its end, wherever that is: two runs on one file do not overwrite each other.
-    with path.open("a", encoding="utf-8", newline="\n") as file:
+    # A half of a character, as in names of bytes that are no UTF-8, is written as JSON escapes it.
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.truncate(whole)  # what a killed run left of a line
         record = Record(found, file)
         if not whole:
