@@ -52,16 +52,15 @@ def test_accuracy_is_of_the_examples_whose_answer_is_known():
 
 
 def test_questions_about_one_image_count_as_one_draw():
-    apart = [Example((f"{i // 4}",), f"{i}") for i in range(16)]
-    rows = [row("a", "b") if i < 8 else row("a", "a") for i in range(16)]
+    apart = [Example((f"{i // 4}",), f"{i}") for i in range(64)]
+    rows = [row("a", "b") if i < 32 else row("a", "a") for i in range(64)]
     _, half = summary(apart, rows, [HALF], "exact")
-    alone = [Example((f"{i}",), "q") for i in range(16)]
+    alone = [Example((f"{i}",), "q") for i in range(64)]
     _, other = summary(alone, rows, [HALF], "exact")
-    # Sums 2, 2, -2, -2 of four images against 16 values half a point from the mean.
-    assert half.error == pytest.approx(math.sqrt(4 / 3 * 16) / 16)
-    assert other.error == pytest.approx(math.sqrt(16 / 15 * 4) / 16)
-    assert other.most_lost == pytest.approx(0.5 + 1.96 * other.error)
-    assert half.most_lost == 1.0
+    # Sums of 2 or -2 of sixteen images against 64 values half a point from the mean.
+    assert half.error == pytest.approx(math.sqrt(16 / 15 * 64) / 64)
+    assert other.error == pytest.approx(math.sqrt(64 / 63 * 16) / 64)
+    assert half.most_lost == pytest.approx(0.5 + 1.96 * half.error)
 
 
 def test_without_a_loss_three_of_so_many_may_be_lost():
@@ -70,6 +69,9 @@ def test_without_a_loss_three_of_so_many_may_be_lost():
     assert half.most_lost == pytest.approx(0.05)
     _, half = summary(examples, [row("a", "b")] + [row("a", "a")] * 59, [HALF], "exact")
     assert half.most_lost == pytest.approx(4 / 60)
+    crowded = [Example((f"{i // 10}",), f"{i}") for i in range(60)]  # a loss of an image is ten
+    _, half = summary(crowded, [row("a", "a")] * 60, [HALF], "exact")
+    assert half.most_lost == pytest.approx(3 / 6)
     _, one = summary(examples[:1], [row("a", "a")], [HALF], "exact")
     assert math.isnan(one.error)
     assert math.isnan(one.most_lost)

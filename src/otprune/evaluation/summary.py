@@ -136,7 +136,8 @@ def _error(values: Sequence[float], clusters: Sequence[tuple[str, ...]]) -> floa
     """Standard error of a mean of values in clusters; NaN with less than two clusters.
 
     A sample in which next to nothing differs has a small error by luck. So it is at least such that
-    a 95% interval around 0 ends at 3 of n values, the rule of three.
+    a 95% interval around 0 ends at 3 of n clusters, the rule of three: a loss that gathers in few
+    clusters is easily missed.
     """
     sums: dict[tuple[str, ...], float] = defaultdict(float)
     mean = _mean(values)
@@ -146,4 +147,4 @@ def _error(values: Sequence[float], clusters: Sequence[tuple[str, ...]]) -> floa
     if n < 2:
         return math.nan
     clustered = math.sqrt(n / (n - 1) * sum(x * x for x in sums.values())) / len(values)
-    return max(clustered, 3 / len(values) / CLEAR)
+    return max(clustered, 3 / n / CLEAR)
