@@ -246,7 +246,7 @@ def test_a_bad_photo_is_told_before_any_work_and_by_its_name(run, photo, tmp_pat
     thin = tmp_path / "thin.png"
     scene(1, 200).save(thin)
     monkeypatch.setattr(ask, "prompt", picky)
-    monkeypatch.setattr(ask, "_generate", lambda *_: pytest.fail("answered"))
+    monkeypatch.setattr(ask, "generate", lambda *_: pytest.fail("answered"))
     result = run("ask", photo, thin, QUESTION, *QUICK)
     assert (result.status, result.out) == (2, "")
     assert result.err == f"otprune: error: {thin}: the processor failed: aspect ratio\n"

@@ -63,8 +63,6 @@ def evaluate(
     """
     from otprune.evaluation.examples import read
 
-    if math.isnan(tolerance):
-        raise OTPruneError("--tolerance nan: expected a share from 0 to 1")
     ways = settings_of(methods, keep)
     parsing.check_model(model, tokens, trust_remote_code)
     found = read(data, question)
