@@ -72,6 +72,9 @@ def test_without_a_loss_three_of_so_many_may_be_lost():
     crowded = [Example((f"{i // 10}",), f"{i}") for i in range(60)]  # a loss of an image is ten
     _, half = summary(crowded, [row("a", "a")] * 60, [HALF], "exact")
     assert half.most_lost == pytest.approx(3 / 6)
+    _, two = summary(examples[:2], [row("a", "b"), row("a", "a")], [HALF], "exact")
+    assert two.error == pytest.approx(3 / 2 / 1.96)
+    assert two.most_lost == 1.0  # there is no more to lose
     _, one = summary(examples[:1], [row("a", "a")], [HALF], "exact")
     assert math.isnan(one.error)
     assert math.isnan(one.most_lost)
