@@ -35,7 +35,13 @@ def test_flops_are_counted_in_steps_of_1000(value, shown):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.0255, "25.5 ms"), (4e-5, "0.04 ms"), (0.9994, "999.4 ms"), (1.0, "1.00 s")],
+    [
+        (0.0, "0.0 ms"),
+        (0.0255, "25.5 ms"),
+        (4e-5, "0.04 ms"),
+        (0.9994, "999.4 ms"),
+        (1.0, "1.00 s"),
+    ],
 )
 def test_times_are_in_milliseconds_below_a_second(value, shown):
     assert units.in_seconds(value) == shown

@@ -25,7 +25,7 @@ def in_seconds(value: float) -> str:
     """`0.0123` as "12.3 ms"."""
     if value >= 1:
         return f"{value:.2f} s"
-    return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e3:.3g} ms"
+    return f"{value * 1e3:.3g} ms" if 0 < value < 1e-3 else f"{value * 1e3:.1f} ms"
 
 
 def bytes_of(text: str) -> int:

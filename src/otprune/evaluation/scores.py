@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Literal
 
 Match = Literal["exact", "contains"]
-MATCHES: tuple[Match, ...] = ("exact", "contains")
 _ARTICLES = {"a": 2, "an": 1, "the": 1}  # letters that the next word has at least
 _ALIKE = str.maketrans("\u2212\u2013\uff05", "--%")  # minus, en dash, full-width per cent
 _STAYS = "-#%‰"  # at the end of a word

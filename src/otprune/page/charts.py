@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from otprune.asking.units import in_seconds
 from otprune.page.figures import DISTANCES
 from otprune.page.timing import Times
 
@@ -31,10 +32,10 @@ def time_bar(full: Times, pruned: Times, repeats: int) -> str:
             "</span>"
             for name in PARTS
         )
-        figures = ", ".join(f"{name} {in_words(getattr(times, name))}" for name in PARTS)
+        figures = ", ".join(f"{name} {in_seconds(getattr(times, name))}" for name in PARTS)
         rows.append(
             f"<div class='otp-bar-row'><span class='otp-bar-label'>{label}: "
-            f"<b>{in_words(times.total)}</b> ({figures})</span>"
+            f"<b>{in_seconds(times.total)}</b> ({figures})</span>"
             f"<div class='otp-bar' aria-hidden='true'>{parts}</div></div>"
         )
     legend = "".join(
@@ -46,11 +47,6 @@ def time_bar(full: Times, pruned: Times, repeats: int) -> str:
         f"<ul class='otp-legend'>{legend}</ul>"
         f"<p class='otp-soft'>{TIMED.format(repeats=repeats)}</p></div>"
     )
-
-
-def in_words(seconds: float) -> str:
-    """A time, in milliseconds below a second."""
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 @dataclass(frozen=True)
