@@ -15,7 +15,7 @@ To add a bench NAME:
      it there may be a `__main__.py`, for machines without what the command line needs.
 
    More modules (`summary.py`, from runs to figures) where they help. A bench imports no other
-   bench: what two of them need goes to `embedded/`, `figures/`, `runs/` or `timing/`.
+   bench: what two of them need goes to `embedded/`, `figures/`, `runs/`, `served/` or `timing/`.
 
 2. Add `Bench("NAME")` below. The command line, `otprune bench all`, `make bench-quick` and the
    tests of all benches find it there; `tests/bench/test_imports.py` holds the shape of its folder.

@@ -3,10 +3,10 @@
 import pytest
 
 from otprune import MissingDependencyError
+from otprune_bench.served.server import Reply
 from otprune_bench.serving import plan as serving
 from otprune_bench.serving import report, run
 from otprune_bench.serving.cases import Servers, figures
-from otprune_bench.serving.server import Reply
 
 
 def test_without_vllm_nothing_is_measured_and_nothing_written(tmp_path, monkeypatch):

@@ -16,24 +16,23 @@ import numpy as np
 from PIL import Image
 
 from otprune_bench.runs.cases import Case
-from otprune_bench.serving.model import PIXELS, save
+from otprune_bench.served.model import PIXELS, save
+from otprune_bench.served.server import (
+    ENVIRONMENT,
+    Reply,
+    Request,
+    Server,
+    data_url,
+    load,
+    serve,
+)
 from otprune_bench.serving.plan import ARMS, Plan, Workload, key
-from otprune_bench.serving.server import Reply, Request, Server, data_url, load, serve
 
 OPTIONS = (
     *("--load-format", "dummy", "--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"),
     *("--max-model-len", "2048", "--max-num-seqs", "16", "--max-num-batched-tokens", "2048"),
     *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
 )
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 def figures(replies: list[Reply], seconds: float) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from otprune_bench.served.model import Size
+
 # A server of vLLM as it is, and one with otprune that is asked for these ratios.
 STOCK = "stock"
 KEEPS = (1.0, 0.5, 0.25, 0.1)
@@ -18,16 +20,6 @@ class Workload:
     name: str
     side: int
     new: int
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the language model is: layers, width, heads (half as many for keys), MLP."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp: int
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from otprune_bench.serving.model import IMAGE, QWEN, SPECIAL, byte_tokenizer
+from otprune_bench.served.model import IMAGE, QWEN, SPECIAL, byte_tokenizer
 from otprune_training.export import name_as_published
 
 INTERN = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")

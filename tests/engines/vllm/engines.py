@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from otprune_bench.serving import cases as serving
+from otprune_bench.served import server
 
 # The quick way to a small engine on a busy CPU; set before vLLM is imported.
-ENVIRONMENT = serving.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+ENVIRONMENT = server.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 ANSWER = 8
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import otprune
 from otprune.demo import MODEL_DIR, SAMPLES_DIR, load
-from otprune_bench.serving.server import NAME, serve
+from otprune_bench.served.server import NAME, serve
 from otprune_training.batches import MIX
 from otprune_training.evaluate import answer
 from otprune_training.questions import ask_many

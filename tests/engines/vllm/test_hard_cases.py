@@ -166,7 +166,7 @@ def test_frames_of_several_sizes_are_an_error(environment):
 def test_another_model_is_served_unchanged(environment, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from otprune_bench.serving.model import byte_tokenizer
+    from otprune_bench.served.model import byte_tokenizer
 
     from .checkpoints import TEXT
 

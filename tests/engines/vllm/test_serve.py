@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import otprune
-from otprune_bench.serving.server import Request, ask, data_url, serve
+from otprune_bench.served.server import Request, ask, data_url, serve
 
 from .engines import IMAGES
 

@@ -23,6 +23,17 @@ from otprune.errors import MissingDependencyError, OTPruneError
 READY = "Application startup complete"
 NAME = "served"
 
+# A quick and quiet start on a few cores; waiting threads would take time from working ones.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
 
 @dataclass(frozen=True)
 class Server:

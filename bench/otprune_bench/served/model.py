@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from otprune_bench.serving.plan import Size
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 QWEN = (
@@ -21,6 +20,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 PIXELS = 28  # one token of the language model is so many pixels high and wide
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the language model is: layers, width, heads (half as many for keys), MLP."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
 
 
 def byte_tokenizer(special: Sequence[str], image: str) -> Any:
