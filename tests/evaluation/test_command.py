@@ -276,10 +276,11 @@ def test_all_failed(run, tmp_path):
 
 
 def test_settings_behind_a_method(run, data):
-    methods = "transport question=0.9 mass=token merge=True, otprune"
+    one, again = "question=0.9 mass=token merge=True", "merge=True question=0.9 mass=token"
+    methods = f"transport {one}, otprune, transport {again}"
     report = evaluated(run, data, "--limit", "1", "--methods", methods, "--keep", "0.1")
     names = [line["setting"]["name"] for line in report["lines"][1:]]
-    assert names == ["transport question=0.9 mass=token merge=True", "otprune"]
+    assert names == ["transport mass=token merge=True question=0.9", "otprune"]
 
 
 def test_a_folder_with_one_question(run, tmp_path):

@@ -419,12 +419,12 @@ def watch(
     with otprune.frames(place, looks_every, fps=fps) as reading:
         with Steps(1) as steps:
             steps.doing("loading the model")
-            from otprune.asking import models
+            from otprune.asking import models, sessions
             from otprune.cli import lines, recording
             from otprune.cli import watch as watching
 
             loaded = models.load(model, tokens, device, dtype.value, trust_remote_code)
-            session = watching.session_of(loaded, selector, memory, forgets, unchanged)
+            session = sessions.session_of(loaded, selector, memory, forgets, unchanged)
             if resume is not None:
                 session.load(resume)
         out = lines.JsonLines(changes_only) if as_json else lines.TextLines(changes_only)

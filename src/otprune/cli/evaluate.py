@@ -137,7 +137,7 @@ def settings_of(methods: str, keeps: str) -> dict[Setting, Pruning]:
                 )
             values[name] = parsing.plain(value)
         for text in keeps.split(","):
-            setting = Setting(" ".join([method, *given]), text.strip())
+            setting = Setting(" ".join([method, *sorted(given)]), text.strip())
             found[setting] = by_name(method, parsing.parse_keep(text.strip()), own=True, **values)
     return found
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time as clocks
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL.Image import Image
 
-from otprune.asking.models import Loaded
 from otprune.engines.transformers.watching.session import Seen, watch
 from otprune.errors import FrameError
 from otprune.reading import Frames
-from otprune.selectors import Selector
 
 
 @dataclass(frozen=True)
@@ -196,21 +194,3 @@ class Watching:
         self._answer = answer
         rate = totals.frames / (now - began)
         self._on_answer(Answered(seen, answer, changed, now - before, rate))
-
-
-def session_of(
-    loaded: Loaded, selector: Any, memory: int | None, forget: Any, unchanged: float
-) -> watch:
-    """The session that the options ask for; its default memory for the embedded model.
-
-    That model was trained on single images. With tokens of one frame at a time it answers about
-    that frame, and with those of several it mixes them up (docs/command_line.md has the figures).
-
-    Raises:
-        OTPruneError, UnsupportedError: as `otprune.watch`.
-    """
-    if memory is None and loaded.embedded and isinstance(selector, Selector):
-        memory = int(selector.keep)  # type: ignore[arg-type]
-    return watch(
-        loaded.model, loaded.processor, selector, memory=memory, forget=forget, unchanged=unchanged
-    )

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+import transformers
+
 from otprune import __version__
 from otprune.asking.answers import generate, wait
 from otprune.asking.failures import told
@@ -98,9 +101,15 @@ def head(loaded: Loaded, max_new_tokens: int) -> dict[str, Any]:
         "weights": hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:16],
         "processor": hashlib.sha256(processor.encode()).hexdigest()[:16],
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": loaded.model.device.type,
+        "device": device_name(loaded.model.device),
+        "transformers": transformers.__version__,
         "max_new_tokens": max_new_tokens,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of a device; of a GPU its name, since times depend on it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def ask_all(

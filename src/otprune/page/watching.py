@@ -12,14 +12,19 @@ import otprune
 from otprune.asking.drawing import Grid
 from otprune.asking.grid import grid_of_frame
 from otprune.asking.models import Loaded
-from otprune.cli.streams import stream_selector
-from otprune.cli.watch import session_of
+from otprune.asking.sessions import session_of
 from otprune.errors import FrameError, OTPruneError, UnsupportedError
 from otprune.page import overlay
 from otprune.page.asked import check_words
 from otprune.page.overlay import Picture
+from otprune.selectors import METHODS as OF_IMAGES
 
-METHODS = ("otprune", "transport", "simplex", "stream", "fixed-camera", "uniform")
+_OF_STREAMS = {
+    "stream": otprune.StreamSelector,
+    "fixed-camera": otprune.FixedCameraSelector,
+    "uniform": otprune.UniformStream,
+}
+METHODS = ("otprune", "transport", "simplex", *_OF_STREAMS)
 RATES = (1, 64)  # tokens a frame, the slider's ends
 LONGEST = 32  # tokens of an answer
 MOST = 300  # frames of a clip
@@ -47,9 +52,9 @@ class Watched:
         check_words(question, loaded)
         if method not in METHODS:
             raise OTPruneError(f"method={method!r}: expected one of {', '.join(METHODS)}")
-        if not RATES[0] <= rate <= RATES[1]:
+        if not (RATES[0] <= rate <= RATES[1] and rate == int(rate)):
             raise OTPruneError(f"rate={rate!r}: expected {RATES[0]} to {RATES[1]} tokens a frame")
-        selector = stream_selector(method, rate, None)
+        selector: Any = (_OF_STREAMS | OF_IMAGES)[method](int(rate))
         self._loaded, self._question = loaded, question
         self._session = session_of(loaded, selector, None, "oldest", 0.02)
         self._grids: dict[tuple[int, int], Grid | UnsupportedError] = {}
