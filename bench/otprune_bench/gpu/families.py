@@ -131,7 +131,8 @@ def _call(
 def _features(plan: Plan) -> dict[str, Any]:
     """Masses as head features in torch's own flash kernel, beside the same bias as a mask."""
     library()
-    from otprune.engines.transformers.bias import FEATURES, as_features
+    from otprune.engines.common.key_features import FEATURES
+    from otprune.engines.transformers.bias import as_features
 
     shown, agrees = {}, True
     types = (torch.bfloat16, torch.float16) if plan.device == "cuda" else (torch.float32,)

@@ -28,7 +28,7 @@ OTHER = {
 def plans():
     for name, method in TOKENS_ALONE.items():
         yield Plan(1, 9, method(3), False)
-        yield Plan(2, 9, method(9), True)
+        yield Plan(2, 9, method(9), True, "token", 0.1)
         for setting in settings_of(name):
             for value in OTHER[setting]:
                 yield Plan(3, 2**40, method(7, **{setting: value}), True)

@@ -6,6 +6,7 @@ import torch
 import otprune
 from otprune.engines.vllm.rows import Plan
 from otprune.engines.vllm.selection import choose
+from otprune.measures.mass import log_mass
 from tests.random_tokens import random_tokens
 
 
@@ -86,3 +87,14 @@ def test_a_group_goes_by_one_choice():
 def test_another_number_of_tokens_is_an_error():
     with pytest.raises(otprune.OTPruneError, match=r"made 9 tokens.*counted as 8"):
         choose([tokens(9, 4, 0)], [plan(4, otprune.OTPrune(3), sets=2)])
+
+
+@pytest.mark.parametrize("mass", ["none", "total", "token"])
+def test_masses_are_those_of_the_selector_and_a_whole_set_has_none(mass):
+    image, selector = tokens(24, 6, 0), otprune.TransportPrune(4)
+    plans = [Plan(2, 12, selector, True, mass, 0.5), Plan(1, 24, otprune.TransportPrune(24), True)]
+    part, whole = choose([image, image], plans)
+    alone = [selector.reduce(x, merge=True) for x in image.view(2, 12, 6)]
+    wanted = [log_mass(one.masses, 12, mass, 0.5) for one in alone]
+    torch.testing.assert_close(part.log_mass, torch.cat(wanted))
+    assert torch.equal(whole.log_mass, torch.zeros(24))

@@ -29,13 +29,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_torch_npu_available
 
-from otprune.engines.transformers.bias import (
-    FEATURES,
-    as_features,
-    as_mask,
-    bias_of_keys,
-    repeat_rows,
-)
+from otprune.engines.common.key_features import FEATURES
+from otprune.engines.transformers.bias import as_features, as_mask, bias_of_keys, repeat_rows
 from otprune.engines.transformers.memory import Memory
 from otprune.engines.transformers.rotary import Distance, rotary_of
 from otprune.errors import UnsupportedError

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from otprune.engines.common.key_features import FEATURES, PIECES, split
 from otprune.errors import UnsupportedError
-
-# Attention kernels expect head sizes that are multiples of 8. Three of the features are used.
-FEATURES = 8
 
 
 def repeat_rows(x: Tensor, batch: int) -> Tensor:
@@ -97,8 +95,7 @@ def as_features(query: Tensor, key: Tensor, bias: Tensor, scaling: float) -> tup
 
     For kernels that take no bias: with 1 appended to each query and bias / scaling to each key,
     `scaling * (q . k)` increases by the bias, under any mask. The appended number is split into a
-    sum of three with 8 significant bits each. It is then exact to float32 precision in bfloat16, in
-    float16, and in float32 that the kernel casts to either.
+    sum of three (`key_features.split`), exact to float32 precision in half precision too.
 
     Args:
         query: `(B, heads, q, d)`.
@@ -109,13 +106,9 @@ def as_features(query: Tensor, key: Tensor, bias: Tensor, scaling: float) -> tup
     Returns:
         `(B, heads, q, d + 8)` and `(B, key heads, keys, d + 8)`.
     """
-    rest, parts = bias / scaling, []
-    for _ in range(3):
-        parts.append(rest.bfloat16())
-        rest = rest - parts[-1]
-    more = F.pad(torch.stack(parts, dim=-1).to(key.dtype), (0, FEATURES - 3))[:, None]
-    ones = query.new_ones(*query.shape[:-1], 3)
+    more = F.pad(split(bias / scaling).to(key.dtype), (0, FEATURES - PIECES))[:, None]
+    ones = query.new_ones(*query.shape[:-1], PIECES)
     return (
-        torch.cat([query, F.pad(ones, (0, FEATURES - 3))], dim=-1),
+        torch.cat([query, F.pad(ones, (0, FEATURES - PIECES))], dim=-1),
         torch.cat([key, more.expand(-1, key.shape[1], -1, -1)], dim=-1),
     )

@@ -112,7 +112,7 @@ def _shortened(update: Any, item: Any, settings: Settings) -> Any:
             f"the placeholders of one {update.modality} are runs of {sets}, and otprune expects "
             "frames of one size: serve this checkpoint unpruned"
         )
-    plan = rows.plan(settings.selector, settings.merge, len(sets), m)
+    plan = rows.plan(settings.selector, settings.merge, len(sets), m, settings.mass, settings.alpha)
     item[KEY] = MultiModalFieldElem(
         data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),

@@ -12,6 +12,7 @@ from torch import Tensor
 from otprune.engines.common.selection import reduce_checked
 from otprune.engines.vllm.rows import Plan
 from otprune.errors import OTPruneError
+from otprune.measures.mass import log_mass
 from otprune.selectors.batches import in_groups
 
 logger = logging.getLogger("vllm.otprune")
@@ -23,10 +24,12 @@ class Kept:
 
     indices: `(sets * k,)` places, each in the set that the token is of.
     rows: `(sets * k, d)` features.
+    log_mass: `(sets * k,)` float32, what is added to attention logits; 0 where a set is whole.
     """
 
     indices: Tensor
     rows: Tensor
+    log_mass: Tensor
 
 
 @torch.no_grad()
@@ -60,9 +63,10 @@ def choose(
     def together(places: list[int]) -> list[Kept]:
         """Images of one plan, in one batch."""
         plan, some = plans[places[0]], [images[i] for i in places]
-        sets, m, selector, merge = plan
+        sets, m, selector, merge, mass, alpha = plan
         if plan.k == m:
-            return [Kept(torch.arange(m, device=x.device).repeat(sets), x) for x in some]
+            every = torch.arange(m, device=some[0].device).repeat(sets)
+            return [Kept(every, x, torch.zeros(len(x), device=x.device)) for x in some]
         full = torch.stack(some).unflatten(1, (sets, m)).flatten(0, 1)
         tokens = full[..., :width]
         finite = tokens.isfinite()
@@ -75,8 +79,11 @@ def choose(
         if merge:
             merged = agree(made.features)
             features = torch.cat([merged, features[..., merged.shape[-1] :]], dim=-1)
+        # `masses` is computed when first read, and only "token" needs it.
+        masses = agree(made.masses) if mass == "token" else indices
+        logs = log_mass(masses, m, mass, alpha)
         each = (len(some), sets)
-        indices, features = (x.unflatten(0, each).flatten(1, 2) for x in (indices, features))
-        return list(map(Kept, indices, features))
+        parts = (x.unflatten(0, each).flatten(1, 2) for x in (indices, features, logs))
+        return list(map(Kept, *parts))
 
     return in_groups(plans, together)

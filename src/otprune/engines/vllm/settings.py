@@ -16,6 +16,7 @@ import torch
 
 from otprune.engines.vllm.rows import method_text
 from otprune.errors import OTPruneError, UnsupportedError
+from otprune.measures.mass import Mass
 from otprune.selectors import Selector, by_name
 from otprune.selectors.gate import check_cues
 from otprune.selectors.named import RECOMMENDED, every_setting, settings_of
@@ -35,6 +36,7 @@ class Settings:
 
     selector: the method with its settings; `keep` is a ratio or a number of tokens, no rule.
     merge: kept tokens become the mean of the tokens that they stand for.
+    mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
     untested_vllm: what to do under a vLLM outside the tested range, "refuse" or "unpruned".
     values: the dictionary that all of this was read from.
@@ -42,6 +44,8 @@ class Settings:
 
     selector: Selector
     merge: bool
+    mass: Mass
+    alpha: float
     positions: Positions
     untested_vllm: Untested
     values: Mapping[str, Any]
@@ -91,7 +95,7 @@ def request_settings(engine: Settings, given: object) -> Settings:
 
 def fingerprint(settings: Settings) -> str:
     """What an image's features depend on besides the image, for the identity of cached items."""
-    method = method_text(settings.selector, settings.merge)
+    method = method_text(settings.selector, settings.merge, settings.mass, settings.alpha)
     return f"otprune keep={settings.selector.keep!r} positions={settings.positions} {method}"
 
 
@@ -135,7 +139,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
             "exists, give a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int"
         )
     _check_runs(replace(selector, keep=1))
-    return Settings(selector, made["merge"], positions, untested, values)
+    return Settings(selector, made["merge"], "none", 1.0, positions, untested, values)
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
