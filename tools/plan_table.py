@@ -23,7 +23,7 @@ from transformers import AutoConfig
 import otprune
 from otprune.asking.units import in_bytes
 from otprune.planning.sizes import Sizes
-from otprune_bench.timing.shapes import LLAVA, ONEVISION
+from otprune_bench.timing.shapes import LLAVA, ONEVISION, QWEN_1296
 from tests.planning.processors import chat, tokenizer
 
 PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
@@ -31,12 +31,6 @@ BEGIN, END = "<!-- written by tools.plan_table -->", "<!-- end -->"
 SIZES = ((640, 480), (1920, 1080), (3840, 2160))
 TEXT, ANSWER, CACHE = 100, 100, 8 * 2**30
 KEEPS = (0.25, 0.1)
-QWEN = {
-    "image_token_id": 151655,
-    "video_token_id": 151656,
-    "vision_start_token_id": 151652,
-    "vision_end_token_id": 151653,
-}
 
 
 @dataclass(frozen=True)
@@ -159,44 +153,18 @@ PUBLISHED = {
         _smolvlm,
     ),
     "Qwen2.5-VL-7B": Published(
-        QWEN
-        | {
-            "model_type": "qwen2_5_vl",
-            "vision_config": {
-                "depth": 32,
-                "hidden_size": 1280,
-                "intermediate_size": 3420,
-                "num_heads": 16,
-                "out_hidden_size": 3584,
-                "patch_size": 14,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-                "window_size": 112,
-                "fullatt_block_indexes": [7, 15, 23, 31],
-            },
-            "text_config": {
-                "vocab_size": 152064,
-                "hidden_size": 3584,
-                "intermediate_size": 18944,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1e6,
-                    "mrope_section": [16, 24, 24],
-                },
-            },
-            "tie_word_embeddings": False,
-        },
+        QWEN_1296.config,
         8292,
         "Qwen/Qwen2.5-VL-7B-Instruct; 3136 to 12845056 pixels",
         _qwen("Qwen2_5_VL", 14, 3136, 12845056),
     ),
     "Qwen3-VL-4B": Published(
-        QWEN
-        | {
+        {
             "model_type": "qwen3_vl",
+            "image_token_id": 151655,
+            "video_token_id": 151656,
+            "vision_start_token_id": 151652,
+            "vision_end_token_id": 151653,
             "vision_config": {
                 "depth": 24,
                 "hidden_size": 1024,

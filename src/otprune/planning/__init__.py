@@ -4,6 +4,7 @@ The model's own processor is run on blank images of the sizes asked about, and t
 on tensors that have shapes and no values. What the engine would find in a call is found likewise.
 """
 
-from otprune.planning.forecast import Plan, Rates, plan
+from otprune.planning.forecast import Plan, plan
+from otprune.planning.request import Rates
 
 __all__ = ["Plan", "Rates", "plan"]

@@ -2,93 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
 
 import torch
 
 from otprune.asking import models
-from otprune.asking.units import in_bytes
 from otprune.engines.common.stage import EncoderStage
-from otprune.errors import KeepError, OTPruneError
+from otprune.errors import OTPruneError
 from otprune.keep import Keep, check_keep
 from otprune.planning import report
-from otprune.planning.costs import Language, kept, largest_keep
+from otprune.planning.budget import check_budgets, fitting
 from otprune.planning.prompts import Size, check_sizes, prompt
-from otprune.planning.selection import selection_flops
-from otprune.planning.sizes import Encoding, Sizes
-from otprune.selectors import Selector, by_name
-from otprune.selectors.preset import Pruning
+from otprune.planning.request import AtAnyKeep, Costs, Method, Rates, Request
+from otprune.planning.sizes import Sizes
+from otprune.selectors import Selector
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Method = str | type[Selector] | Selector | Pruning
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a machine achieves, as measured by its user: not what its data sheet promises.
-
-    Attributes:
-        flops: operations a second in large matrix products (encoder, prefill).
-        bandwidth: bytes a second read from memory while decoding.
-
-    Raises:
-        OTPruneError: one is no number above 0.
-    """
-
-    flops: float
-    bandwidth: float
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < math.inf:
-                raise OTPruneError(f"{name}={value!r}: expected a number above 0")
-
-
-@dataclass(frozen=True)
-class Costs:
-    """One way of answering a request.
-
-    Attributes:
-        visual_tokens: visual tokens that the language model sees.
-        prompt_tokens: all tokens of its prompt.
-        encoder, selection, prefill, decode: operations (FLOPs); a multiplication and the addition
-            after it are two. `decode` is of the answer's tokens behind the first, which the prefill
-            gives.
-        cache_bytes: keys and values of the prompt and the answer, when it ends.
-        read_bytes: bytes that decoding reads: weights and cache, once a token.
-    """
-
-    visual_tokens: int
-    prompt_tokens: int
-    encoder: int
-    selection: int
-    prefill: int
-    decode: int
-    cache_bytes: int
-    read_bytes: int
-
-    @property
-    def first_token(self) -> int:
-        """Operations up to the first token."""
-        return self.encoder + self.selection + self.prefill
-
-    @property
-    def answer(self) -> int:
-        """Operations of the whole answer."""
-        return self.first_token + self.decode
-
-    def first_token_seconds(self, rates: Rates) -> float:
-        """Time to the first token if the operations run at that rate."""
-        return self.first_token / rates.flops
-
-    def decode_seconds(self, rates: Rates) -> float:
-        """Time of the tokens behind the first if reading memory is what takes it."""
-        return self.read_bytes / rates.bandwidth
 
 
 @dataclass(frozen=True)
@@ -268,10 +200,10 @@ def plan(
     _check_number("answer", answer, 1)
     _check_number("requests", requests, 1)
     budgets = {"cache_budget": cache_budget, "share": share, "seconds": seconds}
-    _check_budgets(keep, budgets, rates)
+    check_budgets(keep, budgets, rates)
     if requests > 1 and cache_budget is None:
         raise OTPruneError(f"requests={requests} belongs to a cache_budget: give both of them")
-    of = _Method.of(method)
+    of = AtAnyKeep.of(method)
     selector = of.at(check_keep(of.selector.keep if keep is None else keep))
 
     name, config, processor = _described(model, processor, trust_remote_code)
@@ -279,10 +211,10 @@ def plan(
     size = Sizes(config, _dtype("float32" if model is None and dtype == "auto" else dtype, config))
     asked = prompt(name, config, processor, sizes, frames)
     encoding = size.encode(asked.inputs, encoder)
-    made = _Request(size.language(), encoding, encoder, of, text + asked.around, answer)
+    made = Request(size.language(), encoding, encoder, of, text + asked.around, answer)
     before, least = made.before(), made.least()
     if keep is None and any(x is not None for x in budgets.values()):
-        selector = of.at(_fitting(made, before, least, requests, budgets, rates))
+        selector = of.at(fitting(made, before, least, requests, budgets, rates))
     visual = tuple(
         Visual(one.unit, m, selector.count(m))
         for one, m in zip(encoding.tokens, made.tokens, strict=True)
@@ -320,149 +252,6 @@ def _described(model: Any, processor: Any, trust_remote_code: bool) -> tuple[str
     return str(getattr(model, "model_type", type(model).__name__)), model, processor
 
 
-@dataclass(frozen=True)
-class _Method:
-    """A method at any keep.
-
-    selector: the method, keeping something.
-    assigns: whether each token is assigned to a kept one, as merging and masses need.
-    """
-
-    selector: Selector
-    assigns: bool
-
-    @classmethod
-    def of(cls, given: Method) -> _Method:
-        if isinstance(given, str):
-            given = by_name(given, 0.1, own=True)
-        if isinstance(given, Mapping):
-            return cls(given["selector"], given["merge"] or given["mass"] != "none")
-        return cls(given(0.1) if isinstance(given, type) else given, False)
-
-    def at(self, keep: float | int) -> Selector:
-        """It, keeping so many tokens."""
-        return replace(self.selector, keep=keep)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A request, of which visual tokens may be left out.
-
-    language: sizes of the language model.
-    encoding: its images, encoded, with `stage` and without.
-    other: tokens of the prompt that are not visual.
-    answer: tokens of the answer.
-    """
-
-    language: Language
-    encoding: Encoding
-    stage: EncoderStage | None
-    method: _Method
-    other: int
-    answer: int
-
-    @property
-    def tokens(self) -> list[int]:
-        """Visual tokens of each image."""
-        return [len(one.features) for one in self.encoding.tokens]
-
-    def before(self) -> Costs:
-        """With every token."""
-        return self._costs(sum(self.tokens), self.encoding.flops, 0)
-
-    def after(self, selector: Selector) -> Costs:
-        """With the tokens that stay."""
-        visual = kept(selector.keep, self.tokens)  # type: ignore[arg-type]
-        return self._costs(visual, self._encoder, self.selection(selector)[0])
-
-    def least(self) -> Costs:
-        """Without visual tokens, and without what selects among them in front of the prefill."""
-        return self._costs(0, self._encoder, self.selection(None)[0])
-
-    def selection(self, selector: Selector | None) -> tuple[int, bool]:
-        """Operations of all selections, and whether they were counted; None: inside the encoder."""
-        work: list[tuple[int, bool]] = []
-        if self.stage is not None:
-            for one, n in Counter(self.encoding.sets).items():
-                flops, exact = selection_flops(self.stage.method, *one, assigns=True)
-                work.append((n * flops, exact))
-        if selector is not None:
-            d = self.encoding.tokens[0].features.shape[-1]
-            for m, n in Counter(self.tokens).items():
-                flops, exact = selection_flops(selector, m, d, assigns=self.method.assigns)
-                work.append((n * flops, exact))
-        return sum(flops for flops, _ in work), all(exact for _, exact in work)
-
-    def cache_bytes(self, visual: int) -> int:
-        """Keys and values when the answer ends; its last token is not fed back."""
-        return self.language.cache_bytes(self.other + visual + self.answer - 1)
-
-    @property
-    def _encoder(self) -> int:
-        staged = self.encoding.staged
-        return self.encoding.flops if staged is None else staged
-
-    def _costs(self, visual: int, encoder: int, selection: int) -> Costs:
-        n, language, more = self.other + visual, self.language, self.answer - 1
-        return Costs(
-            visual_tokens=visual,
-            prompt_tokens=n,
-            encoder=encoder,
-            selection=selection,
-            prefill=language.prefill(n),
-            decode=language.decode(n, more),
-            cache_bytes=self.cache_bytes(visual),
-            read_bytes=language.read_bytes(n, more),
-        )
-
-
-def _fitting(
-    made: _Request,
-    before: Costs,
-    least: Costs,
-    requests: int,
-    budgets: Mapping[str, Any],
-    rates: Rates | None,
-) -> float:
-    """The largest ratio that is within every budget.
-
-    Raises:
-        OTPruneError: none is; says what takes the budget.
-    """
-    cache, share, seconds = budgets["cache_budget"], budgets["share"], budgets["seconds"]
-    most = math.inf if share is None else share * before.first_token
-    if seconds is not None and rates is not None:
-        most = min(most, seconds * rates.flops)
-
-    def in_memory(keep: float) -> bool:
-        return cache is None or requests * made.cache_bytes(kept(keep, made.tokens)) <= cache
-
-    def in_time(keep: float) -> bool:
-        return most == math.inf or made.after(made.method.at(keep)).first_token <= most
-
-    memory, time = largest_keep(in_memory), largest_keep(in_time)
-    if memory is None:
-        each = made.cache_bytes(0)
-        raise OTPruneError(
-            f"no keep fits a cache of {in_bytes(cache)}: text and answer of {requests} "
-            f"request{'s' * (requests > 1)} alone take {in_bytes(requests * each)} of it, and one "
-            "token of each image comes on top; plan for fewer requests at once, less text or a "
-            "larger cache"
-        )
-    if time is None:
-        encoder, text, allowed = (
-            f"{part / before.first_token:.0%}"
-            for part in (least.encoder + least.selection, least.prefill, most)
-        )
-        raise OTPruneError(
-            "no keep is fast enough: of the operations up to the first token the encoder takes "
-            f"{encoder} and the text {text}, which dropping visual tokens in front of the prefill "
-            f"does not change, and {allowed} are allowed; allow more, or prune inside the encoder "
-            "(encoder=, --encoder-keep)"
-        )
-    return min(memory, time)
-
-
 def _sizes(image: Any) -> list[Size]:
     if isinstance(image, (tuple, list)) and image and isinstance(image[0], int):
         return [(image[0], image[1])] if len(image) == 2 else [tuple(image)]
@@ -483,20 +272,3 @@ def _dtype(name: str, config: Any) -> torch.dtype:
 def _check_number(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise OTPruneError(f"{name}={value!r}: expected a whole number, {least} or more")
-
-
-def _check_budgets(keep: object, budgets: Mapping[str, Any], rates: Rates | None) -> None:
-    given = {name: value for name, value in budgets.items() if value is not None}
-    for name, value in given.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            raise OTPruneError(f"{name}={value!r}: expected a number above 0")
-    if given and keep is not None:
-        raise KeepError(
-            f"keep={keep!r} and {' and '.join(given)}: a budget finds the keep, so give one of them"
-        )
-    if "seconds" in given and rates is None:
-        raise OTPruneError(
-            "seconds= needs rates=, what the machine achieves: operations are no seconds by "
-            "themselves (or give share=, of the operations without pruning)"
-        )
