@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import otprune
-from otprune.engines.vllm import checks, private
+from otprune.engines.vllm import checks, plugin, private
 
 QWEN, LLAVA = "Qwen2_5_VLForConditionalGeneration", "LlavaForConditionalGeneration"
 
@@ -123,8 +123,58 @@ def test_an_untested_vllm_is_refused_or_serves_unpruned(said):
 
 
 @pytest.mark.parametrize(
-    ("version", "known"),
-    [("0.32.0", True), ("0.32.1+cpu", True), ("0.33.0", False), ("0.3.2", False), ("dev", False)],
+    ("version", "tested", "compared"),
+    [
+        ("0.32.0", True, False),
+        ("0.32.1+cpu", True, False),
+        ("0.33.0", False, True),
+        ("0.33.1rc2", False, True),
+        ("0.34.0", False, False),
+        ("0.31.0", False, False),
+        ("0.3.2", False, False),
+        ("dev", False, False),
+    ],
 )
-def test_tested_versions(version, known):
-    assert private.tested(version) is known
+def test_versions(version, tested, compared):
+    assert (private.tested(version), private.compared(version)) == (tested, compared)
+
+
+def made(given, version):
+    """What becomes of a configuration under a version of vLLM: a class that checks as it does."""
+
+    class Config:
+        def __init__(self):
+            vars(self).update(vars(given))
+            self.__post_init__()
+
+        def __post_init__(self):
+            self.checked = True
+
+    for _ in range(2):  # vLLM may call a plugin twice
+        plugin._check_configurations(Config, version)
+    return [Config() for _ in range(3)]
+
+
+def test_a_release_that_was_only_compared_prunes_and_warns_once(said):
+    for engine in made(config(settings={"keep": 0.1}), "0.33.0"):
+        assert engine.checked
+    line, warning = said.records
+    assert "are pruned" in line.message
+    assert warning.levelno == logging.WARNING
+    assert "vLLM 0.33.0" in warning.message
+    assert "nothing was run" in warning.message
+
+
+@pytest.mark.parametrize(
+    "given", [config(), config("Gemma3ForConditionalGeneration", {"keep": 0.1})]
+)
+def test_it_does_not_warn_where_nothing_is_pruned(given, said):
+    made(given, "0.33.0")
+    assert not [x for x in said.records if x.levelno == logging.WARNING]
+
+
+def test_the_tested_release_does_not_warn_and_others_are_refused(said):
+    made(config(settings={"keep": 0.1}), "0.32.0")
+    assert [x.levelno for x in said.records] == [logging.INFO]
+    with pytest.raises(otprune.UnsupportedError, match=r"vLLM 0.34.0: .* 0.32.x; install that"):
+        made(config(settings={"keep": 0.1}), "0.34.0")

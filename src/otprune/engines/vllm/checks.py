@@ -18,8 +18,12 @@ logger = logging.getLogger("vllm.otprune")
 _logged: set[str] = set()
 
 
-def check(config: Any) -> None:
+def check(config: Any, caution: str | None = None) -> None:
     """Refuse what would prune wrongly; log once what is done with this model.
+
+    Args:
+        config: a `VllmConfig`.
+        caution: what to warn of where something is pruned.
 
     Raises:
         UnsupportedError: a combination that cannot be pruned rightly.
@@ -77,6 +81,8 @@ def check(config: Any) -> None:
         f"otprune: visual tokens of {names[0]} are pruned, {_listed(settings)}, "
         f"positions={positions}"
     )
+    if caution is not None:
+        _log_once(f"otprune: {caution}", logging.WARNING)
     if settings.method == RECOMMENDED:
         _log_once(
             "otprune: recommended means its selector and merging here, with mass none and without "
@@ -93,9 +99,7 @@ def check_untested(config: Any, reason: str) -> None:
         raise UnsupportedError(
             f'{reason}; install that, or set "untested_vllm": "unpruned" to serve without pruning'
         )
-    if reason not in _logged:
-        _logged.add(reason)
-        logger.warning("otprune: %s: visual tokens are NOT pruned", reason)
+    _log_once(f"otprune: {reason}: visual tokens are NOT pruned", logging.WARNING)
 
 
 def _listed(settings: Settings) -> str:
@@ -105,7 +109,7 @@ def _listed(settings: Settings) -> str:
     return ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
 
 
-def _log_once(line: str) -> None:
+def _log_once(line: str, level: int = logging.INFO) -> None:
     if line not in _logged:
         _logged.add(line)
-        logger.info(line)
+        logger.log(level, line)

@@ -11,7 +11,9 @@ import inspect
 from importlib import import_module
 from typing import Any
 
-TESTED = (0, 32)  # every 0.32.x; the first number that would be too new is the next
+TESTED = (0, 32)  # every 0.32.x
+# Releases of which nothing was run: tools/vllm_moved.py compared their sources with the list below.
+COMPARED = ((0, 33),)
 
 _PROCESSOR = "vllm.multimodal.processing.processor"
 _QWEN = "vllm.model_executor.models.qwen2_vl"
@@ -29,6 +31,12 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     (_PROCESSOR, "PromptUpdateDetails", ("full", "is_embed")),
     ("vllm.multimodal.processing.inputs", "ProcessorInputs", None),
     ("vllm.multimodal.hasher", "MultiModalHasher.hash_kwargs", None),
+    ("vllm.multimodal.registry", "MultiModalRegistry.register_processor", ("self", "processor")),
+    (
+        "vllm.multimodal.registry",
+        "_ProcessorFactories",
+        ("info", "processor", "dummy_inputs"),
+    ),
     ("vllm.multimodal.inputs", "MultiModalFieldElem", ("data", "field")),
     ("vllm.multimodal.inputs", "MultiModalBatchedField", ("keep_on_cpu",)),
     (
@@ -41,11 +49,17 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("vllm.config", "VllmConfig.__post_init__", ("self",)),
     ("vllm.config.multimodal", "MultiModalConfig.is_multimodal_pruning_enabled", ("self",)),
     ("vllm.config.multimodal", "MultiModalConfig.get_video_pruning_spec", ("self",)),
+    ("vllm.config.multimodal", "MultiModalConfig.mm_hasher_algorithm", None),
     ("vllm.v1.worker.cpu_model_runner", "CPUModelRunner", None),
     (
         f"{_QWEN}",
         "Qwen2VLForConditionalGeneration.get_mrope_input_positions",
         ("self", "input_tokens", "mm_features"),
+    ),
+    (
+        "vllm.model_executor.models.interfaces",
+        "SupportsEncoderCudaGraph.get_encoder_cudagraph_config",
+        ("self",),
     ),
     (
         "vllm.model_executor.models.interfaces",
@@ -83,8 +97,17 @@ def changed_internals() -> list[str]:
 
 def tested(version: str) -> bool:
     """Whether a vLLM version, such as "0.32.0+cpu", is in the tested range."""
+    return _release(version) == TESTED
+
+
+def compared(version: str) -> bool:
+    """Whether a vLLM version is accepted without having run, see `COMPARED`."""
+    return _release(version) in COMPARED
+
+
+def _release(version: str) -> tuple[int, ...]:
     numbers = version.split("+")[0].split(".")[:2]
-    return all(n.isdigit() for n in numbers) and tuple(map(int, numbers)) == TESTED
+    return tuple(map(int, numbers)) if all(n.isdigit() for n in numbers) else ()
 
 
 def ask_for_positions(config: Any) -> None:

@@ -38,7 +38,7 @@ class Settings:
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
-    untested_vllm: what to do under a vLLM outside the tested range, "refuse" or "unpruned".
+    untested_vllm: what to do under a vLLM that otprune does not know, "refuse" or "unpruned".
     values: the dictionary that all of this was read from.
     """
 
