@@ -137,7 +137,7 @@ def test_requests_that_are_refused(checkpoint, reference):
         for asked, said in [
             ({"keep": 7.5}, "more than everything"),
             ({"keep": "auto"}, "before any feature exists"),
-            ({"positions": "compact"}, "expected only keep, method, merge"),
+            ({"positions": "compact"}, "expected only keep, image_pruning_rate"),
             ({"rank": 0}, "rank is 0"),
             ({"method": "transport", "metric": "manhattan"}, "metric='manhattan'"),
         ]:

@@ -15,7 +15,7 @@ from otprune.selectors import by_name
 from tests.random_tokens import random_tokens
 
 from .checkpoints import CHECKPOINTS
-from .engines import QUESTIONS, ask, engine
+from .engines import QUESTIONS, Question, ask, engine
 from .test_families import agree
 
 ASKED = [
@@ -58,6 +58,25 @@ def test_what_a_worker_is_told_gives_the_choice_of_transformers(by_request):
     )
 
 
+def check_rates(llm, marks):
+    """An image and a video of one prompt may be pruned at different rates."""
+    question = Question("first {} then [] and more text", (1,), (1,))
+    asked = [
+        {"keep": 0.25},
+        {"image_pruning_rate": 0.75, "video_pruning_rate": 0.75},
+        {"keep": 0.25, "video_retention_ratio": 0.25},
+        {"image_pruning_rate": 0.75, "video_pruning_rate": 0},
+        {"image_pruning_rate": 0.0, "video_pruning_rate": 0.75},
+        {"keep": 1.0},
+    ]
+    answers = ask(llm, [question.request(marks, **how) for how in asked])
+    both, named, mixed = ((answer.prompt, answer.ids) for answer in answers[:3])
+    assert both == named == mixed
+    pruned, _, _, image, video, whole = (answer.prompt for answer in answers)
+    assert pruned < min(image, video) < whole
+    assert pruned + whole == image + video
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_requests_with_settings_of_their_own(name, checkpoint, reference):
@@ -66,6 +85,8 @@ def test_requests_with_settings_of_their_own(name, checkpoint, reference):
     with engine(path, {"keep": 0.25}) as llm:
         requests = [QUESTIONS[0].request(marks, **asked) for asked in ASKED]
         first, cached = ask(llm, requests), ask(llm, requests)
+        if marks[1] is not None:
+            check_rates(llm, marks)
     for answers in (first, cached):
         for asked, answer in zip(ASKED, answers, strict=True):
             selector, merge = arguments(asked, 0.25)

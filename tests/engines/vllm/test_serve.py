@@ -43,6 +43,12 @@ def test_the_prompt_shrinks_as_count_says(server):
     for asked in ({}, {"keep": 1.0}, {"keep": 0.5}, {"keep": 3}, {"keep": 0.1, "method": "grid"}):
         image = chat(server, IMAGES[0], **asked).prompt - text
         assert image == otprune.count(asked.get("keep", KEEP), FULL)
+    for asked, keep in (
+        ({"image_pruning_rate": 0.9}, 0.1),
+        ({"video_pruning_rate": 0.5}, KEEP),
+        ({"keep": 1.0, "video_retention_ratio": 0.5}, 1.0),
+    ):
+        assert chat(server, IMAGES[0], **asked).prompt - text == otprune.count(keep, FULL)
 
 
 def test_concurrent_requests_are_answered_as_if_alone(server):
@@ -60,7 +66,8 @@ def test_concurrent_requests_are_answered_as_if_alone(server):
         ({"keep": 7.5}, "keep=7.5 is more than everything"),
         ({"keep": -0.5}, "keep=-0.5 would leave no token"),
         ({"keep": "auto"}, "before any feature exists"),
-        ({"kep": 0.5}, "expected only keep, method, merge"),
+        ({"kep": 0.5}, "expected only keep, image_pruning_rate"),
+        ({"image_pruning_rate": 1}, "expected a share in [0, 1)"),
         ({"gamma": "big"}, "gamma is 'big'"),
         ({"method": "random", "seed": -1}, "seed=-1"),
         ({"method": "recommended", "mass": "token"}, "takes no weight per token"),

@@ -54,6 +54,65 @@ def test_recommended_is_its_selector_and_merging():
         assert (settings.selector, settings.merge) == (preset["selector"], preset["merge"])
 
 
+def keeps(settings):
+    return tuple(settings.selector_of(modality).keep for modality in ("image", "video"))
+
+
+@pytest.mark.parametrize(
+    ("given", "image", "video"),
+    [
+        ({"image_pruning_rate": 0.9}, 0.1, 1.0),
+        ({"video_pruning_rate": 0.75}, 1.0, 0.25),
+        ({"video_retention_ratio": 0.25}, 1.0, 0.25),
+        ({"video_retention_ratio": 1}, 1.0, 1.0),
+        ({"image_pruning_rate": 0}, 1.0, 1.0),
+        ({"image_pruning_rate": 0.9, "video_retention_ratio": 0.5}, 0.1, 0.5),
+        ({"keep": 64, "video_pruning_rate": 0.9}, 64, 0.1),
+        ({"keep": 1, "image_pruning_rate": 0.9}, 0.1, 1),
+    ],
+)
+def test_names_that_other_projects_have(given, image, video):
+    settings = engine_settings(given)
+    assert keeps(settings) == (image, video)
+    assert [type(keep) for keep in keeps(settings)] == [type(image), type(video)]
+    assert settings.selector_of("image") == otprune.OTPrune(image)
+    assert keeps(request_settings(engine_settings({"keep": 1.0}), given)) == (image, video)
+
+
+def test_a_request_changes_the_modality_that_it_names():
+    engine = engine_settings({"image_pruning_rate": 0.9, "video_retention_ratio": 0.5})
+    for asked, made in (
+        ({}, (0.1, 0.5)),
+        ({"image_pruning_rate": 0.75}, (0.25, 0.5)),
+        ({"video_pruning_rate": 0.75}, (0.1, 0.25)),
+        ({"keep": 0.3}, (0.3, 0.3)),
+        ({"keep": 0.3, "video_pruning_rate": 0.25}, (0.3, 0.75)),
+        ({"method": "recommended"}, (0.1, 0.5)),
+    ):
+        assert keeps(request_settings(engine, asked)) == made
+    both = engine_settings({"keep": 0.3})
+    assert engine_settings({"image_pruning_rate": 0.7, "video_pruning_rate": 0.7}) == both
+    one, other = engine, request_settings(engine, {"image_pruning_rate": 0.75})
+    assert fingerprint(one, "image") != fingerprint(other, "image")
+    assert fingerprint(one, "video") == fingerprint(other, "video")
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_a_dropped_share_counts_what_the_kept_share_counts(digits):
+    """Equal ratios count alike, though 1 - 0.9 is not 0.1 in binary."""
+    whole = 10**digits
+    for dropped in range(whole):
+        rate, keep = dropped / whole, (whole - dropped) / whole
+        assert keeps(engine_settings({"image_pruning_rate": rate})) == (keep, 1.0)
+        assert keeps(engine_settings({"video_pruning_rate": rate})) == (1.0, keep)
+
+
+def test_shares_at_the_limits():
+    assert engine_settings({"image_pruning_rate": float(np.nextafter(1, 0))}).selector.keep > 0
+    assert engine_settings({"image_pruning_rate": 5e-324}).selector.keep == 1.0
+    assert engine_settings({"video_retention_ratio": 5e-324}).video_keep == 5e-324
+
+
 WRONG = [
     (0.1, otprune.OTPruneError, "expected a dictionary"),
     ({"keep": 0.0}, otprune.KeepError, "no token"),
@@ -95,6 +154,32 @@ WRONG = [
     ({"keep": 0.1, "merge": 1}, otprune.OTPruneError, "merge=1"),
     ({"keep": 0.1, "merge": "yes"}, otprune.OTPruneError, "merge='yes'"),
     ({"keep": 0.1, "kep": 0.2}, otprune.OTPruneError, "'kep'.*expected only keep"),
+    ({"keep": 0.1, "video_keep": 0.2}, otprune.OTPruneError, "'video_keep'.*expected only keep"),
+    ({"image_pruning_rate": 1.0}, otprune.KeepError, r"image_pruning_rate=1\.0: .*\[0, 1\)"),
+    ({"image_pruning_rate": -0.1}, otprune.KeepError, r"-0\.1: expected a share"),
+    ({"video_pruning_rate": float("nan")}, otprune.KeepError, "video_pruning_rate=nan"),
+    ({"video_pruning_rate": 10**400}, otprune.KeepError, "expected a share"),
+    ({"video_pruning_rate": True}, otprune.KeepError, "video_pruning_rate=True"),
+    ({"video_pruning_rate": "0.5"}, otprune.KeepError, "video_pruning_rate='0.5'"),
+    ({"video_pruning_rate": None}, otprune.KeepError, "video_pruning_rate=None"),
+    ({"video_retention_ratio": 0.0}, otprune.KeepError, r"video_retention_ratio=0\.0: .*\(0, 1\]"),
+    ({"video_retention_ratio": 64}, otprune.KeepError, "video_retention_ratio=64"),
+    (
+        {"video_pruning_rate": 0.5, "video_retention_ratio": 0.5},
+        otprune.OTPruneError,
+        "video_pruning_rate and video_retention_ratio are two names of one thing",
+    ),
+    (
+        {"keep": 0.5, "image_pruning_rate": 0.5, "video_pruning_rate": 0.5},
+        otprune.OTPruneError,
+        "keep=0.5 beside image_pruning_rate and video_pruning_rate",
+    ),
+    (
+        {"keep": "auto", "image_pruning_rate": 0.5},
+        otprune.UnsupportedError,
+        "before any feature exists",
+    ),
+    ({"keep": 7.5, "image_pruning_rate": 0.5}, otprune.KeepError, "more than everything"),
     ({"keep": 0.1, 3: 4}, otprune.OTPruneError, "has 3: expected only keep"),
     ({"keep": 0.1, "gamma": -1}, otprune.OTPruneError, r"gamma=-1\.0 is outside"),
     ({"keep": 0.1, "gamma": float("nan")}, otprune.OTPruneError, "gamma=nan is outside"),
@@ -127,7 +212,8 @@ def test_what_engines_and_requests_refuse(given, error, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, 'no "keep"'),
+        ({}, 'no "keep".*image_pruning_rate'),
+        ({"method": "grid"}, 'no "keep"'),
         ({"keep": 0.1, "positions": "near"}, "positions='near'"),
         ({"keep": 0.1, "untested_vllm": "go"}, "untested_vllm='go'"),
     ],
@@ -183,7 +269,7 @@ def test_settings_of_the_engines_method_are_of_that_method_alone():
 
 @pytest.mark.parametrize("given", [{"positions": "compact"}, {"untested_vllm": "unpruned"}])
 def test_a_request_cannot_change_the_engine(given):
-    with pytest.raises(otprune.OTPruneError, match="expected only keep, method, merge"):
+    with pytest.raises(otprune.OTPruneError, match="expected only keep, image_pruning_rate"):
         request_settings(engine_settings({"keep": 0.1}), given)
 
 
@@ -205,14 +291,16 @@ def test_identity_tells_apart_what_differs():
         {"keep": 1, "method": "recommended"},
     ]
     made = [engine_settings(one) for one in asked]
-    assert len({fingerprint(settings) for settings in made}) == len(made)
+    for modality in ("image", "video"):
+        assert len({fingerprint(settings, modality) for settings in made}) == len(made)
     json.dumps(asked)  # what --hf-overrides can carry
 
 
 def test_identity_is_the_same_for_what_does_not_differ():
     half = engine_settings({"keep": 0.5})
     for same in ({"untested_vllm": "unpruned"}, {"gamma": "scaled"}, {"merge": False}):
-        assert fingerprint(half) == fingerprint(engine_settings({"keep": 0.5, **same}))
+        other = engine_settings({"keep": 0.5, **same})
+        assert fingerprint(half, "image") == fingerprint(other, "image")
 
 
 def test_a_method_that_needs_what_there_is_not_is_refused(monkeypatch):

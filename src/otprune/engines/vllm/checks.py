@@ -104,8 +104,10 @@ def check_untested(config: Any, reason: str) -> None:
 
 def _listed(settings: Settings) -> str:
     selector = settings.selector
-    said = {"keep": selector.keep, "method": selector.name, **shown(selector)}
-    said["merge"] = settings.merge
+    said: dict[str, Any] = {"keep": selector.keep}
+    if repr(settings.video_keep) != repr(selector.keep):  # 1 token is not 1.0, all of them
+        said["keep of videos"] = settings.video_keep
+    said |= {"method": selector.name, **shown(selector), "merge": settings.merge}
     return ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
 
 

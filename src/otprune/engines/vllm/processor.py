@@ -16,6 +16,7 @@ from otprune.engines.vllm import rows
 from otprune.engines.vllm.prompt import run_lengths, shorten
 from otprune.engines.vllm.settings import (
     KEY,
+    MODALITIES,
     Settings,
     engine_settings,
     fingerprint,
@@ -23,7 +24,6 @@ from otprune.engines.vllm.settings import (
 )
 from otprune.errors import OTPruneError, UnsupportedError
 
-PRUNED = ("image", "video")
 _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
 
 
@@ -65,13 +65,16 @@ class PruningProcessor:
         if settings is None:
             return hashes
         algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
-        hash_of = functools.partial(
-            MultiModalHasher.hash_kwargs, algorithm, otprune=fingerprint(settings)
-        )
-        return {
-            modality: [hash_of(mm_hash=name) for name in names] if modality in PRUNED else names
-            for modality, names in hashes.items()
-        }
+
+        def with_settings(modality: str, names: list[str]) -> list[str]:
+            if modality not in MODALITIES:
+                return names
+            hash_of = functools.partial(
+                MultiModalHasher.hash_kwargs, algorithm, otprune=fingerprint(settings, modality)
+            )
+            return [hash_of(mm_hash=name) for name in names]
+
+        return {modality: with_settings(modality, names) for modality, names in hashes.items()}
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any
@@ -90,7 +93,7 @@ class PruningProcessor:
                 [_shortened(update, item, settings)]
                 for item, (update,) in zip(out_mm_kwargs[modality], updates[modality], strict=True)
             ]
-            for modality in PRUNED
+            for modality in MODALITIES
             if updates.get(modality)
         }
         return {**updates, **shortened}
@@ -112,7 +115,8 @@ def _shortened(update: Any, item: Any, settings: Settings) -> Any:
             f"the placeholders of one {update.modality} are runs of {sets}, and otprune expects "
             "frames of one size: serve this checkpoint unpruned"
         )
-    plan = rows.plan(settings.selector, settings.merge, len(sets), m, settings.mass, settings.alpha)
+    selector = settings.selector_of(update.modality)
+    plan = rows.plan(selector, settings.merge, len(sets), m, settings.mass, settings.alpha)
     item[KEY] = MultiModalFieldElem(
         data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),

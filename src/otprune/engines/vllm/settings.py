@@ -10,12 +10,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
 
 from otprune.engines.vllm.rows import method_text
-from otprune.errors import OTPruneError, UnsupportedError
+from otprune.errors import KeepError, OTPruneError, UnsupportedError
+from otprune.keep import Keep
 from otprune.measures.mass import Mass
 from otprune.selectors import Selector, by_name
 from otprune.selectors.gate import check_cues
@@ -26,7 +29,14 @@ Positions = Literal["auto", "preserved", "compact"]
 Untested = Literal["refuse", "unpruned"]
 
 DEFAULT_METHOD = "otprune"
-PER_REQUEST = ("keep", "method", "merge")  # and the method's own settings
+MODALITIES = ("image", "video")
+# Names that other projects have for the `keep` of one modality, and whether it is what is dropped.
+SHARES = {
+    "image_pruning_rate": ("image", True),
+    "video_pruning_rate": ("video", True),
+    "video_retention_ratio": ("video", False),
+}
+PER_REQUEST = ("keep", *SHARES, "method", "merge")  # and the method's own settings
 PER_ENGINE = ("positions", "untested_vllm")
 
 
@@ -34,15 +44,18 @@ PER_ENGINE = ("positions", "untested_vllm")
 class Settings:
     """How images and videos are pruned.
 
-    selector: the method with its settings; `keep` is a ratio or a number of tokens, no rule.
+    selector: the method with its settings, for images; `keep` is a ratio or a number of tokens, no
+        rule.
+    video_keep: the same of videos.
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
     untested_vllm: what to do under a vLLM that otprune does not know, "refuse" or "unpruned".
-    values: the dictionary that all of this was read from.
+    values: the dictionary that all of this was read from, with `keep` for images and `video_keep`.
     """
 
     selector: Selector
+    video_keep: float | int
     merge: bool
     mass: Mass
     alpha: float
@@ -55,31 +68,39 @@ class Settings:
         """The name that was asked for: a method, or "recommended"."""
         return str(self.values.get("method", DEFAULT_METHOD))
 
+    def selector_of(self, modality: str) -> Selector:
+        """The selector with the `keep` of "image" or "video"."""
+        return (
+            replace(self.selector, keep=self.video_keep) if modality == "video" else self.selector
+        )
+
 
 def engine_settings(given: object) -> Settings:
     """Settings of a whole engine, from the value of `otprune` in --hf-overrides.
 
     Raises:
-        KeepError: `keep` is missing, or is neither a ratio nor a number.
+        KeepError: `keep` is neither a ratio nor a number, or a rate is no share.
         UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a mass,
             a selection inside the encoder, a selector that needs a GPU where the settings are
             checked.
-        OTPruneError: an unknown name or a wrong value.
+        OTPruneError: an unknown name, a wrong value, or how much is kept is missing or said twice.
     """
     read = _read(given, (*PER_REQUEST, *PER_ENGINE), "--hf-overrides")
-    if "keep" not in read:
+    if not {"keep", "video_keep"} & set(read):
         raise OTPruneError(
             'otprune in --hf-overrides has no "keep": give a ratio, e.g. {"otprune": {"keep": '
-            "0.1}}; 1.0 keeps everything and lets single requests ask for less"
+            "0.1}}; 1.0 keeps everything and lets single requests ask for less. Or give "
+            f"{', '.join(SHARES)}"
         )
-    return _settings(read)
+    return _settings({"keep": 1.0, "video_keep": 1.0} | read)
 
 
 def request_settings(engine: Settings, given: object) -> Settings:
     """Settings of one request: `mm_processor_kwargs["otprune"]` on top of the engine's.
 
-    A request that names another method starts from that method's defaults: the engine's settings of
-    its own method do not apply.
+    A request that speaks of one modality leaves the engine's `keep` of the other. A request that
+    names another method starts from that method's defaults: the engine's settings of its own method
+    do not apply.
 
     Raises: as `engine_settings`; also for a setting that is the same for a whole engine.
     """
@@ -93,10 +114,11 @@ def request_settings(engine: Settings, given: object) -> Settings:
     return _settings(values | read)
 
 
-def fingerprint(settings: Settings) -> str:
-    """What an image's features depend on besides the image, for the identity of cached items."""
-    method = method_text(settings.selector, settings.merge, settings.mass, settings.alpha)
-    return f"otprune keep={settings.selector.keep!r} positions={settings.positions} {method}"
+def fingerprint(settings: Settings, modality: str) -> str:
+    """What an item's features depend on besides the item, for the identity of cached items."""
+    selector = settings.selector_of(modality)
+    method = method_text(selector, settings.merge, settings.mass, settings.alpha)
+    return f"otprune keep={selector.keep!r} positions={settings.positions} {method}"
 
 
 def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -122,7 +144,46 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
         raise OTPruneError(
             f"otprune in {where} has {', '.join(unknown)}: expected only {', '.join(known)}"
         )
-    return read
+    return _with_keeps(read)
+
+
+def _with_keeps(read: dict[str, Any]) -> dict[str, Any]:
+    """The same with `keep` for images and `video_keep`, of the modalities that are spoken of.
+
+    Raises:
+        KeepError: a rate is no share.
+        OTPruneError: how much is kept of a modality is said twice.
+    """
+    read = dict(read)
+    named: dict[str, str] = {}
+    made: dict[str, Any] = {}
+    for name, (modality, drops) in SHARES.items():
+        if name not in read:
+            continue
+        if modality in named:
+            raise OTPruneError(f"{named[modality]} and {name} are two names of one thing: give one")
+        named[modality] = name
+        made[modality] = _kept(name, read.pop(name), drops)
+    if "keep" in read:
+        keep = read.pop("keep")
+        if set(named) == set(MODALITIES):
+            raise OTPruneError(
+                f"keep={keep!r} beside {' and '.join(named.values())} contradicts them: give keep, "
+                "or a rate for each of images and videos, or keep and the rate of one of them"
+            )
+        made = dict.fromkeys(MODALITIES, keep) | made
+    keys = {"image": "keep", "video": "video_keep"}
+    return read | {keys[modality]: keep for modality, keep in made.items()}
+
+
+def _kept(name: str, share: Any, drops: bool) -> float:
+    """A share as the ratio that is kept. Decimal, since 1 - 0.9 in binary is not 0.1."""
+    where, limits = ("[0, 1)", "0 drops nothing") if drops else ("(0, 1]", "1 keeps everything")
+    is_number = isinstance(share, Real) and not isinstance(share, bool)
+    if not is_number or not (0 <= share < 1 if drops else 0 < share <= 1):
+        raise KeepError(f"{name}={share!r}: expected a share in {where}, where {limits}")
+    ratio = float(share)
+    return float(1 - Decimal(repr(ratio))) if drops else ratio
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
@@ -130,16 +191,28 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     positions, untested = rest.pop("positions", "auto"), rest.pop("untested_vllm", "refuse")
     _check_choice("positions", positions, get_args(Positions))
     _check_choice("untested_vllm", untested, get_args(Untested))
+    video_keep = rest.pop("video_keep")
     made = by_name(rest.pop("method", DEFAULT_METHOD), **rest)
     selector = made["selector"]
     check_cues(selector, [], "by the engine for vLLM")
-    if not isinstance(selector.keep, (int, float)):
-        raise UnsupportedError(
-            f"keep={values['keep']!r}: vLLM must know the number of tokens before any feature "
-            "exists, give a ratio in (0, 1] as a float, or a number of tokens >= 1 as an int"
-        )
+    _settled(selector.keep)
+    of_videos = _settled(replace(selector, keep=video_keep).keep)
     _check_runs(replace(selector, keep=1))
-    return Settings(selector, made["merge"], "none", 1.0, positions, untested, values)
+    return Settings(selector, of_videos, made["merge"], "none", 1.0, positions, untested, values)
+
+
+def _settled(keep: Keep) -> float | int:
+    """A `keep` that is no rule.
+
+    Raises:
+        UnsupportedError: it is one.
+    """
+    if not isinstance(keep, (int, float)):
+        raise UnsupportedError(
+            f"keep={keep!r}: vLLM must know the number of tokens before any feature exists, give a "
+            "ratio in (0, 1] as a float, or a number of tokens >= 1 as an int"
+        )
+    return keep
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
