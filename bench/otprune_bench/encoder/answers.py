@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from otprune.demo import load
+from otprune.engines.common.among import reduce_among
 from otprune.engines.common.stage import EncoderStage
-from otprune.engines.transformers.selection import reduce_among
 from otprune.engines.transformers.tower import staged
 from otprune.measures.cells import Cells
 from otprune.measures.mass import log_mass

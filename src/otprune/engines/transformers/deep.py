@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
+from otprune.engines.common.arguments import named
 from otprune.engines.common.layer_stage import LayerStage
 from otprune.engines.transformers.attention import checkpointing, watch_attention
 from otprune.engines.transformers.deep_ranks import attention_score, dart, highest, raters
 from otprune.engines.transformers.deep_rows import Short, shortened
-from otprune.engines.transformers.following import Following, named
+from otprune.engines.transformers.following import Following
 from otprune.engines.transformers.layout import Layout
 from otprune.engines.transformers.memory import CACHE_NAMES, Deep, LayerCut, Memory, cache_of
 from otprune.engines.transformers.prompt import setting

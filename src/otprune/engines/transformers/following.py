@@ -7,14 +7,12 @@ afterwards nothing is left.
 
 from __future__ import annotations
 
-import inspect
 import operator
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -144,20 +142,3 @@ class _Method:
         if self.own is not None:
             return operator.getitem, ((self.own,), 0)
         return getattr, (self.module, self.name)
-
-
-def named(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "forward"
-) -> dict[str, Any]:
-    """The arguments of a module's method by name."""
-    signature = _signature(getattr(type(module), method))
-    found: dict[str, Any] = {}
-    for name, value in list(signature.bind(module, *args, **kwargs).arguments.items())[1:]:
-        more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-        found |= value if more else {name: value}
-    return found
-
-
-@lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)

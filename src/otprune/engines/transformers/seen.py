@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune.engines.common.arguments import named
+from otprune.engines.common.grids import Layout
 from otprune.engines.transformers.attention import watch_attention
-from otprune.engines.transformers.following import PACK, POOL, followed, named
+from otprune.engines.transformers.following import PACK, POOL, followed
 from otprune.engines.transformers.packing import Seen, packed, packed_origins, pooled
 from otprune.engines.transformers.saliency import Part, parts_of, received
 from otprune.engines.transformers.sources import Source, source_of
-from otprune.engines.transformers.towers import Layout
 from otprune.errors import UnsupportedError
 from otprune.selectors import Cues
 

@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprune.engines.common.arguments import named
+from otprune.engines.common.short import Short, short_of
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import Decoder, apply_key_bias, checkpointing
 from otprune.engines.transformers.bias import as_mask
-from otprune.engines.transformers.following import PACK, followed, named
+from otprune.engines.transformers.following import PACK, followed
 from otprune.engines.transformers.packing import packed_origins
-from otprune.engines.transformers.short import Short, short_of, shortened, whole_again
+from otprune.engines.transformers.short import shortened, whole_again
 from otprune.engines.transformers.towers import Tower, layers_of, side_of, tower_of
 from otprune.errors import UnsupportedError
 from otprune.measures.cells import Cells

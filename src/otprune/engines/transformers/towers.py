@@ -9,31 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from otprune.engines.common.grids import (
+    Layout,
+    blocks,
+    frames_of,
+    images_of,
+    packed,
+    places_of,
+)
 from otprune.errors import UnsupportedError
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which tokens of an encoder's sequences show what.
-
-    units: for each attention set (image, tile or frame) `(U, g)` int64: the indices of the tokens
-        of each block that the model combines behind the encoder, in the order of its output. g is 1
-        where it combines none. Indices count through all sequences, `row * n + column`.
-    special: `(S,)` int64, likewise: special tokens, which always stay. The class token is the first
-        of a sequence, registers follow it. All others are padding.
-    places: for each set `(U, 2)` int64: row and column of each block on the grid of blocks.
-    """
-
-    units: list[Tensor]
-    special: Tensor
-    places: list[Tensor]
-
 
 # From an encoder, the arguments of its call, the shape `(rows, n)` of its sequences, and the side
 # of the blocks that the model combines.
@@ -52,24 +40,6 @@ class Tower:
     layout: Find
 
 
-@lru_cache(maxsize=64)
-def _blocks(height: int, width: int, side: int) -> Tensor:
-    """`(U, side ** 2)`: a grid's tokens in raster order, by block; single tokens if none fit."""
-    if height % side or width % side:
-        side = 1
-    grid = torch.arange(height * width).view(height // side, side, width // side, side)
-    return grid.transpose(1, 2).reshape(-1, side * side)
-
-
-@lru_cache(maxsize=64)
-def _places(height: int, width: int, side: int) -> Tensor:
-    """`(U, 2)`: row and column of each of `_blocks`."""
-    if height % side or width % side:
-        side = 1
-    rows, columns = torch.arange(height // side), torch.arange(width // side)
-    return torch.cartesian_prod(rows, columns)
-
-
 def _pair(size: Any) -> tuple[int, int]:
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
@@ -83,13 +53,7 @@ def _square(special: Callable[[Any], int]) -> Find:
         height, width = (int(a) // b for a, b in zip(size, patch, strict=True))
         first = special(tower.config)
         _check_size(tower, n, first + height * width)
-        units = _blocks(height, width, side) + first
-        ahead = torch.arange(first)
-        return Layout(
-            [units + row * n for row in range(rows)],
-            torch.cat([ahead + row * n for row in range(rows)]),
-            [_places(height, width, side)] * rows,
-        )
+        return images_of(rows, height, width, side, first)
 
     return find
 
@@ -100,11 +64,10 @@ def _masked(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: 
     patch, size = _pair(tower.config.patch_size), given["pixel_values"].shape[-2:]
     height, width = (int(a) // b for a, b in zip(size, patch, strict=True))
     _check_size(tower, n, height * width)
-    units, places = _blocks(height, width, side), _places(height, width, side)
+    units, places = blocks(height, width, side), places_of(height, width, side)
     mask = given.get("patch_attention_mask")
     if mask is None:
-        units_of_rows = [units + row * n for row in range(rows)]
-        return Layout(units_of_rows, torch.arange(0), [places] * rows)
+        return images_of(rows, height, width, side, 0)
     shown = [real[units].any(dim=1) for real in mask.reshape(rows, -1).bool().cpu()]
     return Layout(
         [units[some] + row * n for row, some in enumerate(shown)],
@@ -118,18 +81,10 @@ def _native(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: 
     _, n = shape
     grids = [(int(h), int(w)) for h, w in given["spatial_shapes"].tolist()]
     return Layout(
-        [_blocks(*grid, side) + row * n for row, grid in enumerate(grids)],
+        [blocks(*grid, side) + row * n for row, grid in enumerate(grids)],
         torch.arange(0),
-        [_places(*grid, side) for grid in grids],
+        [places_of(*grid, side) for grid in grids],
     )
-
-
-def _packed(grids: list[tuple[int, int]], side: int) -> list[Tensor]:
-    units, start = [], 0
-    for height, width in grids:
-        units.append(_blocks(height, width, side) + start)
-        start += height * width
-    return units
 
 
 def _pixtral(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
@@ -141,35 +96,16 @@ def _pixtral(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side:
     patch = int(tower.patch_size)
     grids = [(int(h) // patch, int(w) // patch) for h, w in sizes]
     _check_size(tower, shape[1], sum(math.prod(grid) for grid in grids))
-    places = [_places(*grid, side) for grid in grids]
-    return Layout(_packed(grids, side), torch.arange(0), places)
+    places = [places_of(*grid, side) for grid in grids]
+    return Layout(packed(grids, side), torch.arange(0), places)
 
 
 def _qwen(tower: Any, given: Mapping[str, Any], shape: tuple[int, int], side: int) -> Layout:
     """Frames of any size, packed, the tokens of each merged block next to each other."""
-    merged = int(tower.spatial_merge_size)
-    times = merged**2
+    merged, window = int(tower.spatial_merge_size), getattr(tower, "window_size", None)
     grids = [(int(h), int(w)) for t, h, w in given["grid_thw"].tolist() for _ in range(int(t))]
-    lengths = [math.prod(grid) for grid in grids]
-    _check_size(tower, shape[1], sum(lengths))
-    place = torch.arange(sum(lengths) // times)
-    if getattr(tower, "window_size", None):
-        from transformers.vision_utils import get_vision_window_index
-
-        # The encoder's sequence is ordered by windows, its output is not.
-        order, _ = get_vision_window_index(
-            given["grid_thw"].cpu(),
-            spatial_merge_size=tower.spatial_merge_size,
-            window_size=tower.window_size,
-            patch_size=tower.patch_size,
-        )
-        place = order.argsort()
-    units = place.unsqueeze(1) * times + torch.arange(times)
-    return Layout(
-        list(units.split([length // times for length in lengths])),
-        torch.arange(0),
-        [_places(*grid, merged) for grid in grids],
-    )
+    _check_size(tower, shape[1], sum(math.prod(grid) for grid in grids))
+    return frames_of(grids, merged, window and int(window) // merged // int(tower.patch_size))
 
 
 def _check_size(tower: Any, found: int, expected: int) -> None:

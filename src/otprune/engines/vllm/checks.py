@@ -10,6 +10,7 @@ from typing import Any
 
 from otprune.engines.vllm.families import FAMILIES
 from otprune.engines.vllm.settings import KEY, Settings, engine_settings
+from otprune.engines.vllm.towers import COMPILED, check_stage
 from otprune.errors import UnsupportedError
 from otprune.selectors.named import RECOMMENDED
 from otprune.selectors.settings import shown
@@ -77,6 +78,10 @@ def check(config: Any, caution: str | None = None) -> None:
             "LoRA in the vision tower takes its number of tokens from the pruned prompt: leave out "
             "--enable-tower-connector-lora"
         )
+    if getattr(getattr(config, "compilation_config", None), "compile_mm_encoder", False):
+        setattr(model.hf_config, COMPILED, True)
+    if settings.stage is not None:
+        check_stage(model.hf_config, mm, settings.stage)
     _log_once(
         f"otprune: visual tokens of {names[0]} are pruned, {_listed(settings)}, "
         f"positions={positions}"
@@ -108,6 +113,8 @@ def _listed(settings: Settings) -> str:
     if repr(settings.video_keep) != repr(selector.keep):  # 1 token is not 1.0, all of them
         said["keep of videos"] = settings.video_keep
     said |= {"method": selector.name, **shown(selector), "merge": settings.merge}
+    if settings.stage is not None:
+        said |= {"encoder_keep": settings.stage.keep, "encoder_after": settings.stage.after}
     return ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
 
 

@@ -18,20 +18,24 @@ class Family:
     mrope: positions have three axes (time, height, width), so that kept tokens can keep theirs.
         Elsewhere vLLM itself counts positions, and they are always compact.
     stacked: a token's row holds deepstack levels after the `visual_dim` features to select by.
+    packs: tiles become an image in a method of the model, which adds rows and may resize.
     """
 
     module: str
     model: str
     mrope: bool = False
     stacked: bool = False
+    packs: bool = False
 
 
 # Keys are architectures as config.json names them.
 FAMILIES: dict[str, Family] = {
     "LlavaForConditionalGeneration": Family("llava", "LlavaForConditionalGeneration"),
-    "LlavaNextForConditionalGeneration": Family("llava_next", "LlavaNextForConditionalGeneration"),
+    "LlavaNextForConditionalGeneration": Family(
+        "llava_next", "LlavaNextForConditionalGeneration", packs=True
+    ),
     "LlavaOnevisionForConditionalGeneration": Family(
-        "llava_onevision", "LlavaOnevisionForConditionalGeneration"
+        "llava_onevision", "LlavaOnevisionForConditionalGeneration", packs=True
     ),
     "InternVLForConditionalGeneration": Family("interns1", "InternS1ForConditionalGeneration"),
     "Qwen2VLForConditionalGeneration": Family(

@@ -20,9 +20,12 @@ from otprune.engines.vllm.prompt import (
     with_offsets,
     without_offsets,
 )
-from otprune.engines.vllm.rows import read
+from otprune.engines.vllm.rows import Plan, read
 from otprune.engines.vllm.selection import Kept, choose
-from otprune.engines.vllm.settings import KEY, engine_settings
+from otprune.engines.vllm.settings import KEY, STAGE, engine_settings
+from otprune.engines.vllm.tower import cells_of_images, staged
+from otprune.errors import OTPruneError
+from otprune.measures.cells import Cells
 
 
 class PruningModel:
@@ -47,16 +50,35 @@ class PruningModel:
         vLLM never puts images and videos into one run.
         """
         rows = kwargs.pop(KEY, None)
-        made = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        kwargs.pop(STAGE, None)
         if rows is None:
-            return self._whole(made)
+            return self._whole(super().embed_multimodal(**kwargs))  # type: ignore[misc]
+        plans = [read(row) for row in rows]  # a tensor, or a list where rows differ in length
+        made, cells = self._encoded(plans, kwargs)
         kept = choose(
-            list(made),
-            [read(row) for row in rows],  # a tensor, or a list where rows differ in length
+            made,
+            plans,
             width=self.visual_dim if self.stacked else None,  # type: ignore[attr-defined]
             agree=_same_on_all_ranks,
+            cells=cells,
         )
         return self._pruned(kept, kwargs)
+
+    def _encoded(
+        self, plans: list[Plan], kwargs: dict[str, Any]
+    ) -> tuple[list[Tensor], list[list[Cells] | None]]:
+        """Features of every image, and what the stage inside the encoder kept of its sets."""
+        embed = super().embed_multimodal  # type: ignore[misc]
+        stage = plans[0].stage
+        if any(plan.stage != stage for plan in plans):
+            raise OTPruneError(
+                "images with different selections inside the encoder came in one run of it"
+            )
+        if stage is None:
+            return list(embed(**kwargs)), [None] * len(plans)
+        with staged(self, stage, _same_on_all_ranks) as kept:
+            made = list(embed(**kwargs))
+        return made, cells_of_images(kept, [(plan.sets, plan.m) for plan in plans])
 
     def _whole(self, made: Any) -> Any:
         return made

@@ -39,6 +39,7 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ),
     ("vllm.multimodal.inputs", "MultiModalFieldElem", ("data", "field")),
     ("vllm.multimodal.inputs", "MultiModalBatchedField", ("keep_on_cpu",)),
+    ("vllm.multimodal.inputs", "MultiModalSharedField", ("keep_on_cpu", "batch_size")),
     (
         "vllm.multimodal.inputs",
         "MultiModalFeatureSpec",

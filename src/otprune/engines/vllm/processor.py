@@ -9,21 +9,30 @@ from typing import Any
 
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.hasher import MultiModalHasher
-from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
+from vllm.multimodal.inputs import (
+    MultiModalBatchedField,
+    MultiModalFieldElem,
+    MultiModalSharedField,
+)
 from vllm.multimodal.processing.processor import PromptUpdateDetails
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.engines.vllm import rows
+from otprune.engines.vllm.families import FAMILIES
 from otprune.engines.vllm.prompt import run_lengths, shorten
 from otprune.engines.vllm.settings import (
     KEY,
     MODALITIES,
+    STAGE,
     Settings,
     engine_settings,
     fingerprint,
     request_settings,
 )
+from otprune.engines.vllm.towers import check_stage, most_kept
 from otprune.errors import OTPruneError, UnsupportedError
 
+GRIDS = ("image_grid_thw", "video_grid_thw")
 _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
 
 
@@ -56,7 +65,12 @@ class PruningProcessor:
                 )
             return None
         settings = engine_settings(given)
-        return settings if asked is None else request_settings(settings, asked)
+        if asked is None:
+            return settings
+        settings = request_settings(settings, asked)
+        if settings.stage is not None:
+            check_stage(self.info.get_hf_config(), self.info.ctx.get_mm_config(), settings.stage)
+        return settings
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
         """Keys of every cache: of the image and of how it is pruned."""
@@ -90,7 +104,7 @@ class PruningProcessor:
             return updates
         shortened = {
             modality: [
-                [_shortened(update, item, settings)]
+                [_shortened(update, item, settings, self.info.get_hf_config())]
                 for item, (update,) in zip(out_mm_kwargs[modality], updates[modality], strict=True)
             ]
             for modality in MODALITIES
@@ -99,8 +113,11 @@ class PruningProcessor:
         return {**updates, **shortened}
 
 
-def _shortened(update: Any, item: Any, settings: Settings) -> Any:
+def _shortened(update: Any, item: Any, settings: Settings, config: Any) -> Any:
     """An update with fewer placeholders; the plan for it is added to `item`.
+
+    vLLM never puts images with different shared fields into one run of the encoder, so a stage is
+    one of them, and of its own.
 
     Placeholders in one run, with or without text around them, are one set of tokens. Where text
     separates the frames of a video, each frame is a set of its own, since the number of tokens kept
@@ -115,13 +132,34 @@ def _shortened(update: Any, item: Any, settings: Settings) -> Any:
             f"the placeholders of one {update.modality} are runs of {sets}, and otprune expects "
             "frames of one size: serve this checkpoint unpruned"
         )
+    stage, most = settings.stage, None
+    if stage is not None:
+        most = _most_kept(item, stage, m, len(sets), config)
+        item[STAGE] = MultiModalFieldElem(
+            data=rows.words(rows.stage_text(stage)),
+            field=MultiModalSharedField(batch_size=1, keep_on_cpu=True),
+        )
     selector = settings.selector_of(update.modality)
-    plan = rows.plan(selector, settings.merge, len(sets), m, settings.mass, settings.alpha)
+    plan = rows.plan(
+        selector, settings.merge, len(sets), m, settings.mass, settings.alpha, stage, most
+    )
     item[KEY] = MultiModalFieldElem(
         data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),
     )
     return update.with_content(PromptUpdateDetails(shorten(ids, is_token, plan.k), is_embed))
+
+
+def _most_kept(item: Any, stage: EncoderStage, m: int, sets: int, config: Any) -> int | None:
+    if not any(name.startswith("pixel_values") for name in item):
+        raise UnsupportedError(
+            "encoder_keep with images or videos that are encoded already: the selection inside the "
+            "encoder cannot reach them, leave it out"
+        )
+    grids = [item[name].data for name in GRIDS if name in item]
+    grid = grids[0].flatten().tolist() if grids else None
+    family = next(FAMILIES[name] for name in config.architectures if name in FAMILIES)
+    return most_kept(config, family, stage, m, sets, grid)
 
 
 def register(model: type[Any]) -> type[Any]:

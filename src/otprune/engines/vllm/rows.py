@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from otprune.engines.common.stage import EncoderStage
 from otprune.measures.mass import Mass
 from otprune.selectors import METHODS, Selector
 from otprune.selectors.named import settings_of
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     selector: its `keep` is the number of tokens that stay of a set.
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
+    stage: selection inside the vision encoder, by `DPPPrune`; None for none.
     """
 
     sets: int
@@ -37,6 +39,7 @@ class Plan(NamedTuple):
     merge: bool
     mass: Mass = "none"
     alpha: float = 1.0
+    stage: EncoderStage | None = None
 
     @property
     def k(self) -> int:
@@ -45,10 +48,25 @@ class Plan(NamedTuple):
 
 
 def plan(
-    selector: Selector, merge: bool, sets: int, m: int, mass: Mass = "none", alpha: float = 1.0
+    selector: Selector,
+    merge: bool,
+    sets: int,
+    m: int,
+    mass: Mass = "none",
+    alpha: float = 1.0,
+    stage: EncoderStage | None = None,
+    most: int | None = None,
 ) -> Plan:
-    """The plan for an image of `sets` times `m` tokens; `selector.keep` may be a ratio."""
-    return Plan(sets, m, replace(selector, keep=selector.count(m)), merge, mass, alpha)
+    """The plan for an image of `sets` times `m` tokens; `selector.keep` may be a ratio.
+
+    Args:
+        most: how many tokens of a set differ behind the stage, of which no more are kept, unless
+            all m are.
+    """
+    k = selector.count(m)
+    if most is not None and k < m:
+        k = min(k, most)
+    return Plan(sets, m, replace(selector, keep=k), merge, mass, alpha, stage)
 
 
 def method_text(selector: Selector, merge: bool, mass: Mass = "none", alpha: float = 1.0) -> str:
@@ -57,16 +75,27 @@ def method_text(selector: Selector, merge: bool, mass: Mass = "none", alpha: flo
     return json.dumps([selector.name, own, merge, mass, alpha])
 
 
+def stage_text(stage: EncoderStage | None) -> str:
+    """`keep` and `after` of a stage by `DPPPrune`, or null, as JSON."""
+    return json.dumps(None if stage is None else [stage.keep, stage.after])
+
+
 def write(image: Plan) -> Tensor:
     """`(n,)` int64, where n depends on the length of the settings."""
-    text = method_text(image.selector, image.merge, image.mass, image.alpha).encode()
-    text += b" " * (-len(text) % _WORD)
-    words = torch.frombuffer(bytearray(text), dtype=torch.int64)
-    return torch.cat([torch.tensor([image.sets, image.m, image.k]), words])
+    method = method_text(image.selector, image.merge, image.mass, image.alpha)
+    text = words(f"[{method}, {stage_text(image.stage)}]")
+    return torch.cat([torch.tensor([image.sets, image.m, image.k]), text])
 
 
 def read(row: Tensor) -> Plan:
     """The plan that `write` wrote."""
     sets, m, k = row[:3].tolist()
-    name, own, merge, mass, alpha = json.loads(row[3:].cpu().numpy().tobytes())
-    return Plan(sets, m, METHODS[name](k, **own), merge, mass, alpha)
+    (name, own, merge, mass, alpha), stage = json.loads(row[3:].cpu().numpy().tobytes())
+    stage = stage and EncoderStage(*stage)
+    return Plan(sets, m, METHODS[name](k, **own), merge, mass, alpha, stage)
+
+
+def words(text: str) -> Tensor:
+    """Text as int64, eight bytes to a number, with spaces behind it."""
+    written = text.encode()
+    return torch.frombuffer(bytearray(written + b" " * (-len(written) % _WORD)), dtype=torch.int64)

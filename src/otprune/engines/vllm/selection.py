@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otprune.engines.common.selection import reduce_checked
+from otprune.engines.common.among import reduce_among
+from otprune.engines.common.selection import NOTHING, reduce_checked
 from otprune.engines.vllm.rows import Plan
 from otprune.errors import OTPruneError
+from otprune.measures.cells import Cells
 from otprune.measures.mass import log_mass
+from otprune.selectors import Reduction, Selector
 from otprune.selectors.batches import in_groups
 
 logger = logging.getLogger("vllm.otprune")
@@ -38,6 +41,7 @@ def choose(
     plans: list[Plan],
     width: int | None = None,
     agree: Callable[[Tensor], Tensor] = lambda x: x,
+    cells: list[list[Cells] | None] | None = None,
 ) -> list[Kept]:
     """What is kept of each image; images with equal plans are selected in one batch.
 
@@ -47,6 +51,9 @@ def choose(
         width: number of leading features to select and merge by, None for all; the others
             (deepstack levels) follow the kept tokens.
         agree: maps this rank's choice to that of rank 0.
+        cells: of each image the plan of each of its sets by a selection inside the encoder. Tokens
+            of one cell are copies, and the choice is among the kept ones, if there are enough. None
+            for an image of which that is not known.
 
     Raises:
         OTPruneError: an image has another number of tokens than its placeholders were counted
@@ -60,10 +67,16 @@ def choose(
                 f"as {counted}: this checkpoint's processor and encoder disagree, serve it unpruned"
             )
 
+    known = [None] * len(images) if cells is None else cells
+    among = [
+        one if one is not None and all(plan.k <= len(each.kept) for each in one) else None
+        for one, plan in zip(known, plans, strict=True)
+    ]
+
     def together(places: list[int]) -> list[Kept]:
         """Images of one plan, in one batch."""
         plan, some = plans[places[0]], [images[i] for i in places]
-        sets, m, selector, merge, mass, alpha = plan
+        sets, m, selector, merge, mass, alpha = plan[:6]
         if plan.k == m:
             every = torch.arange(m, device=some[0].device).repeat(sets)
             return [Kept(every, x, torch.zeros(len(x), device=x.device)) for x in some]
@@ -73,7 +86,7 @@ def choose(
         if not bool(finite.all()):  # an error here would stop the server
             logger.warning("otprune: the encoder made NaN or Inf; the selection takes them as 0")
             tokens = torch.where(finite, tokens, 0.0)
-        made = reduce_checked(selector, tokens, merge)
+        made = _reduced(selector, tokens, merge, [among[i] for i in places])
         indices = agree(made.indices)
         features = full.take_along_dim(indices.unsqueeze(-1), dim=1)
         if merge:
@@ -86,4 +99,21 @@ def choose(
         parts = (x.unflatten(0, each).flatten(1, 2) for x in (indices, features, logs))
         return list(map(Kept, *parts))
 
-    return in_groups(plans, together)
+    return in_groups(
+        [(plan, one is None) for plan, one in zip(plans, among, strict=True)], together
+    )
+
+
+def _reduced(
+    selector: Selector, tokens: Tensor, merge: bool, among: list[list[Cells] | None]
+) -> Reduction:
+    """Sets `(B, m, d)` reduced, those of one image behind the other; among its cells if given."""
+    cells = [each for one in among if one is not None for each in one]
+    if not cells:
+        return reduce_checked(selector, tokens, merge)
+    made = reduce_among(selector, tokens.unbind(), cells, merge, [NOTHING] * len(cells))
+    return Reduction(
+        torch.stack([one.indices for one in made]),
+        lambda: torch.stack([one.masses for one in made]),
+        torch.stack([one.features for one in made]),
+    )

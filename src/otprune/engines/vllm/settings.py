@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from otprune.engines.vllm.rows import method_text
+from otprune.engines.common.stage import EncoderStage, stage_of
+from otprune.engines.vllm.rows import method_text, stage_text
 from otprune.errors import KeepError, OTPruneError, UnsupportedError
 from otprune.keep import Keep
 from otprune.measures.mass import Mass
@@ -25,6 +26,7 @@ from otprune.selectors.gate import check_cues
 from otprune.selectors.named import RECOMMENDED, every_setting, settings_of
 
 KEY = "otprune"
+STAGE = "otprune_stage"  # a field of an image's item
 Positions = Literal["auto", "preserved", "compact"]
 Untested = Literal["refuse", "unpruned"]
 
@@ -36,7 +38,8 @@ SHARES = {
     "video_pruning_rate": ("video", True),
     "video_retention_ratio": ("video", False),
 }
-PER_REQUEST = ("keep", *SHARES, "method", "merge")  # and the method's own settings
+ENCODER = ("encoder_keep", "encoder_after")
+PER_REQUEST = ("keep", *SHARES, "method", "merge", *ENCODER)  # and the method's own settings
 PER_ENGINE = ("positions", "untested_vllm")
 
 
@@ -49,6 +52,7 @@ class Settings:
     video_keep: the same of videos.
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
+    stage: selection inside the vision encoder, None for none.
     positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
     untested_vllm: what to do under a vLLM that otprune does not know, "refuse" or "unpruned".
     values: the dictionary that all of this was read from, with `keep` for images and `video_keep`.
@@ -59,6 +63,7 @@ class Settings:
     merge: bool
     mass: Mass
     alpha: float
+    stage: EncoderStage | None
     positions: Positions
     untested_vllm: Untested
     values: Mapping[str, Any]
@@ -80,9 +85,8 @@ def engine_settings(given: object) -> Settings:
 
     Raises:
         KeepError: `keep` is neither a ratio nor a number, or a rate is no share.
-        UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a mass,
-            a selection inside the encoder, a selector that needs a GPU where the settings are
-            checked.
+        UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a mass, a
+            selector that needs a GPU where the settings are checked.
         OTPruneError: an unknown name, a wrong value, or how much is kept is missing or said twice.
     """
     read = _read(given, (*PER_REQUEST, *PER_ENGINE), "--hf-overrides")
@@ -118,7 +122,8 @@ def fingerprint(settings: Settings, modality: str) -> str:
     """What an item's features depend on besides the item, for the identity of cached items."""
     selector = settings.selector_of(modality)
     method = method_text(selector, settings.merge, settings.mass, settings.alpha)
-    return f"otprune keep={selector.keep!r} positions={settings.positions} {method}"
+    stage = f" encoder={stage_text(settings.stage)}" if settings.stage else ""
+    return f"otprune keep={selector.keep!r} positions={settings.positions} {method}{stage}"
 
 
 def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -132,12 +137,11 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
             raise UnsupportedError(
                 f"{name}={given[name]!r}: vLLM's attention takes no weight per token, leave it out"
             )
-    for name in ("encoder", "encoder_keep", "encoder_after"):
-        if read.pop(name, None) is not None:
-            raise UnsupportedError(
-                f"{name}={given[name]!r}: otprune does not reach the layers of vLLM's vision "
-                "encoders, leave it out; in transformers it does (otprune.EncoderStage)"
-            )
+    if read.pop("encoder", None) is not None:
+        raise UnsupportedError(
+            f"encoder={given['encoder']!r}: settings are plain values here, give "
+            '{"encoder_keep": 0.35, "encoder_after": 0.6}'
+        )
     known = (*names, *every_setting())
     unknown = [repr(name) for name in read if name not in known]
     if unknown:
@@ -192,13 +196,23 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     _check_choice("positions", positions, get_args(Positions))
     _check_choice("untested_vllm", untested, get_args(Untested))
     video_keep = rest.pop("video_keep")
+    stage = _stage(*(rest.pop(name, None) for name in ENCODER))
     made = by_name(rest.pop("method", DEFAULT_METHOD), **rest)
     selector = made["selector"]
     check_cues(selector, [], "by the engine for vLLM")
     _settled(selector.keep)
     of_videos = _settled(replace(selector, keep=video_keep).keep)
     _check_runs(replace(selector, keep=1))
-    return Settings(selector, of_videos, made["merge"], "none", 1.0, positions, untested, values)
+    return Settings(
+        selector, of_videos, made["merge"], "none", 1.0, stage, positions, untested, values
+    )
+
+
+def _stage(keep: Any, after: Any) -> EncoderStage | None:
+    """The stage, None where it would keep everything."""
+    stage = stage_of(keep, after)
+    keeps_all = stage is not None and isinstance(stage.keep, float) and stage.keep == 1.0
+    return None if keeps_all else stage
 
 
 def _settled(keep: Keep) -> float | int:
