@@ -9,6 +9,7 @@ import torch
 
 import otprune
 from otprune.engines.vllm.rows import Plan, read, write
+from otprune.engines.vllm.rows import plan as plan_of
 from otprune.selectors.named import settings_of
 from tests.random_tokens import TOKENS_ALONE
 
@@ -44,6 +45,18 @@ def test_what_is_read_is_what_was_written(plan):
         one, other = (getattr(x.selector, field.name) for x in (again, plan))
         assert (type(one), one) == (type(other), other)
     assert (again.k, again.merge) == (plan.selector.keep, plan.merge)
+
+
+@pytest.mark.parametrize("stage", [otprune.EncoderStage(0.35), otprune.EncoderStage(7, after=2)])
+def test_a_stage_inside_the_encoder_travels_too(stage):
+    plan = Plan(1, 9, otprune.OTPrune(3), False, stage=stage)
+    assert read(write(plan)) == plan
+
+
+@pytest.mark.parametrize(("keep", "k"), [(0.25, 25), (0.5, 35), (0.99, 35), (1.0, 100), (99, 35)])
+def test_no_more_are_kept_than_differ_unless_all_are(keep, k):
+    assert plan_of(otprune.OTPrune(keep), False, 1, 100, most=35).k == k
+    assert plan_of(otprune.OTPrune(keep), False, 1, 100).k == otprune.count(keep, 100)
 
 
 def test_a_row_survives_stacking_and_copies():

@@ -43,6 +43,16 @@ def test_the_settings_of_a_method(given, selector):
     assert request_settings(engine_settings({"keep": 0.5}), given).selector == selector
 
 
+def test_a_stage_inside_the_encoder():
+    engine = engine_settings({"keep": 0.5, "encoder_keep": 0.35})
+    assert engine.stage == otprune.EncoderStage(0.35)
+    assert request_settings(engine, {"keep": 0.1}).stage == engine.stage
+    asked = request_settings(engine, {"encoder_after": 3, "method": "dpp"})
+    assert asked.stage == otprune.EncoderStage(0.35, after=3)
+    assert request_settings(engine, {"encoder_keep": 1.0}).stage is None, "keeps all: none"
+    assert engine_settings({"keep": 0.5}).stage is None
+
+
 def test_recommended_is_its_selector_and_merging():
     preset = otprune.recommended(0.25)
     for settings in (
@@ -291,6 +301,9 @@ def test_identity_tells_apart_what_differs():
         {"keep": 1, "method": "random", "seed": 3},
         {"keep": 1, "positions": "compact"},
         {"keep": 1, "method": "recommended"},
+        {"keep": 1, "encoder_keep": 0.35},
+        {"keep": 1, "encoder_keep": 0.35, "encoder_after": 0.5},
+        {"keep": 1, "encoder_keep": 0.5},
     ]
     made = [engine_settings(one) for one in asked]
     for modality in ("image", "video"):
@@ -300,7 +313,12 @@ def test_identity_tells_apart_what_differs():
 
 def test_identity_is_the_same_for_what_does_not_differ():
     half = engine_settings({"keep": 0.5})
-    for same in ({"untested_vllm": "unpruned"}, {"gamma": "scaled"}, {"merge": False}):
+    for same in (
+        {"untested_vllm": "unpruned"},
+        {"gamma": "scaled"},
+        {"merge": False},
+        {"encoder_keep": 1.0, "encoder_after": 0.2},
+    ):
         other = engine_settings({"keep": 0.5, **same})
         assert fingerprint(half, "image") == fingerprint(other, "image")
 
