@@ -58,6 +58,7 @@ BENCHES = (
     Bench("synthetic"),
     Bench("speed"),
     Bench("serving", server=True),
+    Bench("soak", server=True),
     Bench("stream"),
     Bench("robot"),
     Bench("watch"),

@@ -13,12 +13,15 @@ QWEN = (
     *("<|image_pad|>", "<|video_pad|>"),
 )
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+VIDEO = IMAGE.replace("image", "video")
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {% if m['content'] is string %}{{ m['content'] }}"
-    "{% else %}{% for c in m['content'] %}{% if 'text' in c %}{{ c['text'] }}{% else %}IMAGE"
-    "{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
+    "{% else %}{% for c in m['content'] %}{% if 'text' in c %}{{ c['text'] }}"
+    "{% elif c['type'] == 'video' %}VIDEO{% else %}IMAGE{% endif %}{% endfor %}{% endif %}\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+TOWER = {"depth": 2, "hidden_size": 320, "intermediate_size": 640, "num_heads": 4}
 PIXELS = 28  # one token of the language model is so many pixels high and wide
 
 
@@ -32,8 +35,8 @@ class Size:
     mlp: int
 
 
-def byte_tokenizer(special: Sequence[str], image: str) -> Any:
-    """A fast tokenizer of bytes and special tokens, `image` where a chat has an image."""
+def byte_tokenizer(special: Sequence[str], image: str, video: str = "") -> Any:
+    """A fast tokenizer of bytes and special tokens; `image` and `video` stand in chats for one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -50,12 +53,18 @@ def byte_tokenizer(special: Sequence[str], image: str) -> Any:
         pad_token="<pad>",
         additional_special_tokens=list(special),
     )
-    made.chat_template = TEMPLATE.replace("IMAGE", image)
+    made.chat_template = TEMPLATE.replace("IMAGE", image).replace("VIDEO", video)
     return made
 
 
-def save(folder: Path, size: Size) -> None:
-    """Write what `vllm serve --load-format dummy` needs."""
+def qwen(size: Size, tower: dict[str, int], most: int) -> tuple[Any, Any]:
+    """Configuration and processor of a Qwen2.5-VL.
+
+    Args:
+        size: of the language model.
+        tower: of the vision encoder, as `TOWER`.
+        most: visual tokens of the largest image.
+    """
     from transformers import (
         Qwen2_5_VLConfig,
         Qwen2_5_VLProcessor,
@@ -63,7 +72,7 @@ def save(folder: Path, size: Size) -> None:
         Qwen2VLVideoProcessor,
     )
 
-    tokenizer = byte_tokenizer(QWEN, IMAGE)
+    tokenizer = byte_tokenizer(QWEN, IMAGE, VIDEO)
     token = tokenizer.convert_tokens_to_ids
     half = size.width // size.heads // 2
     rope = {"rope_type": "default", "type": "default", "rope_theta": 1e6}
@@ -86,10 +95,7 @@ def save(folder: Path, size: Size) -> None:
             "pad_token_id": 3,
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 320,
-            "intermediate_size": 640,
-            "num_heads": 4,
+            **tower,
             "out_hidden_size": size.width,
             "window_size": 112,
             "fullatt_block_indexes": [1],
@@ -102,7 +108,7 @@ def save(folder: Path, size: Size) -> None:
         dtype="bfloat16",
     )
     bounds: dict[str, Any] = {
-        "size": {"shortest_edge": 4 * PIXELS**2, "longest_edge": 2048 * PIXELS**2}
+        "size": {"shortest_edge": 4 * PIXELS**2, "longest_edge": most * PIXELS**2}
     }
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**bounds),
@@ -110,5 +116,10 @@ def save(folder: Path, size: Size) -> None:
         video_processor=Qwen2VLVideoProcessor(**bounds),
         chat_template=tokenizer.chat_template,
     )
-    config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    return config, processor
+
+
+def save(folder: Path, size: Size) -> None:
+    """Write what `vllm serve --load-format dummy` needs."""
+    for part in qwen(size, TOWER, most=2048):
+        part.save_pretrained(folder)
