@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import otprune
 from otprune_bench.served.server import Request, ask, data_url, serve
 
-from .engines import IMAGES
+from .engines import IMAGES, image
 
 pytestmark = pytest.mark.vllm
 
@@ -49,6 +50,35 @@ def test_the_prompt_shrinks_as_count_says(server):
         ({"keep": 1.0, "video_retention_ratio": 0.5}, 1.0),
     ):
         assert chat(server, IMAGES[0], **asked).prompt - text == otprune.count(keep, FULL)
+
+
+def metrics(server):
+    """What the server exports of otprune, by name and labels."""
+    with urllib.request.urlopen(str(server.client.base_url).replace("v1/", "metrics")) as got:
+        lines = got.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("otprune:"))
+    return {name.removeprefix("otprune:"): float(value) for name, value in pairs}
+
+
+def test_metrics_count_every_prompt_and_every_selection(server):
+    import openai
+
+    chat(server, IMAGES[0])
+    first = metrics(server)
+    chat(server)
+    chat(server, image(56, 56, 11), keep=0.1)
+    chat(server, image(56, 56, 11), keep=0.1)  # from the cache: counted, not selected
+    chat(server, image(56, 56, 11), keep=1.0)  # nothing to select
+    chat(server, image(56, 56, 12), keep=0.5)
+    with pytest.raises(openai.BadRequestError):
+        chat(server, IMAGES[0], keep=7.5)
+    grown = {name: value - first[name] for name, value in metrics(server).items()}
+    assert grown['visual_tokens_before_total{modality="image"}'] == 4 * FULL
+    assert grown['visual_tokens_after_total{modality="image"}'] == 6 + 6 + 64 + 32
+    assert grown["selection_seconds_count"] == 2
+    assert grown['selection_seconds_bucket{le="+Inf"}'] == 2
+    assert 0 < grown["selection_seconds_sum"] < 60
+    assert not any("video" in name for name in grown)
 
 
 def test_concurrent_requests_are_answered_as_if_alone(server):

@@ -21,5 +21,7 @@ What was decided where there was a choice:
   compact.
 - Compact M-RoPE positions treat a pruned image as text and an unpruned one as vLLM does. The
   positions of a prefix then depend on that prefix alone, as its cache requires.
+- Tokens are counted in the server, where a prompt is written, and seconds in the worker, where a
+  selection is made (`counts`, `seconds`).
 - What cannot be pruned correctly is refused when the engine starts.
 """

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from otprune.engines.vllm.families import FAMILIES
+from otprune.engines.vllm.seconds import open_folder
 from otprune.engines.vllm.settings import KEY, Settings, engine_settings
 from otprune.engines.vllm.towers import COMPILED, check_stage
 from otprune.errors import UnsupportedError
@@ -82,6 +83,7 @@ def check(config: Any, caution: str | None = None) -> None:
         setattr(model.hf_config, COMPILED, True)
     if settings.stage is not None:
         check_stage(model.hf_config, mm, settings.stage)
+    open_folder(mm)
     _log_once(
         f"otprune: visual tokens of {names[0]} are pruned, {_listed(settings)}, "
         f"positions={positions}"

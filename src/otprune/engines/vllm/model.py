@@ -21,6 +21,7 @@ from otprune.engines.vllm.prompt import (
     without_offsets,
 )
 from otprune.engines.vllm.rows import Plan, read
+from otprune.engines.vllm.seconds import Recorder
 from otprune.engines.vllm.selection import Kept, choose
 from otprune.engines.vllm.settings import KEY, STAGE, engine_settings
 from otprune.engines.vllm.tower import cells_of_images, staged
@@ -43,6 +44,9 @@ class PruningModel:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         given = getattr(vllm_config.model_config.hf_config, KEY, None)
         self.otprune = None if given is None else engine_settings(given)
+        self.record_seconds = None
+        if self.otprune is not None and get_tp_group().rank_in_group == 0:
+            self.record_seconds = Recorder(vllm_config.model_config.multimodal_config)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Features of every image of one encoder run; of pruned images those of the kept tokens.
@@ -61,6 +65,7 @@ class PruningModel:
             width=self.visual_dim if self.stacked else None,  # type: ignore[attr-defined]
             agree=_same_on_all_ranks,
             cells=cells,
+            record=self.record_seconds,
         )
         return self._pruned(kept, kwargs)
 

@@ -27,6 +27,13 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
         "BaseMultiModalProcessor._get_mm_prompt_updates",
         ("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
     ),
+    (
+        _PROCESSOR,
+        "BaseMultiModalProcessor._maybe_apply_prompt_updates",
+        ("self", "mm_items", "mm_res"),
+    ),
+    (_PROCESSOR, "BaseMultiModalProcessor.get_dummy_mm_inputs", ("self",)),
+    (_PROCESSOR, "MultiModalProcessingResult.prompt_updates", None),
     (_PROCESSOR, "ResolvedPromptUpdate.with_content", ("self", "content")),
     (_PROCESSOR, "PromptUpdateDetails", ("full", "is_embed")),
     ("vllm.multimodal.processing.inputs", "ProcessorInputs", None),

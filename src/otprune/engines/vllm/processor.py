@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -18,6 +18,7 @@ from vllm.multimodal.processing.processor import PromptUpdateDetails
 
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.vllm import rows
+from otprune.engines.vllm.counts import Item, count
 from otprune.engines.vllm.families import FAMILIES
 from otprune.engines.vllm.prompt import run_lengths, shorten
 from otprune.engines.vllm.settings import (
@@ -34,6 +35,15 @@ from otprune.errors import OTPruneError, UnsupportedError
 
 GRIDS = ("image_grid_thw", "video_grid_thw")
 _current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
+_profiling: ContextVar[bool] = ContextVar("otprune_profiling", default=False)
+
+
+@dataclass
+class ShortenedDetails(PromptUpdateDetails):  # type: ignore[misc]
+    """What stands for one item in the prompt, with its visual tokens before and after pruning."""
+
+    before: int = 0
+    after: int = 0
 
 
 class PruningProcessor:
@@ -112,6 +122,27 @@ class PruningProcessor:
         }
         return {**updates, **shortened}
 
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        """Write the placeholders, and count them."""
+        made = super()._maybe_apply_prompt_updates(mm_items=mm_items, mm_res=mm_res)  # type: ignore[misc]
+        if not _profiling.get():
+            written = [
+                Item(modality, update.content.before, update.content.after)
+                for modality, updates in mm_res.prompt_updates.items()
+                for (update,) in updates
+                if isinstance(update.content, ShortenedDetails)
+            ]
+            count(written, self.info.ctx.get_mm_config())
+        return made
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Made-up inputs, for vLLM's measurements and warm-up: not counted."""
+        before = _profiling.set(True)
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _profiling.reset(before)
+
 
 def _shortened(update: Any, item: Any, settings: Settings, config: Any) -> Any:
     """An update with fewer placeholders; the plan for it is added to `item`.
@@ -147,7 +178,10 @@ def _shortened(update: Any, item: Any, settings: Settings, config: Any) -> Any:
         data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),
     )
-    return update.with_content(PromptUpdateDetails(shorten(ids, is_token, plan.k), is_embed))
+    shortened = ShortenedDetails(
+        shorten(ids, is_token, plan.k), is_embed, before=sum(is_token), after=plan.sets * plan.k
+    )
+    return update.with_content(shortened)
 
 
 def _most_kept(item: Any, stage: EncoderStage, m: int, sets: int, config: Any) -> int | None:

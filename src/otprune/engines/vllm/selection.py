@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from otprune.engines.common.among import reduce_among
-from otprune.engines.common.selection import NOTHING, reduce_checked
+from otprune.engines.common.selection import NOTHING, reduce_checked, timed_call
 from otprune.engines.vllm.rows import Plan
 from otprune.errors import OTPruneError
 from otprune.measures.cells import Cells
@@ -42,6 +43,7 @@ def choose(
     width: int | None = None,
     agree: Callable[[Tensor], Tensor] = lambda x: x,
     cells: list[list[Cells] | None] | None = None,
+    record: Callable[[float, int], None] | None = None,
 ) -> list[Kept]:
     """What is kept of each image; images with equal plans are selected in one batch.
 
@@ -54,6 +56,8 @@ def choose(
         cells: of each image the plan of each of its sets by a selection inside the encoder. Tokens
             of one cell are copies, and the choice is among the kept ones, if there are enough. None
             for an image of which that is not known.
+        record: gets the seconds of each batch's selection and its number of images. To measure
+            them, a GPU is waited for.
 
     Raises:
         OTPruneError: an image has another number of tokens than its placeholders were counted
@@ -86,7 +90,12 @@ def choose(
         if not bool(finite.all()):  # an error here would stop the server
             logger.warning("otprune: the encoder made NaN or Inf; the selection takes them as 0")
             tokens = torch.where(finite, tokens, 0.0)
-        made = _reduced(selector, tokens, merge, [among[i] for i in places])
+        reduce = functools.partial(_reduced, selector, tokens, merge, [among[i] for i in places])
+        if record is None:
+            made = reduce()
+        else:
+            made, seconds = timed_call(reduce, tokens.device)
+            record(seconds, len(some))
         indices = agree(made.indices)
         features = full.take_along_dim(indices.unsqueeze(-1), dim=1)
         if merge:
