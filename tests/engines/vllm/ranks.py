@@ -2,7 +2,7 @@
 
     python -m tests.engines.vllm.ranks '{"llava": {"path": ..., "marks": [...]}, ...}'
 
-prints the answers to QUESTIONS, plain and merged, as one line of JSON.
+prints the answers to QUESTIONS, plain, merged and merged with a mass, as one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from typing import Any
 from .engines import ENVIRONMENT, ask, engine, questions
 
 KEEP = 0.25
+WEIGHING = ("llava", "qwen2_5_vl")  # whose engines have wider heads
+ASKED: tuple[dict[str, Any], ...] = ({}, {"merge": True})
+WEIGHED = {"merge": True, "mass": "token"}
 
 
-def answers(path: str, marks: Any) -> list[Any]:
-    """What two ranks answer, plain and merged."""
-    with engine(path, {"keep": KEEP}, tensor_parallel_size=2) as llm:
+def answers(name: str, path: str, marks: Any) -> list[Any]:
+    """What two ranks answer to each of `ASKED`, and to `WEIGHED`."""
+    weighs = name in WEIGHING
+    with engine(path, {"keep": KEEP, "allow_mass": weighs}, tensor_parallel_size=2) as llm:
         return [
             [
                 asdict(answer)
                 for answer in ask(llm, [q.request(marks, **asked) for q in questions(marks)])
             ]
-            for asked in ({}, {"merge": True})
+            for asked in (*ASKED, *([WEIGHED] if weighs else []))
         ]
 
 
 def main() -> None:
     """Answer and print."""
     os.environ.update(ENVIRONMENT)
-    made = {name: answers(**wanted) for name, wanted in json.loads(sys.argv[1]).items()}
+    made = {name: answers(name, **wanted) for name, wanted in json.loads(sys.argv[1]).items()}
     print("ANSWERS", json.dumps(made))
 
 

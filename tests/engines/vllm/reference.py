@@ -27,9 +27,17 @@ class Reference:
         self._marks = marks
 
     def __call__(
-        self, question: Question, selector: Selector, positions: str, merge: bool = False
+        self,
+        question: Question,
+        selector: Selector,
+        positions: str,
+        merge: bool = False,
+        **weighed: Any,
     ) -> tuple[int, list[int], torch.Tensor]:
-        """Prompt length, greedy ids, and log-probabilities `(ANSWER, V)`."""
+        """Prompt length, greedy ids, and log-probabilities `(ANSWER, V)`.
+
+        weighed: mass and alpha.
+        """
         asked: dict[str, Any] = {}
         if question.images:
             asked["images"] = [IMAGES[i] for i in question.images]
@@ -41,7 +49,10 @@ class Reference:
         whole = inputs["input_ids"].shape[1]
         if self._model.config.model_type == "qwen3_vl" and question.videos:
             selector = PerFrame.of(selector, inputs)
-        with torch.no_grad(), otprune.prune(self._model, selector, positions, merge) as run:
+        with (
+            torch.no_grad(),
+            otprune.prune(self._model, selector, positions, merge, **weighed) as run,
+        ):
             out = self._model.generate(
                 **inputs,
                 max_new_tokens=ANSWER,

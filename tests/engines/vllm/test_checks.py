@@ -7,6 +7,7 @@ import pytest
 
 import otprune
 from otprune.engines.vllm import checks, plugin, private
+from otprune.engines.vllm.settings import engine_settings
 
 QWEN, LLAVA = "Qwen2_5_VLForConditionalGeneration", "LlavaForConditionalGeneration"
 
@@ -16,16 +17,30 @@ def config(architecture=QWEN, settings=None, pp=1, pruning=None, **others):
     mm = SimpleNamespace(
         mm_processor_kwargs=others.pop("mm_processor_kwargs", None),
         get_video_pruning_spec=lambda: pruning,
+        mm_encoder_only=others.pop("mm_encoder_only", False),
     )
+    window, prompts = others.pop("window", None), others.pop("prompts", False)
     model = SimpleNamespace(
         hf_config=SimpleNamespace(**({} if settings is None else {"otprune": settings})),
         architectures=[architecture],
         multimodal_config=others.pop("multimodal_config", mm),
         model_impl=others.pop("model_impl", "auto"),
+        hf_text_config=SimpleNamespace(model_type=others.pop("language", "llama")),
+        get_sliding_window=lambda: window,
+        enable_prompt_embeds=prompts,
     )
+    parallel = {
+        "pipeline_parallel_size": pp,
+        "prefill_context_parallel_size": 1,
+        "decode_context_parallel_size": 1,
+        "use_ubatching": False,
+        **others.pop("parallel", {}),
+    }
     return SimpleNamespace(
         model_config=model,
-        parallel_config=SimpleNamespace(pipeline_parallel_size=pp),
+        parallel_config=SimpleNamespace(**parallel),
+        cache_config=SimpleNamespace(cache_dtype=others.pop("cache", "auto")),
+        kv_transfer_config=others.pop("transfer", None),
         speculative_config=others.pop("speculative", None),
         lora_config=others.pop("lora", None),
     )
@@ -52,7 +67,10 @@ def said(caplog):
         ),
         (config(mm_processor_kwargs={"otprune": {"keep": 0.1}}), "use --hf-overrides"),
         (config(settings={"keep": "auto"}), "before any feature exists"),
-        (config(settings={"keep": 0.1, "method": "recommended", "mass": "token"}), "mass='token'"),
+        (
+            config(settings={"keep": 0.1, "method": "recommended", "allow_mass": True}, pp=2),
+            "pipeline parallel",
+        ),
     ],
 )
 def test_refused(given, said):
@@ -86,13 +104,48 @@ def test_what_is_done_is_said_once(said):
 def test_settings_are_said_and_what_recommended_leaves_out(said):
     checks.check(config(settings={"keep": 8, "gamma": 0.01, "rank": 64}))
     (line,) = said.messages
-    assert "keep=8, method=otprune, gamma=0.01, rank=64, backend=torch, merge=False" in line
+    assert "keep=8, method=otprune, gamma=0.01, rank=64, backend=torch, merge=False, pos" in line
     said.clear()
     for _ in range(2):
         checks.check(config(settings={"keep": 0.1, "method": "recommended"}))
     line, note = said.messages
-    assert "method=simplex, damping=2.0, merge=True" in line
-    assert "with mass none" in note
+    assert "method=simplex, damping=2.0, merge=True, mass=token, alpha=1.0" in line
+    assert "no distance term" in note
+
+
+OBSTACLES = [
+    ({"language": "deepseek_v3"}, "a language model of type deepseek_v3"),
+    ({"window": 4096}, "a sliding window"),
+    ({"cache": "fp8"}, "--kv-cache-dtype fp8"),
+    ({"pp": 2}, "pipeline parallel"),
+    ({"parallel": {"prefill_context_parallel_size": 2}}, "context parallel"),
+    ({"parallel": {"decode_context_parallel_size": 2}}, "context parallel"),
+    ({"parallel": {"use_ubatching": True}}, "microbatches"),
+    ({"speculative": object()}, "speculative decoding"),
+    ({"transfer": object()}, "a KV connector"),
+    ({"prompts": True}, "--enable-prompt-embeds"),
+    ({"mm_encoder_only": True}, "--mm-encoder-only"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), OBSTACLES)
+def test_mass_is_refused_where_it_would_be_wrong_and_recommended_goes_without(
+    options, reason, said
+):
+    for asked in ({"mass": "token"}, {"mass": "total", "merge": True}, {"allow_mass": True}):
+        with pytest.raises(otprune.UnsupportedError, match=f"mass with {reason}"):
+            checks.check(config(LLAVA, {"keep": 0.1, **asked}, **options))
+        checks.check(config(settings={"keep": 0.1, **asked}))
+    said.clear()
+    checks._logged.clear()
+    without = config(LLAVA, {"keep": 0.1, "method": "recommended"}, **options)
+    for _ in range(2):
+        checks.check(without)
+    line, note, _ = said.messages
+    assert "method=simplex, damping=2.0, merge=True, positions" in line
+    assert f"goes without mass here: {reason}" in note
+    settings = engine_settings(without.model_config.hf_config.otprune)
+    assert (settings.mass, settings.weighs) == ("none", False)
 
 
 @pytest.mark.parametrize(

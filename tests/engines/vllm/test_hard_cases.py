@@ -24,10 +24,10 @@ pytestmark = pytest.mark.vllm
 MROPE = [name for name, made in CHECKPOINTS.items() if made.mrope]
 
 
-def agree_all(name, answers, marks, reference, keep, merge=False, positions=None):
+def agree_all(name, answers, marks, reference, keep, merge=False, positions=None, **weighed):
     positions = positions or CHECKPOINTS[name].positions
     for question, answer in zip(questions(marks), answers, strict=True):
-        agree(answer, reference(name)(question, otprune.OTPrune(keep), positions, merge))
+        agree(answer, reference(name)(question, otprune.OTPrune(keep), positions, merge, **weighed))
 
 
 def preemptions(llm):

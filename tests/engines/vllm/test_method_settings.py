@@ -43,7 +43,8 @@ def test_what_a_worker_is_told_gives_the_choice_of_transformers(by_request):
     for asked in ASKED:
         given = json.loads(json.dumps(asked))
         if by_request:
-            settings = request_settings(engine_settings({"keep": 0.1}), {"keep": 0.25, **given})
+            engine = engine_settings({"keep": 0.1, "allow_mass": True})
+            settings = request_settings(engine, {"keep": 0.25, **given})
         else:
             settings = engine_settings({"keep": 0.25, **given})
         plans.append(rows.plan(settings.selector, settings.merge, sets=1, m=80))

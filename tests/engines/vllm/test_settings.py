@@ -53,15 +53,22 @@ def test_a_stage_inside_the_encoder():
     assert engine_settings({"keep": 0.5}).stage is None
 
 
-def test_recommended_is_its_selector_and_merging():
+def test_recommended_is_all_of_the_preset_but_the_distance_term():
     preset = otprune.recommended(0.25)
-    for settings in (
-        engine_settings({"keep": 0.25, "method": "recommended"}),
-        engine_settings({"keep": 0.25, "method": "recommended", "mass": "none"}),
-        request_settings(engine_settings({"keep": 0.25}), {"method": "recommended"}),
+    able, unable = (engine_settings({"keep": 0.25, "allow_mass": x}) for x in (True, False))
+    without = {"method": "recommended", "mass": "none"}
+    for settings, mass in (
+        (engine_settings({"keep": 0.25, "method": "recommended"}), "token"),
+        (engine_settings({"keep": 0.25, **without}), "none"),
+        (request_settings(able, {"method": "recommended"}), "token"),
+        (request_settings(able, without), "none"),
+        (request_settings(unable, without), "none"),
     ):
         assert settings.method == "recommended"
         assert (settings.selector, settings.merge) == (preset["selector"], preset["merge"])
+        assert (settings.mass, settings.alpha) == (mass, 1.0)
+    with pytest.raises(otprune.UnsupportedError, match="with its mass: this engine was started wi"):
+        request_settings(unable, {"method": "recommended"})
 
 
 def keeps(settings):
@@ -97,7 +104,7 @@ def test_a_request_changes_the_modality_that_it_names():
         ({"video_pruning_rate": 0.75}, (0.1, 0.25)),
         ({"keep": 0.3}, (0.3, 0.3)),
         ({"keep": 0.3, "video_pruning_rate": 0.25}, (0.3, 0.75)),
-        ({"method": "recommended"}, (0.1, 0.5)),
+        ({"method": "recommended", "mass": "none"}, (0.1, 0.5)),
     ):
         assert keeps(request_settings(engine, asked)) == made
     both = engine_settings({"keep": 0.3})
@@ -134,8 +141,10 @@ WRONG = [
     ({"keep": otprune.Budget(9)}, otprune.UnsupportedError, "before any feature exists"),
     ({"keep": "half"}, otprune.KeepError, "half"),
     ({"keep": {"ratio": 0.1}}, otprune.KeepError, "dict"),
-    ({"keep": 0.1, "mass": "log"}, otprune.UnsupportedError, "mass='log'"),
-    ({"keep": 0.1, "alpha": 0.5}, otprune.UnsupportedError, r"alpha=0\.5"),
+    ({"keep": 0.1, "mass": "log"}, otprune.OTPruneError, "mass='log'"),
+    ({"keep": 0.1, "alpha": 0.5}, otprune.OTPruneError, "add mass total or mass token"),
+    ({"keep": 0.1, "mass": "total", "alpha": -1}, otprune.OTPruneError, r"alpha=-1\.0"),
+    ({"keep": 0.1, "distance": True}, otprune.UnsupportedError, "differs between queries"),
     ({"keep": 0.1, "encoder_keep": 0.0}, otprune.KeepError, "inside the encoder: .*no token"),
     ({"keep": 0.1, "encoder_keep": "auto"}, otprune.KeepError, "inside the encoder: keep=Auto"),
     ({"keep": 0.1, "encoder_after": 0.5}, otprune.OTPruneError, "encoder_keep is missing"),
@@ -147,8 +156,8 @@ WRONG = [
     ({"keep": 0.1, "encoder": {"keep": 0.35}}, otprune.UnsupportedError, '"encoder_keep": 0.35'),
     (
         {"keep": 0.1, "method": "recommended", "mass": "token"},
-        otprune.UnsupportedError,
-        "mass='token'",
+        otprune.OTPruneError,
+        "leave mass out",
     ),
     ({"keep": 0.1, "method": "magic"}, otprune.OTPruneError, "no method 'magic'.*otprune"),
     (
@@ -228,6 +237,7 @@ def test_what_engines_and_requests_refuse(given, error, said):
         ({"method": "grid"}, 'no "keep"'),
         ({"keep": 0.1, "positions": "near"}, "positions='near'"),
         ({"keep": 0.1, "untested_vllm": "go"}, "untested_vllm='go'"),
+        ({"keep": 0.1, "allow_mass": 1}, "allow_mass=1"),
     ],
 )
 def test_what_an_engine_refuses(given, said):
@@ -249,9 +259,31 @@ def test_what_does_not_run_on_a_cpu_is_refused_before_it_stops_an_engine(monkeyp
         engine_settings({"keep": 0.1, "method": "on_devices"})
 
 
-def test_no_mass_is_what_there_is():
-    assert engine_settings({"keep": 0.1, "mass": None}) == engine_settings({"keep": 0.1})
-    assert engine_settings({"keep": 0.1, "mass": "none"}) == engine_settings({"keep": 0.1})
+def test_an_engine_weighs_if_its_settings_have_a_mass_or_allow_one():
+    for given, weighs in (
+        ({}, False),
+        ({"mass": None}, False),
+        ({"mass": "none", "distance": "auto"}, False),
+        ({"mass": "total"}, True),
+        ({"allow_mass": True}, True),
+        ({"method": "recommended"}, True),
+    ):
+        engine = engine_settings({"keep": 0.1, **given})
+        assert engine.weighs == weighs
+        if not weighs:
+            with pytest.raises(otprune.UnsupportedError, match=r"started without mass.*allow_mass"):
+                request_settings(engine, {"mass": "token"})
+            continue
+        made = request_settings(engine, {"mass": "token", "alpha": 0.5, "method": "grid"})
+        assert (made.mass, made.alpha, made.weighs) == ("token", 0.5, True)
+        assert request_settings(engine, {"mass": "none", "method": "grid"}).weighs
+
+
+def test_a_request_without_mass_needs_no_strength():
+    engine = engine_settings({"keep": 0.1, "mass": "token", "alpha": 0.5})
+    assert request_settings(engine, {"mass": "total"}).alpha == 0.5
+    for none in ("none", None):
+        assert request_settings(engine, {"mass": none}).mass == "none"
 
 
 def test_a_request_changes_what_it_names():
@@ -271,7 +303,8 @@ def test_settings_of_the_engines_method_are_of_that_method_alone():
     other = request_settings(engine, {"method": "transport", "metric": "euclidean"})
     assert other.selector == otprune.TransportPrune(0.1, metric="euclidean")
     assert other.merge, "merge is no setting of a method"
-    assert request_settings(engine, {"method": "recommended"}).selector == otprune.SimplexPrune(0.1)
+    preset = request_settings(engine, {"method": "recommended", "mass": "none"})
+    assert preset.selector == otprune.SimplexPrune(0.1)
     preset = engine_settings({"keep": 0.1, "method": "recommended"})
     assert request_settings(preset, {"keep": 5}).merge
     assert not request_settings(preset, {"method": "dpp"}).merge
@@ -279,7 +312,9 @@ def test_settings_of_the_engines_method_are_of_that_method_alone():
         request_settings(preset, {"merge": False})
 
 
-@pytest.mark.parametrize("given", [{"positions": "compact"}, {"untested_vllm": "unpruned"}])
+@pytest.mark.parametrize(
+    "given", [{"positions": "compact"}, {"untested_vllm": "unpruned"}, {"allow_mass": True}]
+)
 def test_a_request_cannot_change_the_engine(given):
     with pytest.raises(otprune.OTPruneError, match="expected only keep, image_pruning_rate"):
         request_settings(engine_settings({"keep": 0.1}), given)
@@ -304,6 +339,11 @@ def test_identity_tells_apart_what_differs():
         {"keep": 1, "encoder_keep": 0.35},
         {"keep": 1, "encoder_keep": 0.35, "encoder_after": 0.5},
         {"keep": 1, "encoder_keep": 0.5},
+        {"keep": 1, "method": "recommended", "mass": "none"},
+        {"keep": 1, "mass": "total"},
+        {"keep": 1, "mass": "token"},
+        {"keep": 1, "mass": "token", "alpha": 0.5},
+        {"keep": 1, "allow_mass": True},
     ]
     made = [engine_settings(one) for one in asked]
     for modality in ("image", "video"):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture(scope="module")
 def of_two_ranks(checkpoint):
-    """Every family's answers, plain and merged."""
+    """Every family's answers, plain and merged, and with a mass."""
     wanted = {}
     for name in CHECKPOINTS:
         path, marks = checkpoint(name)
@@ -34,12 +34,23 @@ def of_two_ranks(checkpoint):
     return json.loads(line.removeprefix("ANSWERS "))
 
 
+def answers_of(name, of_two_ranks, number):
+    return [
+        Answer(**{**x, "likely": [{int(k): v for k, v in d.items()} for d in x["likely"]]})
+        for x in of_two_ranks[name][number]
+    ]
+
+
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, merge):
     _, marks = checkpoint(name)
-    made = [
-        Answer(**{**x, "likely": [{int(k): v for k, v in d.items()} for d in x["likely"]]})
-        for x in of_two_ranks[name][merge]
-    ]
+    made = answers_of(name, of_two_ranks, merge)
     agree_all(name, made, marks, reference, ranks.KEEP, merge)
+
+
+@pytest.mark.parametrize("name", ranks.WEIGHING)
+def test_tensor_parallel_with_mass(name, checkpoint, reference, of_two_ranks):
+    _, marks = checkpoint(name)
+    made = answers_of(name, of_two_ranks, len(ranks.ASKED))
+    agree_all(name, made, marks, reference, ranks.KEEP, **ranks.WEIGHED)

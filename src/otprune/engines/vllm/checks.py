@@ -17,6 +17,12 @@ from otprune.selectors.named import RECOMMENDED
 from otprune.selectors.settings import shown
 
 logger = logging.getLogger("vllm.otprune")
+# By the type of their configuration: language models whose attention layers take a mass.
+WEIGHING = (
+    *("llama", "mistral", "qwen2", "qwen3"),
+    *("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"),
+)
+UNQUANTISED = ("auto", "float16", "bfloat16")
 _logged: set[str] = set()
 
 
@@ -83,6 +89,13 @@ def check(config: Any, caution: str | None = None) -> None:
         setattr(model.hf_config, COMPILED, True)
     if settings.stage is not None:
         check_stage(model.hf_config, mm, settings.stage)
+    reason = why_no_mass(config) if settings.weighs else None
+    if reason is not None:
+        if settings.method != RECOMMENDED or given.get("allow_mass"):
+            raise UnsupportedError(f'mass with {reason}; leave mass out, or give "mass": "none"')
+        # Everywhere else, this is what is read, in the processor and in every worker.
+        model.hf_config.otprune = {**given, "mass": "none"}
+        settings = engine_settings(model.hf_config.otprune)
     open_folder(mm)
     _log_once(
         f"otprune: visual tokens of {names[0]} are pruned, {_listed(settings)}, "
@@ -90,11 +103,65 @@ def check(config: Any, caution: str | None = None) -> None:
     )
     if caution is not None:
         _log_once(f"otprune: {caution}", logging.WARNING)
+    if reason is not None:
+        _log_once(f"otprune: recommended goes without mass here: {reason}")
     if settings.method == RECOMMENDED:
         _log_once(
-            "otprune: recommended means its selector and merging here, with mass none and without "
-            "distance term: vLLM's attention takes no weight per token"
+            "otprune: recommended has no distance term here: it differs between queries, which "
+            "vLLM's attention cannot take"
         )
+
+
+def why_no_mass(config: Any) -> str | None:
+    """What in a configuration keeps tokens from having a mass; None if nothing does.
+
+    What only the built model shows (its attention layers and their backend) is not in it.
+    """
+    model, parallel = config.model_config, config.parallel_config
+    language = model.hf_text_config.model_type
+    obstacles = [
+        (
+            language not in WEIGHING,
+            f"a language model of type {language}: only {', '.join(WEIGHING)} are known to take it",
+        ),
+        (
+            model.get_sliding_window() is not None,
+            "a sliding window: not tested in vLLM's attention",
+        ),
+        (
+            config.cache_config.cache_dtype not in UNQUANTISED,
+            f"--kv-cache-dtype {config.cache_config.cache_dtype}: a quantised key cannot hold it",
+        ),
+        (
+            parallel.pipeline_parallel_size > 1,
+            "pipeline parallel: only the first stage is told which tokens weigh what",
+        ),
+        (
+            parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1,
+            "context parallel: not tested",
+        ),
+        (
+            parallel.use_ubatching,
+            "microbatches (--enable-dbo, --ubatch-size): they run parts of a step apart",
+        ),
+        (
+            config.speculative_config is not None,
+            "speculative decoding: the draft model's attention takes no mass",
+        ),
+        (
+            config.kv_transfer_config is not None,
+            "a KV connector: it would take the size of a head from the model's configuration",
+        ),
+        (
+            model.enable_prompt_embeds,
+            "--enable-prompt-embeds: embeddings of a request's own have no place for it",
+        ),
+        (
+            model.multimodal_config.mm_encoder_only,
+            "--mm-encoder-only: there is no language model",
+        ),
+    ]
+    return next((reason for stops, reason in obstacles if stops), None)
 
 
 def check_untested(config: Any, reason: str) -> None:
@@ -115,6 +182,8 @@ def _listed(settings: Settings) -> str:
     if repr(settings.video_keep) != repr(selector.keep):  # 1 token is not 1.0, all of them
         said["keep of videos"] = settings.video_keep
     said |= {"method": selector.name, **shown(selector), "merge": settings.merge}
+    if settings.mass != "none":
+        said |= {"mass": settings.mass, "alpha": settings.alpha}
     if settings.stage is not None:
         said |= {"encoder_keep": settings.stage.keep, "encoder_after": settings.stage.after}
     return ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)

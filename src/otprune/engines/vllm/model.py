@@ -11,6 +11,7 @@ from torch import Tensor
 from vllm.distributed import get_tp_group
 
 from otprune.engines.vllm import private
+from otprune.engines.vllm.mass import KeyFeatures, with_log_mass, without_log_mass
 from otprune.engines.vllm.prompt import (
     AXES,
     Place,
@@ -47,6 +48,8 @@ class PruningModel:
         self.record_seconds = None
         if self.otprune is not None and get_tp_group().rank_in_group == 0:
             self.record_seconds = Recorder(vllm_config.model_config.multimodal_config)
+        weighs = self.otprune is not None and self.otprune.weighs
+        self.key_features = KeyFeatures(self, vllm_config) if weighs else None
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Features of every image of one encoder run; of pruned images those of the kept tokens.
@@ -56,7 +59,8 @@ class PruningModel:
         rows = kwargs.pop(KEY, None)
         kwargs.pop(STAGE, None)
         if rows is None:
-            return self._whole(super().embed_multimodal(**kwargs))  # type: ignore[misc]
+            made = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            return made if made is None else self._whole(self._weighed(made))
         plans = [read(row) for row in rows]  # a tensor, or a list where rows differ in length
         made, cells = self._encoded(plans, kwargs)
         kept = choose(
@@ -67,7 +71,16 @@ class PruningModel:
             cells=cells,
             record=self.record_seconds,
         )
-        return self._pruned(kept, kwargs)
+        weighed = self._weighed([x.rows for x in kept], [x.log_mass for x in kept])
+        return self._placed(weighed, kept, kwargs)
+
+    def _weighed(self, images: Any, log_masses: list[Tensor] | None = None) -> Any:
+        """Features with the log mass of each token beside them, where the engine takes masses."""
+        if self.key_features is None:
+            return images
+        if log_masses is None:
+            log_masses = [x.new_zeros(len(x), dtype=torch.float32) for x in images]
+        return list(map(with_log_mass, images, log_masses))
 
     def _encoded(
         self, plans: list[Plan], kwargs: dict[str, Any]
@@ -88,8 +101,34 @@ class PruningModel:
     def _whole(self, made: Any) -> Any:
         return made
 
-    def _pruned(self, kept: list[Kept], kwargs: dict[str, Any]) -> list[Tensor]:
-        return [image.rows for image in kept]
+    def _placed(
+        self, images: list[Tensor], kept: list[Kept], kwargs: dict[str, Any]
+    ) -> list[Tensor]:
+        return images
+
+    def embed_input_ids(
+        self,
+        input_ids: Tensor,
+        multimodal_embeddings: Any = None,
+        *,
+        is_multimodal: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings of one step's tokens, whose masses its attention layers are told here.
+
+        vLLM calls it before each step of a multimodal model, for all tokens of the step: with the
+        features of this step's part of each image, and with none where all is text.
+        """
+        if self.key_features is not None:
+            images, log_masses = multimodal_embeddings or (), []
+            if len(images):
+                multimodal_embeddings, log_masses = map(
+                    list, zip(*map(without_log_mass, images), strict=True)
+                )
+            self.key_features.write(len(input_ids), log_masses, is_multimodal)
+        embeddings: Tensor = super().embed_input_ids(  # type: ignore[misc]
+            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
+        )
+        return embeddings
 
     def get_encoder_cudagraph_config(self) -> Any:
         """No captured encoder runs where images are pruned: they bypass `embed_multimodal`."""
@@ -150,13 +189,15 @@ class PruningMRoPEModel(PruningModel):
         return positions, behind + len(full) - len(input_tokens)
 
     def _whole(self, made: Any) -> Any:
-        if not self.places_tokens or made is None:
+        if not self.places_tokens:
             return made
         return [with_offsets(x, x.new_zeros(AXES, len(x))) for x in made]
 
-    def _pruned(self, kept: list[Kept], kwargs: dict[str, Any]) -> list[Tensor]:
+    def _placed(
+        self, images: list[Tensor], kept: list[Kept], kwargs: dict[str, Any]
+    ) -> list[Tensor]:
         if not self.places_tokens:
-            return super()._pruned(kept, kwargs)
+            return super()._placed(images, kept, kwargs)
         vision = self.config.vision_config
         (grids,) = (kwargs[x] for x in ("image_grid_thw", "video_grid_thw") if x in kwargs)
         given = kwargs.get("second_per_grid_ts")  # Qwen2.5-VL's videos
@@ -164,8 +205,8 @@ class PruningMRoPEModel(PruningModel):
         rate = getattr(vision, "tokens_per_second", 1.0)
         merge = vision.spatial_merge_size
         return [
-            with_offsets(x.rows, grid_offsets(x.indices, h // merge, w // merge, s * rate))
-            for x, (_, h, w), s in zip(kept, grids.tolist(), seconds, strict=True)
+            with_offsets(image, grid_offsets(x.indices, h // merge, w // merge, s * rate))
+            for image, x, (_, h, w), s in zip(images, kept, grids.tolist(), seconds, strict=True)
         ]
 
     def recompute_mrope_positions(

@@ -17,6 +17,8 @@ COMPARED = ((0, 33),)
 
 _PROCESSOR = "vllm.multimodal.processing.processor"
 _QWEN = "vllm.model_executor.models.qwen2_vl"
+_ATTENTION = "vllm.model_executor.layers.attention"
+_HIDDEN = ("self", "positions", "hidden_states")
 
 # Module, name in it, and the first parameters that otprune relies on (None: any).
 USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
@@ -81,6 +83,34 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
         ),
     ),
     ("vllm.distributed", "get_tp_group", ()),
+    (
+        _ATTENTION,
+        "Attention.__init__",
+        ("self", "num_heads", "head_size", "scale", "num_kv_heads"),
+    ),
+    (_ATTENTION, "Attention.forward", ("self", "query", "key", "value")),
+    (_ATTENTION, "Attention.get_kv_cache_spec", ("self", "vllm_config")),
+    (
+        "vllm.v1.attention.selector",
+        "get_attn_backend",
+        ("head_size", "dtype", "kv_cache_dtype"),
+    ),
+    ("vllm.v1.attention.backend", "AttentionBackend.supports_head_size", ("head_size",)),
+    ("vllm.v1.attention.backend", "AttentionType.DECODER", None),
+    *(
+        (f"vllm.model_executor.models.{module}", f"{name}.forward", _HIDDEN)
+        for module, name in (
+            ("llama", "LlamaAttention"),
+            ("mistral", "MistralAttention"),
+            ("qwen2", "Qwen2Attention"),
+            ("qwen3", "Qwen3Attention"),
+        )
+    ),
+    (
+        "vllm.model_executor.models.interfaces",
+        "SupportsMultiModal.embed_input_ids",
+        ("self", "input_ids", "multimodal_embeddings", "is_multimodal"),
+    ),
 )
 
 

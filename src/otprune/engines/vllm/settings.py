@@ -39,8 +39,9 @@ SHARES = {
     "video_retention_ratio": ("video", False),
 }
 ENCODER = ("encoder_keep", "encoder_after")
-PER_REQUEST = ("keep", *SHARES, "method", "merge", *ENCODER)  # and the method's own settings
-PER_ENGINE = ("positions", "untested_vllm")
+# And the method's own settings.
+PER_REQUEST = ("keep", *SHARES, "method", "merge", "mass", "alpha", *ENCODER)
+PER_ENGINE = ("positions", "allow_mass", "untested_vllm")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Settings:
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     stage: selection inside the vision encoder, None for none.
     positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
+    weighs: the engine can give tokens a mass, for which its heads are wider: its own settings have
+        one, or "allow_mass".
     untested_vllm: what to do under a vLLM that otprune does not know, "refuse" or "unpruned".
     values: the dictionary that all of this was read from, with `keep` for images and `video_keep`.
     """
@@ -65,6 +68,7 @@ class Settings:
     alpha: float
     stage: EncoderStage | None
     positions: Positions
+    weighs: bool
     untested_vllm: Untested
     values: Mapping[str, Any]
 
@@ -85,8 +89,8 @@ def engine_settings(given: object) -> Settings:
 
     Raises:
         KeepError: `keep` is neither a ratio nor a number, or a rate is no share.
-        UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a mass, a
-            selector that needs a GPU where the settings are checked.
+        UnsupportedError: what vLLM does not allow: a `keep` that depends on the features, a
+            distance term, a selector that needs a GPU where the settings are checked.
         OTPruneError: an unknown name, a wrong value, or how much is kept is missing or said twice.
     """
     read = _read(given, (*PER_REQUEST, *PER_ENGINE), "--hf-overrides")
@@ -106,16 +110,29 @@ def request_settings(engine: Settings, given: object) -> Settings:
     names another method starts from that method's defaults: the engine's settings of its own method
     do not apply.
 
-    Raises: as `engine_settings`; also for a setting that is the same for a whole engine.
+    Raises: as `engine_settings`; also for a setting that is the same for a whole engine, and for a
+        mass in an engine whose settings have none and do not allow it.
     """
     read = _read(given, PER_REQUEST, "mm_processor_kwargs")
     values = dict(engine.values)
     if read.get("method", engine.method) != engine.method:
         dropped = set(settings_of(engine.method))
-        if read["method"] == RECOMMENDED:
-            dropped.add("merge")
+        if RECOMMENDED in (read["method"], engine.method):  # which settles these itself
+            dropped |= {"merge", "mass", "alpha"}
         values = {name: value for name, value in values.items() if name not in dropped}
-    return _settings(values | read)
+    if "mass" in read and read["mass"] in (None, "none"):
+        values.pop("alpha", None)
+    made = _settings(values | read)
+    if made.mass != "none" and not engine.weighs:
+        source = (
+            f"mass={made.mass!r}" if "mass" in read else f"method={made.method!r} with its mass"
+        )
+        raise UnsupportedError(
+            f"{source}: this engine was started without mass. Start it with "
+            '--hf-overrides \'{"otprune": {"keep": 0.1, "allow_mass": true}}\', or ask for '
+            '"mass": "none"'
+        )
+    return replace(made, weighs=engine.weighs)
 
 
 def fingerprint(settings: Settings, modality: str) -> str:
@@ -123,7 +140,8 @@ def fingerprint(settings: Settings, modality: str) -> str:
     selector = settings.selector_of(modality)
     method = method_text(selector, settings.merge, settings.mass, settings.alpha)
     stage = f" encoder={stage_text(settings.stage)}" if settings.stage else ""
-    return f"otprune keep={selector.keep!r} positions={settings.positions} {method}{stage}"
+    engine = f"positions={settings.positions} weighs={settings.weighs}"
+    return f"otprune keep={selector.keep!r} {engine} {method}{stage}"
 
 
 def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -132,11 +150,11 @@ def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
             f'otprune in {where} is {given!r}: expected a dictionary such as {{"keep": 0.1}}'
         )
     read = dict(given)
-    for name in ("mass", "alpha", "distance"):
-        if read.pop(name, None) not in (None, "none", False):
-            raise UnsupportedError(
-                f"{name}={given[name]!r}: vLLM's attention takes no weight per token, leave it out"
-            )
+    if read.pop("distance", None) not in (None, False, "auto"):
+        raise UnsupportedError(
+            f"distance={given['distance']!r}: the term differs between queries, which vLLM's "
+            "attention cannot take: leave it out"
+        )
     if read.pop("encoder", None) is not None:
         raise UnsupportedError(
             f"encoder={given['encoder']!r}: settings are plain values here, give "
@@ -197,14 +215,31 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     _check_choice("untested_vllm", untested, get_args(Untested))
     video_keep = rest.pop("video_keep")
     stage = _stage(*(rest.pop(name, None) for name in ENCODER))
-    made = by_name(rest.pop("method", DEFAULT_METHOD), **rest)
+    allowed = rest.pop("allow_mass", False)
+    if not isinstance(allowed, bool):
+        raise OTPruneError(f"allow_mass={allowed!r}: expected true or false")
+    method = rest.pop("method", DEFAULT_METHOD)
+    if method == RECOMMENDED and rest.get("mass") == "none":
+        made = by_name(method, **{name: x for name, x in rest.items() if name != "mass"})
+        made |= {"mass": "none", "alpha": 1.0}
+    else:
+        made = by_name(method, **rest)
     selector = made["selector"]
     check_cues(selector, [], "by the engine for vLLM")
     _settled(selector.keep)
     of_videos = _settled(replace(selector, keep=video_keep).keep)
     _check_runs(replace(selector, keep=1))
     return Settings(
-        selector, of_videos, made["merge"], "none", 1.0, stage, positions, untested, values
+        selector=selector,
+        video_keep=of_videos,
+        merge=made["merge"],
+        mass=made["mass"],
+        alpha=made["alpha"],
+        stage=stage,
+        positions=positions,
+        weighs=allowed or made["mass"] != "none",
+        untested_vllm=untested,
+        values=values,
     )
 
 
