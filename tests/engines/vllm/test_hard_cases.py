@@ -30,10 +30,6 @@ def agree_all(name, answers, marks, reference, keep, merge=False, positions=None
         agree(answer, reference(name)(question, otprune.OTPrune(keep), positions, merge, **weighed))
 
 
-def preemptions(llm):
-    return sum(x.value for x in llm.get_metrics() if x.name == "vllm:num_preemptions")
-
-
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_chunks_that_end_inside_an_image(name, checkpoint, reference):
     path, marks = checkpoint(name)
@@ -51,20 +47,6 @@ def test_chunks_that_end_inside_an_image(name, checkpoint, reference):
     assert any(answer.cached for answer in cached)
     for answers in (alone, together, cached):
         agree_all(name, answers, marks, reference, 0.5)
-
-
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
-def test_preempted_requests_are_answered_as_if_alone(name, checkpoint):
-    """Where the cache is too small for all, a request is put off and its prompt computed again."""
-    path, marks = checkpoint(name)
-    asked = [q.request(marks) for q in questions(marks)]
-    small = {"num_gpu_blocks_override": 34, "enable_prefix_caching": False}
-    with engine(path, {"keep": 0.5}, disable_log_stats=False, **small) as llm:
-        alone = [ask(llm, [request], new=120)[0] for request in asked]
-        before = preemptions(llm)
-        together = ask(llm, asked, new=120)
-        assert preemptions(llm) > before
-    assert [answer.ids for answer in together] == [answer.ids for answer in alone]
 
 
 @pytest.mark.parametrize("name", MROPE)
