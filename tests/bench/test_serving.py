@@ -1,5 +1,8 @@
 """`otprune bench serving` without a server: its cases, its figures, its report."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from otprune import MissingDependencyError
@@ -16,11 +19,14 @@ def test_without_vllm_nothing_is_measured_and_nothing_written(tmp_path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("against", [None, Path("earlier")])
 @pytest.mark.parametrize("plan", [serving.QUICK, serving.FULL], ids=["quick", "full"])
-def test_every_round_runs_every_arm_of_every_load_once(plan):
+def test_every_round_runs_every_arm_of_every_load_once(plan, against):
+    plan = replace(plan, against=against)
     keys = [key for key, _ in Servers(plan).cases()]
-    arms = list(serving.ARMS)
-    assert arms == ["stock", "keep 1.0", "keep 0.5", "keep 0.25", "keep 0.1"]
+    arms = list(plan.arms())
+    assert arms[:5] == ["stock", "keep 1.0", "keep 0.5", "keep 0.25", "keep 0.1"]
+    assert ("before: keep 0.1" in arms) == (against is not None)
     wanted = {
         serving.key(workload, concurrent, arm, round_)
         for workload in plan.workloads
@@ -40,17 +46,20 @@ def test_figures_of_a_load():
 
 
 def test_the_report_pairs_within_rounds_and_drops_nothing(tmp_path):
-    plan = serving.QUICK
+    plan = replace(serving.QUICK, against=tmp_path)
     (workload,) = plan.workloads
     found = {}
     for concurrent, number in plan.loads:
-        for arm, keep in serving.ARMS.items():
-            replies = [Reply(0.1 * (keep or 1.0), 0.5, 10, 4, "")] * number
-            found[serving.key(workload, concurrent, arm, 1)] = figures(replies, 1.0)
+        for name, arm in plan.arms().items():
+            keep = (arm.asked or {}).get("keep", 1.0)
+            first = 0.1 * keep * (2 if arm.before else 1)
+            replies = [Reply(first, 0.5, 10, 4, "")] * number
+            found[serving.key(workload, concurrent, name, 1)] = figures(replies, 1.0)
     found[serving.key(workload, 4, "keep 0.5", 1)] = {"failed": "ValueError: no"}
     text = report.write(plan, found)
     assert "| keep 0.25 | 10 | 25 | 0.25 | 500 |" in text
-    assert "| keep 0.5 |" + " failed |" * 7 in text
+    assert f"Of the earlier build ({tmp_path.name}):" in text
+    assert "| keep 0.1, encoder 0.35 after 0.6 | 1.00 | 0.50 | 1.00 |" in text
     assert "| keep 0.5 |" + " failed |" * 7 in text
     assert "ValueError: no" in text
     report.draw(tmp_path, plan, found)

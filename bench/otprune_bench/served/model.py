@@ -62,7 +62,7 @@ def qwen(size: Size, tower: dict[str, int], most: int) -> tuple[Any, Any]:
 
     Args:
         size: of the language model.
-        tower: of the vision encoder, as `TOWER`.
+        tower: of the vision encoder, as `TOWER`; its last layer attends to whole frames.
         most: visual tokens of the largest image.
     """
     from transformers import (
@@ -98,7 +98,7 @@ def qwen(size: Size, tower: dict[str, int], most: int) -> tuple[Any, Any]:
             **tower,
             "out_hidden_size": size.width,
             "window_size": 112,
-            "fullatt_block_indexes": [1],
+            "fullatt_block_indexes": [tower["depth"] - 1],
         },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
@@ -119,7 +119,7 @@ def qwen(size: Size, tower: dict[str, int], most: int) -> tuple[Any, Any]:
     return config, processor
 
 
-def save(folder: Path, size: Size) -> None:
+def save(folder: Path, size: Size, tower: dict[str, int]) -> None:
     """Write what `vllm serve --load-format dummy` needs."""
-    for part in qwen(size, TOWER, most=2048):
+    for part in qwen(size, tower, most=2048):
         part.save_pretrained(folder)

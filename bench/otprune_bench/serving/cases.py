@@ -26,10 +26,10 @@ from otprune_bench.served.server import (
     load,
     serve,
 )
-from otprune_bench.serving.plan import ARMS, Plan, Workload, key
+from otprune_bench.serving.plan import Arm, Plan, Workload, key
 
 OPTIONS = (
-    *("--load-format", "dummy", "--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"),
+    *("--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--block-size", "32"),
     *("--max-model-len", "2048", "--max-num-seqs", "16", "--max-num-batched-tokens", "2048"),
     *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
 )
@@ -48,20 +48,23 @@ def figures(replies: list[Reply], seconds: float) -> dict[str, Any]:
 
 
 class Servers(ExitStack):
-    """Two servers, each started at its first request; only one gets requests at a time."""
+    """The servers, each started at its first request; only one gets requests at a time."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self._plan, self._asked = plan, 0
-        self.server = cache(self._server)
+        self.server = cache(self._server)  # by whether it is vLLM alone, and the earlier build
 
-    def _server(self, stock: bool) -> Server:
+    def _server(self, stock: bool, before: bool) -> Server:
         path = Path(self.enter_context(tempfile.TemporaryDirectory()))
-        save(path, self._plan.size)
+        save(path, self._plan.size, self._plan.tower)
+        environment = {**os.environ, **ENVIRONMENT}
+        if before:
+            environment["PYTHONPATH"] = str(self._plan.against)
         settings = None if stock else {"keep": 1.0}
-        server = self.enter_context(serve(path, settings, OPTIONS, {**os.environ, **ENVIRONMENT}))
+        server = self.enter_context(serve(path, settings, OPTIONS, environment))
         for workload in self._plan.workloads:  # whatever is done only once
-            load(server, [self._request(workload, None)] * 2, 1)
+            load(server, [self._request(workload, Arm(None))] * 2, 1)
         return server
 
     def cases(self) -> Iterator[Case]:
@@ -69,24 +72,22 @@ class Servers(ExitStack):
         for number in range(1, self._plan.rounds + 1):
             for workload in self._plan.workloads:
                 for concurrent, requests in self._plan.loads:
-                    order = list(ARMS.items())
+                    order = list(self._plan.arms().items())
                     random.Random(f"{self._plan.seed} {number} {concurrent}").shuffle(order)
-                    for arm, keep in order:
+                    for name, arm in order:
                         yield (
-                            key(workload, concurrent, arm, number),
-                            partial(self._load, workload, concurrent, requests, keep),
+                            key(workload, concurrent, name, number),
+                            partial(self._load, workload, concurrent, requests, arm),
                         )
 
-    def _load(
-        self, workload: Workload, concurrent: int, number: int, keep: float | None
-    ) -> dict[str, Any]:
-        requests = [self._request(workload, keep) for _ in range(number)]
-        return figures(*load(self.server(keep is None), requests, concurrent))
+    def _load(self, workload: Workload, concurrent: int, number: int, arm: Arm) -> dict[str, Any]:
+        requests = [self._request(workload, arm) for _ in range(number)]
+        return figures(*load(self.server(arm.asked is None, arm.before), requests, concurrent))
 
-    def _request(self, workload: Workload, keep: float | None) -> Request:
+    def _request(self, workload: Workload, arm: Arm) -> Request:
         """An image that no cache has seen."""
         self._asked += 1
         noise = np.random.default_rng([self._plan.seed, self._asked]).integers(0, 255, (24, 24, 3))
         side = workload.side * PIXELS
         image = Image.fromarray(noise.astype(np.uint8)).resize((side, side))
-        return Request(data_url(image), None if keep is None else {"keep": keep}, workload.new)
+        return Request(data_url(image), arm.asked, workload.new)

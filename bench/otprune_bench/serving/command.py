@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otprune.errors import OTPruneError
 from otprune_bench.options import Out, Quick, Seed, start
 
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The `src` folder of an earlier build, whose server takes turns with this one's.",
+    ),
+]
 
-def command(out: Out = None, seed: Seed = 0, quick: Quick = False) -> None:
+
+def command(out: Out = None, seed: Seed = 0, quick: Quick = False, against: Against = None) -> None:
     """Time to first token and throughput of a vLLM server, with 1, 4 and 16 requests at once.
 
-    In an environment with vLLM (`make test-vllm` makes .venv-vllm); ten to twenty minutes on two
+    In an environment with vLLM (`make test-vllm` makes .venv-vllm); about half an hour on two
     cores.
     """
-    start("serving", out, seed, quick)
+    if against is not None and not (against / "otprune").is_dir():
+        raise OTPruneError(f"--against {against}: expected a folder with the package otprune in it")
+    start("serving", out, seed, quick, against=against and against.resolve())

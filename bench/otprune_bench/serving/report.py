@@ -8,23 +8,25 @@ from typing import Any
 
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import panels, table
-from otprune_bench.serving.plan import ARMS, Plan, Workload, key
+from otprune_bench.serving.plan import BEFORE, COMPARED, Plan, Workload, key
 
 HEAD = (
     *("", "prompt", "first token, ms", "of keep 1.0", "whole answer, ms"),
     *("requests / s", "of keep 1.0", "answer tokens / s"),
 )
+SINCE = ("", "requests / s", "first token", "whole answer")
 
 
 def write(plan: Plan, found: Results) -> str:
     """The report in Markdown."""
-    size = plan.size
+    size, tower = plan.size, plan.tower
     lines = [
         "# Serving: a vLLM server under load",
         "",
-        f"`vllm serve` on the loopback, CPU, bfloat16, eager: a Qwen2.5-VL with **random weights** "
-        f"and a small language model ({size.layers} layers of width {size.width}), so that what is "
-        "compared is the work, not the answers. No image is seen twice, so no cache helps. "
+        f"`vllm serve` on the loopback, CPU, float32, eager: a Qwen2.5-VL with **random weights**, "
+        f"a small language model ({size.layers} layers of width {size.width}) and a vision encoder "
+        f"of {tower['depth']} layers of width {tower['hidden_size']}, so that what is compared is "
+        "the work, not the answers. No image is seen twice, so no cache helps. "
         "*stock* is a second server without otprune; the others are requests to one server, each "
         "with its own ratio. Every round runs all of them in an order of its own; medians over "
         f"{plan.rounds} round{'s' * (plan.rounds > 1)}, least and most in brackets, "
@@ -44,12 +46,15 @@ def write(plan: Plan, found: Results) -> str:
         for concurrent, number in plan.loads:
             lines += [f"{number} requests, {concurrent} at once:", ""]
             lines += [table(HEAD, _rows(plan, workload, concurrent, found)), ""]
+            if plan.against is not None:
+                lines += [f"Of the earlier build ({plan.settings()['against']}):", ""]
+                lines += [table(SINCE, _since(plan, workload, concurrent, found)), ""]
     return "\n".join([*lines, *failures(found)])
 
 
 def _rows(plan: Plan, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
     rows = []
-    for arm in ARMS:
+    for arm in plan.arms():
         pairs = _pairs(plan, workload, concurrent, arm, found)
         if not pairs:
             rows.append([arm, *["failed"] * (len(HEAD) - 1)])
@@ -69,17 +74,37 @@ def _rows(plan: Plan, workload: Workload, concurrent: int, found: Results) -> li
     return rows
 
 
+def _since(plan: Plan, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
+    """The arms of a ratio that the earlier build was asked for, and how they compare to it."""
+    rows = []
+    for name in plan.arms():
+        keep = next((f"keep {keep}" for keep in COMPARED if name.startswith(f"keep {keep}")), None)
+        pairs = keep and _pairs(plan, workload, concurrent, name, found, BEFORE + keep)
+        if pairs:
+            ratios = [
+                _spread([run[figure] / base[figure] for run, base in pairs], "{:.2f}")
+                for figure in ("answered", "first", "whole")
+            ]
+            rows.append([name, *ratios])
+    return rows
+
+
 def _pairs(
-    plan: Plan, workload: Workload, concurrent: int, arm: str, found: Results
+    plan: Plan,
+    workload: Workload,
+    concurrent: int,
+    arm: str,
+    found: Results,
+    to: str = "keep 1.0",
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """An arm's runs, each with that of keep 1.0 of the same round; without those that failed."""
+    """An arm's runs, each with another's of the same round; without those that failed."""
 
     def runs(arm: str) -> list[dict[str, Any]]:
         return [found[key(workload, concurrent, arm, i)] for i in range(1, plan.rounds + 1)]
 
     return [
         (run, base)
-        for run, base in zip(runs(arm), runs("keep 1.0"), strict=True)
+        for run, base in zip(runs(arm), runs(to), strict=True)
         if "failed" not in run and "failed" not in base
     ]
 
@@ -92,7 +117,7 @@ def draw(folder: Path, plan: Plan, found: Results) -> None:
         for i, (figure, said) in enumerate(looks.items()):
             for j, workload in enumerate(plan.workloads):
                 axes = grid[i * columns + j]
-                for arm in ARMS:
+                for arm in plan.arms():
                     ratios = {
                         concurrent: statistics.median(
                             run[figure] / base[figure] for run, base in pairs

@@ -2,7 +2,8 @@
 
     python -m tests.engines.vllm.ranks '{"llava": {"path": ..., "marks": [...]}, ...}'
 
-prints the answers to QUESTIONS, plain, merged and merged with a mass, as one line of JSON.
+prints the answers to QUESTIONS for everything in ASKED, and merged with a mass, as one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from .engines import ENVIRONMENT, ask, engine, questions
 
 KEEP = 0.25
 WEIGHING = ("llava", "qwen2_5_vl")  # whose engines have wider heads
-ASKED: tuple[dict[str, Any], ...] = ({}, {"merge": True})
+ASKED: tuple[dict[str, Any], ...] = (
+    {},
+    {"merge": True},
+    {"encoder_keep": 0.35, "encoder_after": 0.34},
+)
 WEIGHED = {"merge": True, "mass": "token"}
 
 

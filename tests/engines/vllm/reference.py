@@ -32,11 +32,11 @@ class Reference:
         selector: Selector,
         positions: str,
         merge: bool = False,
-        **weighed: Any,
+        **more: Any,
     ) -> tuple[int, list[int], torch.Tensor]:
         """Prompt length, greedy ids, and log-probabilities `(ANSWER, V)`.
 
-        weighed: mass and alpha.
+        more: mass, alpha and encoder.
         """
         asked: dict[str, Any] = {}
         if question.images:
@@ -51,7 +51,7 @@ class Reference:
             selector = PerFrame.of(selector, inputs)
         with (
             torch.no_grad(),
-            otprune.prune(self._model, selector, positions, merge, **weighed) as run,
+            otprune.prune(self._model, selector, positions, merge, **more) as run,
         ):
             out = self._model.generate(
                 **inputs,

@@ -21,6 +21,8 @@ ASKED = [
     {"keep": 0.1, "method": "divprune"},
     {"keep": 0.2, "method": "transport", "merge": True},
     {"keep": 1.0},
+    {"encoder_keep": 0.35, "encoder_after": 0.34},
+    {"encoder_keep": 0.5, "encoder_after": 1, "keep": 1.0},
 ]
 
 
@@ -39,6 +41,22 @@ def agree(answer, wanted):
 
 def selector_of(asked, keep=0.25):
     return otprune.METHODS[asked.get("method", "otprune")](keep=asked.get("keep", keep))
+
+
+def stage_of(asked):
+    """The selection inside the encoder that a request asks for."""
+    keep, after = asked.get("encoder_keep"), asked.get("encoder_after")
+    return keep and otprune.EncoderStage(keep, after=after)
+
+
+def is_comparable(family, asked, question):
+    """Whether transformers can be asked the same.
+
+    It chooses among the tokens of a whole video that the encoder kept; frame by frame, as the
+    reference has to for Qwen3-VL, it would choose among copies, too.
+    """
+    whole = stage_of(asked) is None or asked.get("keep") == 1.0
+    return whole or family.name != "qwen3_vl" or not question.videos
 
 
 @pytest.fixture(scope="module", params=sorted(CHECKPOINTS))
@@ -87,10 +105,32 @@ def test_unpruned_it_is_what_transformers_answers(family, stock, reference, aske
 def test_pruned_it_is_what_transformers_answers(family, pruned, reference, asked_of, number, again):
     asked = ASKED[number]
     for question, answer in zip(asked_of, pruned[again][number], strict=True):
+        if not is_comparable(family, asked, question):
+            continue
         wanted = reference(family.name)(
-            question, selector_of(asked), family.positions, asked.get("merge", False)
+            question,
+            selector_of(asked),
+            family.positions,
+            asked.get("merge", False),
+            encoder=stage_of(asked),
         )
         agree(answer, wanted)
+
+
+def test_images_of_one_step_with_other_selections_inside_the_encoder(
+    family, checkpoint, quarter, pruned, asked_of
+):
+    _, marks = checkpoint(family.name)
+    quarter.reset_prefix_cache()
+    quarter.llm_engine.reset_encoder_cache()
+    order = [(q, number) for q in (0, len(asked_of) - 1) for number in range(len(ASKED))]
+    mixed = ask(quarter, [asked_of[q].request(marks, **ASKED[number]) for q, number in order])
+    for (q, number), answer in zip(order, mixed, strict=True):
+        alone = pruned[0][number][q]
+        assert (answer.prompt, answer.ids) == (alone.prompt, alone.ids)
+        for step, entries in enumerate(answer.likely):
+            for token in entries.keys() & alone.likely[step].keys():
+                assert abs(entries[token] - alone.likely[step][token]) < 1e-4
 
 
 def test_keeping_all_is_stock_bit_by_bit(stock, pruned):

@@ -49,6 +49,22 @@ def test_chunks_that_end_inside_an_image(name, checkpoint, reference):
         agree_all(name, answers, marks, reference, 0.5)
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_a_selection_inside_the_encoder_for_a_whole_engine(name, checkpoint, reference):
+    path, marks = checkpoint(name)
+    stage = {"encoder_keep": 0.35, "encoder_after": 0.34}
+    with engine(path, {"keep": 0.25, **stage}, max_num_batched_tokens=20) as llm:
+        asked = [q.request(marks) for q in questions(marks)]
+        made, cached = ask(llm, asked), ask(llm, asked)
+        without = ask(llm, [q.request(marks, encoder_keep=1.0) for q in questions(marks)])
+    inside, positions = otprune.EncoderStage(0.35, after=0.34), CHECKPOINTS[name].positions
+    for question, *answers in zip(questions(marks), made, cached, strict=True):
+        wanted = reference(name)(question, otprune.OTPrune(0.25), positions, encoder=inside)
+        for answer in answers:
+            agree(answer, wanted)
+    agree_all(name, without, marks, reference, 0.25)
+
+
 @pytest.mark.parametrize("name", MROPE)
 def test_compact_positions_on_request_of_the_engine(name, checkpoint, reference):
     path, marks = checkpoint(name)
@@ -122,6 +138,8 @@ def test_requests_that_are_refused(checkpoint, reference):
             ({"positions": "compact"}, "expected only keep, image_pruning_rate"),
             ({"rank": 0}, "rank is 0"),
             ({"method": "transport", "metric": "manhattan"}, "metric='manhattan'"),
+            ({"encoder_keep": 0.5, "encoder_after": 2}, "reads what 2 of 3 layers give"),
+            ({"encoder_keep": 0.5, "encoder_after": 3}, "the encoder has 3"),
         ]:
             with pytest.raises(otprune.OTPruneError, match=said):
                 ask(llm, [QUESTIONS[0].request(marks, **asked)])
@@ -142,7 +160,7 @@ def test_frames_of_several_sizes_are_an_error(environment):
     ids = [9, 9, 1, 9, 9, 9]
     update = SimpleNamespace(modality="video", content=PromptUpdateDetails.select_token_id(ids, 9))
     with pytest.raises(otprune.OTPruneError, match=r"one video are runs of \[2, 3\]"):
-        _shortened(update, {}, engine_settings({"keep": 0.5}))
+        _shortened(update, {}, engine_settings({"keep": 0.5}), None)
 
 
 def test_another_model_is_served_unchanged(environment, tmp_path):

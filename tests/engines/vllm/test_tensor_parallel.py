@@ -8,9 +8,12 @@ import sys
 
 import pytest
 
+import otprune
+
 from . import ranks
 from .checkpoints import CHECKPOINTS
-from .engines import Answer
+from .engines import Answer, questions
+from .test_families import agree, is_comparable, stage_of
 from .test_hard_cases import agree_all
 
 pytestmark = pytest.mark.vllm
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture(scope="module")
 def of_two_ranks(checkpoint):
-    """Every family's answers, plain and merged, and with a mass."""
+    """Every family's answers to what `ranks` asks."""
     wanted = {}
     for name in CHECKPOINTS:
         path, marks = checkpoint(name)
@@ -41,12 +44,23 @@ def answers_of(name, of_two_ranks, number):
     ]
 
 
-@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("number", range(len(ranks.ASKED)), ids=lambda i: str(ranks.ASKED[i]))
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, merge):
+def test_tensor_parallel(name, checkpoint, reference, of_two_ranks, number):
     _, marks = checkpoint(name)
-    made = answers_of(name, of_two_ranks, merge)
-    agree_all(name, made, marks, reference, ranks.KEEP, merge)
+    family, asked = CHECKPOINTS[name], ranks.ASKED[number]
+    answers = answers_of(name, of_two_ranks, number)
+    for question, answer in zip(questions(marks), answers, strict=True):
+        if not is_comparable(family, asked, question):
+            continue
+        wanted = reference(name)(
+            question,
+            otprune.OTPrune(ranks.KEEP),
+            family.positions,
+            asked.get("merge", False),
+            encoder=stage_of(asked),
+        )
+        agree(answer, wanted)
 
 
 @pytest.mark.parametrize("name", ranks.WEIGHING)

@@ -16,6 +16,7 @@ from otprune.errors import UnsupportedError
 from otprune.selectors.named import RECOMMENDED
 from otprune.selectors.settings import shown
 
+PACED = "otprune.engines.vllm.pace.PacedEncoderCache"
 logger = logging.getLogger("vllm.otprune")
 # By the type of their configuration: language models whose attention layers take a mass.
 WEIGHING = (
@@ -96,6 +97,9 @@ def check(config: Any, caution: str | None = None) -> None:
         # Everywhere else, this is what is read, in the processor and in every worker.
         model.hf_config.otprune = {**given, "mass": "none"}
         settings = engine_settings(model.hf_config.otprune)
+    manager = getattr(config, "ec_manager_config", None)
+    if manager is not None and manager.encoder_cache_manager_cls is None:
+        manager.encoder_cache_manager_cls = PACED
     open_folder(mm)
     _log_once(
         f"otprune: visual tokens of {names[0]} are pruned, {_listed(settings)}, "

@@ -16,6 +16,8 @@ TESTED = (0, 32)  # every 0.32.x
 COMPARED = ((0, 33),)
 
 _PROCESSOR = "vllm.multimodal.processing.processor"
+_MODELS = "vllm.model_executor.models"
+_CACHE = "vllm.v1.core.encoder_cache_manager"
 _QWEN = "vllm.model_executor.models.qwen2_vl"
 _ATTENTION = "vllm.model_executor.layers.attention"
 _HIDDEN = ("self", "positions", "hidden_states")
@@ -111,6 +113,47 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
         "SupportsMultiModal.embed_input_ids",
         ("self", "input_ids", "multimodal_embeddings", "is_multimodal"),
     ),
+    # A selection inside the encoder.
+    (
+        "vllm.model_executor.layers.attention.mm_encoder_attention",
+        "MMEncoderAttention.forward_native",
+        ("self", "query", "key", "value"),
+    ),
+    (f"{_MODELS}.clip", "CLIPVisionTransformer.forward", ("self", "pixel_values")),
+    (f"{_MODELS}.clip", "CLIPEncoderLayer.forward", ("self", "hidden_states")),
+    (f"{_MODELS}.siglip", "SiglipVisionTransformer.forward", ("self", "pixel_values")),
+    (f"{_MODELS}.siglip", "SiglipEncoderLayer.forward", ("self", "hidden_states")),
+    (f"{_MODELS}.interns1_vit", "InternS1VisionModel.forward", ("self", "pixel_values")),
+    (f"{_MODELS}.interns1_vit", "InternS1VisionLayer.forward", ("self", "hidden_states")),
+    *(
+        (f"{_MODELS}.{module}", f"{name}.forward", given)
+        for module, transformer, block in (
+            ("qwen2_vl", "Qwen2VisionTransformer", "Qwen2VisionBlock"),
+            ("qwen2_5_vl", "Qwen2_5_VisionTransformer", "Qwen2_5_VisionBlock"),
+            ("qwen3_vl", "Qwen3_VisionTransformer", "Qwen3_VisionBlock"),
+        )
+        for name, given in (
+            (transformer, ("self", "x", "grid_thw")),
+            (block, ("self", "x", "cu_seqlens", "rotary_pos_emb_cos", "rotary_pos_emb_sin")),
+        )
+    ),
+    *(
+        (
+            f"{_MODELS}.{module}",
+            f"{name}ForConditionalGeneration._merge_image_patch_embeddings",
+            ("self", "image_size", "patch_embeddings"),
+        )
+        for module, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
+    ),
+    # The pace of the encoder.
+    ("vllm.config", "EncoderCacheManagerConfig", ("encoder_cache_manager_cls",)),
+    (_CACHE, "EncoderCacheManager.create_manager", ("cache_size", "vllm_config")),
+    (
+        _CACHE,
+        "EncoderCacheManager.can_allocate",
+        ("self", "request", "input_id", "encoder_compute_budget", "num_embeds_to_schedule"),
+    ),
+    (_CACHE, "EncoderCacheManager.get_freed_mm_hashes", ("self",)),
 )
 
 
