@@ -87,7 +87,7 @@ FULL = Plan(
         Workload("large image, short answer", side=24, new=16),
         Workload("small image, long answer", side=8, new=64),
     ),
-    loads=((1, 2), (4, 8), (16, 16)),
+    loads=((1, 2), (4, 4), (16, 16)),
     rounds=3,
 )
 QUICK = Plan(
