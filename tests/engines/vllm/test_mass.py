@@ -12,7 +12,8 @@ import otprune
 from .checkpoints import CHECKPOINTS
 from .engines import Question, ask, engine, questions
 from .test_families import LONG, agree
-from .test_hard_cases import agree_all, preemptions
+from .test_hard_cases import agree_all
+from .test_pressure import preemptions
 
 pytestmark = pytest.mark.vllm
 
