@@ -108,6 +108,30 @@ def test_a_prompt_is_its_text_and_what_is_kept_of_each_image():
     assert counts.tokens(EMBEDDED, images[0]) == 144
 
 
+@pytest.mark.parametrize(
+    ("asked", "image", "video"),
+    [
+        ({}, 0.5, 0.5),
+        ({"keep": 7}, 7, 7),
+        ({"image_pruning_rate": 0.9}, 0.1, 0.5),
+        ({"video_pruning_rate": 0.7}, 0.5, 0.3),
+        ({"keep": 0.25, "video_retention_ratio": 0.1}, 0.25, 0.1),
+    ],
+)
+def test_how_much_is_kept_by_whichever_name(asked, image, video):
+    engine = request_settings(engine_settings(ENGINE), asked)
+    assert (counts.keep_of(asked, False), counts.keep_of(asked, True)) == (image, video)
+    assert (engine.selector_of("image").keep, engine.selector_of("video").keep) == (image, video)
+
+
+def test_no_more_is_kept_than_a_selection_inside_the_encoder_left():
+    image = Image(0, 300, 200)
+    for asked, kept in (({"keep": 0.9}, 72), ({"keep": 0.1}, 14), ({"keep": 1.0}, 144)):
+        assert counts.kept_tokens(EMBEDDED, {**asked, "encoder_keep": 0.5}, image) == kept
+    video = Video(0, 10, 84, 84, 4.0)  # five frames of nine tokens
+    assert counts.kept_tokens(QWEN, {"encoder_keep": 0.5}, video) == 5 * otprune.count(0.5, 9)
+
+
 def test_media_are_what_they_say():
     for form, mode in (("png", "RGB"), ("jpeg", "L"), ("webp", "RGBA")):
         image = Image(3, 33, 21, form, mode)

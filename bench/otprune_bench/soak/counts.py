@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import otprune
@@ -40,6 +41,31 @@ def tokens(model: str, one: Image | Video) -> int:
     return rows * columns * (one.frames // FRAMES if isinstance(one, Video) else 1)
 
 
+def keep_of(asked: dict[str, Any], video: bool) -> float | int:
+    """The `keep` of images or of videos, by whichever name a request gives it."""
+    if video and "video_retention_ratio" in asked:
+        return float(asked["video_retention_ratio"])
+    rate = asked.get("video_pruning_rate" if video else "image_pruning_rate")
+    if rate is not None:
+        return float(1 - Decimal(str(rate)))
+    keep: float | int = asked.get("keep", ENGINE["keep"])
+    return keep
+
+
+def kept_tokens(model: str, asked: dict[str, Any], one: Image | Video) -> int:
+    """Tokens of an image or a video that stay.
+
+    Behind a selection inside the encoder no more tokens of an image or a frame differ than it kept,
+    and no more stay, unless all do.
+    """
+    m = tokens(model, one)
+    k = otprune.count(keep_of(asked, isinstance(one, Video)), m)
+    if "encoder_keep" in asked and k < m:
+        frames = one.frames // FRAMES if isinstance(one, Video) else 1
+        k = min(k, frames * otprune.count(asked["encoder_keep"], m // frames))
+    return k
+
+
 def messages(ask: Ask) -> list[dict[str, Any]]:
     """The chat as Hugging Face's templates take it."""
 
@@ -55,6 +81,5 @@ def prompt_tokens(model: str, tokenizer: Any, ask: Ask) -> int:
     """Tokens of the pruned prompt: of its text, and what `otprune.count` leaves of each image."""
     text = tokenizer.apply_chat_template(messages(ask), tokenize=False, add_generation_prompt=True)
     placeholders = len(tokenizer(text, add_special_tokens=False).input_ids)
-    keep = (ask.otprune or {}).get("keep", ENGINE["keep"])
-    kept = [otprune.count(keep, tokens(model, one)) for one in ask.media()]
+    kept = [kept_tokens(model, ask.otprune or {}, one) for one in ask.media()]
     return placeholders - len(kept) + sum(kept)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 QWEN, EMBEDDED = "random Qwen2.5-VL", "embedded LLaVA"
-ENGINE = {"keep": 0.5}  # of the servers; most requests ask for something else
+# Of the servers; most requests ask for something else.
+ENGINE: dict[str, Any] = {"keep": 0.5, "allow_mass": True}
 MOST = 256  # visual tokens of the largest image of the random model
 
 # Kinds of requests with the weights that they are drawn by. Those of the first group bring images
@@ -29,7 +30,13 @@ NUMBERS = ("sent", "answered", "refused", "left", "again")  # what is counted of
 ONLY_QWEN = ("several images", "video")
 
 # What a request may ask of pruning. None is nothing, so that the engine's settings hold.
-KEEPS = (1.0, 0.5, 0.25, 0.1, 0.05, 1, 7, 64, 5000)
+KEEPS: tuple[dict[str, Any], ...] = (
+    *({"keep": keep} for keep in (1.0, 0.5, 0.25, 0.1, 0.05, 1, 7, 64, 5000)),
+    {"image_pruning_rate": 0.9},
+    {"video_pruning_rate": 0.7},
+    {"image_pruning_rate": 0.35, "video_retention_ratio": 0.2},
+    {"keep": 0.25, "video_retention_ratio": 0.1},
+)
 METHODS: tuple[dict[str, Any], ...] = (
     {},
     {"merge": True},
@@ -45,6 +52,11 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"method": "grid", "merge": True},
     {"method": "random", "seed": 3},
     {"method": "recommended"},
+    {"method": "recommended", "mass": "none"},
+    {"mass": "token", "alpha": 0.5},
+    {"method": "transport", "merge": True, "mass": "total"},
+    {"encoder_keep": 0.5},
+    {"method": "transport", "encoder_keep": 0.35, "encoder_after": 1},
 )
 
 # What is refused, and a part of the message.
@@ -54,7 +66,7 @@ WRONG: tuple[tuple[object, str], ...] = (
     ({"keep": 0}, "keep=0 would leave no token"),
     ({"keep": "auto"}, "before any feature exists"),
     ({"keep": None}, "keep"),
-    ({"kep": 0.5}, "expected only keep, method"),
+    ({"kep": 0.5}, "expected only keep, "),
     ({"gamma": "big"}, "gamma is 'big'"),
     ({"gamma": -1.0}, "gamma=-1.0 is outside"),
     ({"rank": 0}, "rank is 0"),
@@ -65,7 +77,14 @@ WRONG: tuple[tuple[object, str], ...] = (
     ({"method": "transport", "metric": "manhattan"}, "metric='manhattan'"),
     ({"merge": "yes"}, "merge='yes'"),
     ({"backend": "triton"}, "triton"),
-    ({"positions": "compact"}, "expected only keep, method"),
+    ({"positions": "compact"}, "expected only keep, "),
+    ({"allow_mass": True}, "expected only keep, "),
+    ({"distance": True}, "differs between queries"),
+    ({"image_pruning_rate": 1.5}, "image_pruning_rate=1.5: expected a share"),
+    (
+        {"keep": 0.5, "image_pruning_rate": 0.5, "video_pruning_rate": 0.5},
+        "contradicts",
+    ),
     ("half", "expected a dictionary"),
 )
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import otprune
-from otprune.engines.transformers.positions import Positions
+from otprune.engines.common.stage import stage_of
+from otprune.engines.vllm.settings import SHARES
 from otprune.selectors import by_name
 from otprune_bench.soak.client import Outcome
-from otprune_bench.soak.counts import FRAMES, grid, messages
+from otprune_bench.soak.counts import FRAMES, grid, keep_of, messages
 from otprune_bench.soak.media import Image, Video
-from otprune_bench.soak.plan import ENGINE, QWEN
+from otprune_bench.soak.plan import QWEN
 from otprune_bench.soak.requests import Ask
 
 # Two log-probabilities in float32 by two programs, each summing in an order of its own, differ by
@@ -55,9 +56,7 @@ class Reference:
     def __call__(self, ask: Ask, outcome: Outcome) -> Verdict:
         import torch
 
-        made = by_name(**{"method": "otprune", **ENGINE, **(ask.otprune or {})})
-        positions: Positions = "preserved" if self._name == QWEN else "compact"
-        pruning = otprune.prune(self._model, made["selector"], positions, made["merge"])
+        pruning = otprune.prune(self._model, **arguments(self._name, ask))
         with torch.no_grad(), pruning:
             out = self._model.generate(
                 **self._inputs(ask),
@@ -82,6 +81,23 @@ class Reference:
             given["do_sample_frames"] = False
             given["video_metadata"] = [[_metadata(x) for x in videos]]
         return self.processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
+
+
+def arguments(model: str, ask: Ask) -> dict[str, Any]:
+    """Arguments of `otprune.prune` that mean what a request asks of vLLM.
+
+    There "recommended" has no distance term. No request has both images and videos.
+    """
+    rest: dict[str, Any] = {"method": "otprune"} | (ask.otprune or {})
+    keep = keep_of(rest, any(isinstance(one, Video) for one in ask.media()))
+    stage = stage_of(rest.pop("encoder_keep", None), rest.pop("encoder_after", None))
+    for name in ("keep", *SHARES):
+        rest.pop(name, None)
+    unweighed = rest["method"] == "recommended" and rest.pop("mass", None) == "none"
+    made: dict[str, Any] = {**by_name(**rest, keep=keep), "distance": False, "encoder": stage}
+    if unweighed:
+        made |= {"mass": "none", "alpha": 1.0}
+    return made | {"positions": "preserved" if model == QWEN else "compact"}
 
 
 def comparable(model: str, ask: Ask) -> bool:

@@ -181,5 +181,5 @@ def _settings(rng: random.Random) -> dict[str, Any] | None:
         return None
     asked = dict(rng.choice(METHODS))
     if rng.random() < 0.9:
-        asked["keep"] = rng.choice(KEEPS)
+        asked |= rng.choice(KEEPS)
     return asked
