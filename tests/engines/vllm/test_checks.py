@@ -192,7 +192,7 @@ def test_versions(version, tested, compared):
     assert (private.tested(version), private.compared(version)) == (tested, compared)
 
 
-def made(given, version):
+def made(given, version, guard=lambda: None):
     """What becomes of a configuration under a version of vLLM: a class that checks as it does."""
 
     class Config:
@@ -204,7 +204,7 @@ def made(given, version):
             self.checked = True
 
     for _ in range(2):  # vLLM may call a plugin twice
-        plugin._check_configurations(Config, version)
+        plugin._check_configurations(Config, version, guard)
     return [Config() for _ in range(3)]
 
 

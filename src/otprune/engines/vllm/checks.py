@@ -27,6 +27,15 @@ UNQUANTISED = ("auto", "float16", "bfloat16")
 _logged: set[str] = set()
 
 
+def pruned(config: Any) -> Any:
+    """What `otprune` is in the configuration of an engine whose images are pruned, else None."""
+    model = config.model_config
+    given = getattr(model and model.hf_config, KEY, None)
+    if given is None or model.multimodal_config is None or model.model_impl == "transformers":
+        return None
+    return given if any(name in FAMILIES for name in model.architectures) else None
+
+
 def check(config: Any, caution: str | None = None) -> None:
     """Refuse what would prune wrongly; log once what is done with this model.
 

@@ -154,6 +154,14 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
         ("self", "request", "input_id", "encoder_compute_budget", "num_embeds_to_schedule"),
     ),
     (_CACHE, "EncoderCacheManager.get_freed_mm_hashes", ("self",)),
+    # agreement.py
+    ("vllm.v1.executor.abstract", "Executor.__init__", ("self", "vllm_config")),
+    ("vllm.v1.executor.abstract", "Executor.collective_rpc", ("self", "method")),
+    ("vllm.v1.executor.abstract", "Executor.shutdown", ("self",)),
+    ("vllm.v1.worker.worker_base", "WorkerBase.get_model", ("self",)),
+    ("vllm.v1.engine", "EngineCoreReadyResponse", None),
+    ("vllm.v1.engine.core", "EngineCoreProc._make_ready_response", ("self",)),
+    ("vllm.v1.engine.core_client", "MPClient._apply_ready_response", ("self", "payload")),
 )
 
 
