@@ -14,12 +14,12 @@ PARALLEL := -n 2 --dist loadfile
 # What `make serve` keeps of an image's tokens, and where it listens.
 KEEP ?= 0.1
 PORT ?= 8000
-.PHONY: demo docs page test test-slow test-oldest test-middle test-lmms test-page test-vllm serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
+.PHONY: demo docs page test test-slow test-oldest test-middle test-lmms test-page test-vllm test-ray serve bench-paper bench-quick bench-guards bench-mass bench-distance bench-robot check demo-model demo-models clean
 
 # Where nothing is measured, waiting threads sleep instead of spinning: faster on a busy machine.
 # Not where times are: those are to be what people get.
-test test-slow test-oldest test-middle test-lmms test-page test-vllm demo-model demo-models: export GOMP_SPINCOUNT := 0
-test test-slow test-oldest test-middle test-lmms test-page test-vllm demo-model demo-models: export OMP_WAIT_POLICY := passive
+test test-slow test-oldest test-middle test-lmms test-page test-vllm test-ray demo-model demo-models: export GOMP_SPINCOUNT := 0
+test test-slow test-oldest test-middle test-lmms test-page test-vllm test-ray demo-model demo-models: export OMP_WAIT_POLICY := passive
 
 define install
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -109,6 +109,22 @@ test-vllm: ## pruning in vLLM's own CPU build, against transformers; ten minutes
 	$(install-vllm)
 	$(VENV)-vllm/bin/python -m pytest $(PARALLEL) -m vllm tests/engines/vllm
 
+# Ray beside that environment, which itself stays without it: vLLM behaves otherwise where Ray is.
+define install-ray
+	$(install-vllm)
+	@test -x $(VENV)-ray/bin/python || $(VENV)-vllm/bin/python -m venv $(VENV)-ray
+	@test -f $(VENV)-ray/ray.done -a ! requirements/ray.txt -nt $(VENV)-ray/ray.done || \
+	  { echo "installing requirements/ray.txt into $(VENV)-ray" && \
+	    $(VENV)-vllm/bin/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+	      > "$$($(VENV)-ray/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/vllm.pth" && \
+	    $(VENV)-ray/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/ray.txt && \
+	    touch $(VENV)-ray/ray.done; }
+endef
+
+test-ray: ## vLLM on several machines: Ray and data parallel in two network namespaces; needs root, not in .ci/run
+	$(install-ray)
+	$(VENV)-ray/bin/python -m pytest -m vllm_ray tests/engines/vllm
+
 serve: ## the embedded model in vLLM, pruned, on http://127.0.0.1:8000; what to ask: docs/vllm.md
 	$(install-vllm)
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 \
@@ -179,4 +195,4 @@ bench-robot: ## selectors of streams on a simulated robot's camera and on real c
 	$(VENV)/bin/otprune bench robot --out docs/results/robot
 
 clean:
-	rm -rf $(VENV) $(VENV)-lmms $(VENV)-vllm runs out site
+	rm -rf $(VENV) $(VENV)-lmms $(VENV)-vllm $(VENV)-ray runs out site

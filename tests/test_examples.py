@@ -12,8 +12,9 @@ import pytest
 from tests.random_tokens import TOKENS_ALONE
 
 FOLDER = Path(__file__).parent.parent / "examples"
-# vllm_folder needs vLLM: tests/engines/vllm runs it.
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "vllm_folder")
+# Those need vLLM, and one Ray: tests/engines/vllm runs them.
+ELSEWHERE = {"vllm_folder", "vllm_ray_data"}
+NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - ELSEWHERE)
 SAID = {
     "quickstart": [
         "all tokens: blue\n",
