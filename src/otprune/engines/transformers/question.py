@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otprune.engines.common.question import end_ids, special_ids, text_behind
 from otprune.engines.transformers.callbacks import asked
 from otprune.errors import CueError
 
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
 
 # Token ids of one text for every image; or a function of the call's images.
 Text = Sequence[int] | Tensor | Callable[[list["VisualTokens"]], Iterable[Any]]
-
-# A turn's text is longer than the header with which a chat template lets the model answer; with an
-# empty thought in it, that has a few tokens more.
-_HEADER = 6
-_THOUGHT = 6
 
 
 def check_text(text: Any) -> Any:
@@ -71,60 +67,18 @@ def questions(given: Any, model: Any, call: Encoded) -> list[Tensor]:
 
 
 def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
-    """Ids of the text of the last turn that stands behind an image, `(n,)`.
+    """Ids of the text of the last turn that stands behind an image, `(n,)`, see `text_behind`.
 
-    A turn ends with an end-of-sequence token. If the template closes the user's turn with one, what
-    follows the last is the header of the answer: a few tokens, one of the prompt's first two (the
-    token that opens a turn) among them. A few tokens that are no such header are taken together
-    with the turn before them, unless the prompt begins with the image and so has no headers. What
-    has a label is an answer, no question, unless all of the text has one.
+    What has a label is an answer, no question, unless all of the text has one.
     """
     row, column = call.ends[place]
     ids, mask = call.ids[row], call.mask[row].bool()
-    special, ends = _special_ids(model), _ends(model)
     known = mask[column + 1 :] & _asked(call, row)[column + 1 :]
-    behind = ids[column + 1 :][known].tolist()
-    turns: list[list[int]] = [[]]
-    for token in behind:
-        if token in ends:
-            turns.append([])
-        else:
-            turns[-1].append(token)
-    last = turns.pop()
     ahead: list[int] = ids[: column + 1][mask[: column + 1]].tolist()
-    front = _without_end(ahead, special | {int(ids[column])})
-    if turns and _is_header(last, turns[-1], ahead[:2], front):
-        last = turns.pop()
-    elif turns and len(last) <= _HEADER and front:
-        last = turns.pop() + last
-    return torch.tensor([token for token in last if token not in special], dtype=torch.int64)
-
-
-def _without_end(tokens: list[int], of: set[int]) -> list[int]:
-    """The tokens without those at their end that are among some."""
-    n = len(tokens)
-    while n and tokens[n - 1] in of:
-        n -= 1
-    return tokens[:n]
-
-
-def _is_header(last: list[int], before: list[int], first: list[int], front: list[int]) -> bool:
-    """Whether the last turn of a prompt is but the header of the answer to the one before it.
-
-    Args:
-        first: the first two tokens of the prompt.
-        front: its text in front of the image.
-    """
-    if not last:
-        return True
-    opening = next((token for token in first if token in front and token in last), None)
-    if opening is None or front[-1] == opening:
-        # In a template without roles a turn holds question and answer, and closes with the latter.
-        return False
-    if len(last) <= _HEADER:
-        return True
-    # How a prompt ends, its turns with question and answer have in their middle.
-    return len(last) <= _HEADER + _THOUGHT and last[-1] not in before
+    behind: list[int] = ids[column + 1 :][known].tolist()
+    configs = _configs(model)
+    found = text_behind(ahead, behind, end_ids(configs), special_ids(configs))
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _asked(call: Encoded, row: int) -> Tensor:
@@ -136,25 +90,6 @@ def _asked(call: Encoded, row: int) -> Tensor:
     end = max(column for r, column in call.ends if r == row) + 1
     text = call.mask[row, end:].bool()
     return free if bool((free[end:] & text).any()) else torch.ones_like(free)
-
-
-def _ends(model: Any) -> set[int]:
-    """Ids that end a turn."""
-    found: set[int] = set()
-    for config in _configs(model):
-        end = getattr(config, "eos_token_id", None)
-        found |= set(end if isinstance(end, (list, tuple)) else [] if end is None else [end])
-    return found
-
-
-def _special_ids(model: Any) -> set[int]:
-    """Ids that are no text: placeholders, borders of images, beginnings and ends."""
-    found = _ends(model)
-    for config in _configs(model):
-        for name, value in config.to_dict().items():
-            if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
-                found.add(value)
-    return found
 
 
 def _configs(model: Any) -> list[Any]:

@@ -63,12 +63,14 @@ class PruningModel:
             return made if made is None else self._whole(self._weighed(made))
         plans = [read(row) for row in rows]  # a tensor, or a list where rows differ in length
         made, cells = self._encoded(plans, kwargs)
+        width = self.visual_dim if self.stacked else None  # type: ignore[attr-defined]
         kept = choose(
             made,
             plans,
-            width=self.visual_dim if self.stacked else None,  # type: ignore[attr-defined]
+            width=width,
             agree=_same_on_all_ranks,
             cells=cells,
+            questions=self._questions(plans, made[0][:, :width].shape[1], made[0].device),
             record=self.record_seconds,
         )
         weighed = self._weighed([x.rows for x in kept], [x.log_mass for x in kept])
@@ -97,6 +99,23 @@ class PruningModel:
         with staged(self, stage, _same_on_all_ranks) as kept:
             made = list(embed(**kwargs))
         return made, cells_of_images(kept, [(plan.sets, plan.m) for plan in plans])
+
+    def _questions(self, plans: list[Plan], width: int, device: Any) -> list[Tensor | None]:
+        """Vectors `(n, d)` of each image's question, float32, by the language model's embeddings.
+
+        They may be split among the ranks of a tensor-parallel group, which must then all ask for
+        the same: so they do, since the plans are.
+        """
+        texts = [plan.question for plan in plans]
+        asked = [text for text in texts if text is not None]
+        ids = [token for text in asked for token in text]
+        if ids:
+            embed = self.get_language_model().embed_input_ids  # type: ignore[attr-defined]
+            vectors = embed(torch.tensor(ids, device=device)).float()
+        else:
+            vectors = torch.zeros(0, width, device=device)
+        parts = iter(vectors.split([len(text) for text in asked]))
+        return [None if text is None else next(parts) for text in texts]
 
     def _whole(self, made: Any) -> Any:
         return made

@@ -33,6 +33,21 @@ USED: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ),
     (
         _PROCESSOR,
+        "BaseMultiModalProcessor._get_prompt_updates",
+        ("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
+    ),
+    (
+        _PROCESSOR,
+        "BaseMultiModalProcessor._get_cache_missing_items",
+        ("self", "cache", "mm_data_items", "mm_hashes"),
+    ),
+    (
+        "vllm.transformers_utils.config",
+        "try_get_generation_config",
+        ("model", "trust_remote_code", "revision"),
+    ),
+    (
+        _PROCESSOR,
         "BaseMultiModalProcessor._maybe_apply_prompt_updates",
         ("self", "mm_items", "mm_res"),
     ),

@@ -12,15 +12,19 @@ from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import (
     MultiModalBatchedField,
     MultiModalFieldElem,
+    MultiModalKwargsItems,
     MultiModalSharedField,
 )
 from vllm.multimodal.processing.processor import PromptUpdateDetails
+from vllm.transformers_utils.config import try_get_generation_config
 
+from otprune.engines.common.question import end_ids, special_ids
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.vllm import rows
 from otprune.engines.vllm.counts import Item, count
 from otprune.engines.vllm.families import FAMILIES
 from otprune.engines.vllm.prompt import run_lengths, shorten
+from otprune.engines.vllm.question import Question, questions
 from otprune.engines.vllm.settings import (
     KEY,
     MODALITIES,
@@ -31,11 +35,25 @@ from otprune.engines.vllm.settings import (
     request_settings,
 )
 from otprune.engines.vllm.towers import check_stage, most_kept
-from otprune.errors import OTPruneError, UnsupportedError
+from otprune.errors import CueError, OTPruneError, UnsupportedError
 
 GRIDS = ("image_grid_thw", "video_grid_thw")
-_current: ContextVar[Settings | None] = ContextVar("otprune_settings", default=None)
+_current: ContextVar[Prompt | None] = ContextVar("otprune_prompt", default=None)
 _profiling: ContextVar[bool] = ContextVar("otprune_profiling", default=False)
+
+
+@dataclass
+class Prompt:
+    """What is known of a prompt while it is processed.
+
+    settings: how its items are pruned.
+    questions: of all items by modality; None for those that are pruned without.
+    missing: the same of the items that come from no cache.
+    """
+
+    settings: Settings
+    questions: dict[str, list[Question | None]]
+    missing: dict[str, list[Question | None]]
 
 
 @dataclass
@@ -57,11 +75,11 @@ class PruningProcessor:
         settings = self._settings(kwargs.pop(KEY, None))
         if settings is None:
             return super().apply(inputs, timing_ctx)  # type: ignore[misc]
-        before = _current.set(settings)
+        inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
+        asked = self._questions(inputs, settings)
+        before = _current.set(Prompt(settings, asked, asked))
         try:
-            return super().apply(  # type: ignore[misc]
-                replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx
-            )
+            return super().apply(inputs, timing_ctx)  # type: ignore[misc]
         finally:
             _current.reset(before)
 
@@ -82,23 +100,91 @@ class PruningProcessor:
             check_stage(self.info.get_hf_config(), self.info.ctx.get_mm_config(), settings.stage)
         return settings
 
+    def _questions(self, inputs: Any, settings: Settings) -> dict[str, list[Question | None]]:
+        """What is asked of each image and video, by modality; None where it does not matter."""
+        numbers = inputs.mm_data_items.get_all_counts()
+        counts = {modality: numbers[modality] for modality in MODALITIES if numbers.get(modality)}
+        if not any(settings.hears(modality) for modality in counts):
+            return {modality: [None] * count for modality, count in counts.items()}
+        if self.info.ctx.get_mm_config().mm_encoder_only:
+            raise UnsupportedError(
+                f"method {settings.method} hears the question, and an engine for encoders alone "
+                "(--mm-encoder-only) has no embeddings of words: use a method that does without"
+            )
+        found: dict[str, list[Question]]
+        if settings.text is None:
+            updates = self._get_prompt_updates(  # type: ignore[attr-defined]
+                mm_items=inputs.mm_data_items,
+                hf_processor_mm_kwargs=inputs.hf_processor_mm_kwargs,
+                out_mm_kwargs=MultiModalKwargsItems({}),
+            )
+            targets = {update.modality: update.target for update in updates}
+            found = questions(inputs.prompt, targets, counts, *self._borders)
+        else:
+            asked = self._ids(settings.text)
+            found = {modality: [asked] * count for modality, count in counts.items()}
+        return {
+            modality: [one if settings.hears(modality) else None for one in asked]
+            for modality, asked in found.items()
+        }
+
+    @functools.cached_property
+    def _borders(self) -> tuple[set[int], set[int]]:
+        """Ids that end a turn, and ids that are no text."""
+        model = self.info.ctx.model_config
+        own = try_get_generation_config(
+            model.hf_config_path or model.model, model.trust_remote_code, model.revision
+        )
+        configs = [own, model.hf_config, model.hf_text_config]
+        known = [config for config in configs if config is not None]
+        return end_ids(known), special_ids(known)
+
+    def _ids(self, text: str | Question) -> Question:
+        """Token ids of a text that a request gives."""
+        if isinstance(text, str):
+            return tuple(self.info.get_tokenizer().encode(text, add_special_tokens=False))
+        words = self.info.ctx.model_config.get_vocab_size()
+        if text and max(text) >= words:
+            raise CueError(
+                f"text has token id {max(text)}: the model's vocabulary has those from 0 to "
+                f"{words - 1}"
+            )
+        return text
+
     def _get_mm_hashes(self, inputs: Any) -> Any:
         """Keys of every cache: of the image and of how it is pruned."""
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
-        settings = _current.get()
-        if settings is None:
+        prompt = _current.get()
+        if prompt is None:
             return hashes
         algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+        with_settings = {
+            modality: [
+                MultiModalHasher.hash_kwargs(
+                    algorithm, mm_hash=name, otprune=fingerprint(prompt.settings, modality, asked)
+                )
+                for name, asked in zip(hashes[modality], every, strict=True)
+            ]
+            for modality, every in prompt.questions.items()
+        }
+        return {**hashes, **with_settings}
 
-        def with_settings(modality: str, names: list[str]) -> list[str]:
-            if modality not in MODALITIES:
-                return names
-            hash_of = functools.partial(
-                MultiModalHasher.hash_kwargs, algorithm, otprune=fingerprint(settings, modality)
-            )
-            return [hash_of(mm_hash=name) for name in names]
-
-        return {modality: with_settings(modality, names) for modality, names in hashes.items()}
+    def _get_cache_missing_items(self, cache: Any, mm_data_items: Any, mm_hashes: Any) -> Any:
+        """Which items come from the cache, and the others."""
+        is_cached, missing = super()._get_cache_missing_items(  # type: ignore[misc]
+            cache=cache, mm_data_items=mm_data_items, mm_hashes=mm_hashes
+        )
+        prompt = _current.get()
+        if prompt is not None:
+            prompt.missing = {
+                modality: [
+                    one
+                    for one, cached in zip(asked, is_cached[modality], strict=True)
+                    if not cached
+                ]
+                for modality, asked in prompt.questions.items()
+            }
+        return is_cached, missing
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any
@@ -109,13 +195,19 @@ class PruningProcessor:
             hf_processor_mm_kwargs=hf_processor_mm_kwargs,
             out_mm_kwargs=out_mm_kwargs,
         )
-        settings = _current.get()
-        if settings is None:
+        prompt = _current.get()
+        if prompt is None:
             return updates
+        config = self.info.get_hf_config()
         shortened = {
             modality: [
-                [_shortened(update, item, settings, self.info.get_hf_config())]
-                for item, (update,) in zip(out_mm_kwargs[modality], updates[modality], strict=True)
+                [_shortened(update, item, prompt.settings, config, asked)]
+                for item, (update,), asked in zip(
+                    out_mm_kwargs[modality],
+                    updates[modality],
+                    prompt.missing[modality],
+                    strict=True,
+                )
             ]
             for modality in MODALITIES
             if updates.get(modality)
@@ -144,7 +236,9 @@ class PruningProcessor:
             _profiling.reset(before)
 
 
-def _shortened(update: Any, item: Any, settings: Settings, config: Any) -> Any:
+def _shortened(
+    update: Any, item: Any, settings: Settings, config: Any, asked: Question | None = None
+) -> Any:
     """An update with fewer placeholders; the plan for it is added to `item`.
 
     vLLM never puts images with different shared fields into one run of the encoder, so a stage is
@@ -172,7 +266,7 @@ def _shortened(update: Any, item: Any, settings: Settings, config: Any) -> Any:
         )
     selector = settings.selector_of(update.modality)
     plan = rows.plan(
-        selector, settings.merge, len(sets), m, settings.mass, settings.alpha, stage, most
+        selector, settings.merge, len(sets), m, settings.mass, settings.alpha, stage, most, asked
     )
     item[KEY] = MultiModalFieldElem(
         data=rows.write(plan),

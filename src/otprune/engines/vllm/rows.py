@@ -31,6 +31,7 @@ class Plan(NamedTuple):
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     stage: selection inside the vision encoder, by `DPPPrune`; None for none.
+    question: ids of what is asked, for a method that hears it; None for all others.
     """
 
     sets: int
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     mass: Mass = "none"
     alpha: float = 1.0
     stage: EncoderStage | None = None
+    question: tuple[int, ...] | None = None
 
     @property
     def k(self) -> int:
@@ -56,17 +58,20 @@ def plan(
     alpha: float = 1.0,
     stage: EncoderStage | None = None,
     most: int | None = None,
+    question: tuple[int, ...] | None = None,
 ) -> Plan:
     """The plan for an image of `sets` times `m` tokens; `selector.keep` may be a ratio.
 
     Args:
         most: how many tokens of a set differ behind the stage, of which no more are kept, unless
             all m are.
+        question: see `Plan`; no part of the plan if all m are kept.
     """
     k = selector.count(m)
     if most is not None and k < m:
         k = min(k, most)
-    return Plan(sets, m, replace(selector, keep=k), merge, mass, alpha, stage)
+    asked = None if k == m else question
+    return Plan(sets, m, replace(selector, keep=k), merge, mass, alpha, stage, asked)
 
 
 def method_text(selector: Selector, merge: bool, mass: Mass = "none", alpha: float = 1.0) -> str:
@@ -83,16 +88,17 @@ def stage_text(stage: EncoderStage | None) -> str:
 def write(image: Plan) -> Tensor:
     """`(n,)` int64, where n depends on the length of the settings."""
     method = method_text(image.selector, image.merge, image.mass, image.alpha)
-    text = words(f"[{method}, {stage_text(image.stage)}]")
+    text = words(f"[{method}, {stage_text(image.stage)}, {json.dumps(image.question)}]")
     return torch.cat([torch.tensor([image.sets, image.m, image.k]), text])
 
 
 def read(row: Tensor) -> Plan:
     """The plan that `write` wrote."""
     sets, m, k = row[:3].tolist()
-    (name, own, merge, mass, alpha), stage = json.loads(row[3:].cpu().numpy().tobytes())
+    (name, own, merge, mass, alpha), stage, asked = json.loads(row[3:].cpu().numpy().tobytes())
     stage = stage and EncoderStage(*stage)
-    return Plan(sets, m, METHODS[name](k, **own), merge, mass, alpha, stage)
+    question = None if asked is None else tuple(asked)
+    return Plan(sets, m, METHODS[name](k, **own), merge, mass, alpha, stage, question)
 
 
 def words(text: str) -> Tensor:

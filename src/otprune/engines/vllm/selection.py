@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from otprune.engines.vllm.rows import Plan
 from otprune.errors import OTPruneError
 from otprune.measures.cells import Cells
 from otprune.measures.mass import log_mass
-from otprune.selectors import Reduction, Selector
+from otprune.selectors import Cues, Reduction, Selector
 from otprune.selectors.batches import in_groups
 
 logger = logging.getLogger("vllm.otprune")
@@ -43,6 +44,7 @@ def choose(
     width: int | None = None,
     agree: Callable[[Tensor], Tensor] = lambda x: x,
     cells: list[list[Cells] | None] | None = None,
+    questions: list[Tensor | None] | None = None,
     record: Callable[[float, int], None] | None = None,
 ) -> list[Kept]:
     """What is kept of each image; images with equal plans are selected in one batch.
@@ -56,6 +58,7 @@ def choose(
         cells: of each image the plan of each of its sets by a selection inside the encoder. Tokens
             of one cell are copies, and the choice is among the kept ones, if there are enough. None
             for an image of which that is not known.
+        questions: `(n, d)` the embedded text tokens of each plan's question, None without one.
         record: gets the seconds of each batch's selection and its number of images. To measure
             them, a GPU is waited for.
 
@@ -90,7 +93,11 @@ def choose(
         if not bool(finite.all()):  # an error here would stop the server
             logger.warning("otprune: the encoder made NaN or Inf; the selection takes them as 0")
             tokens = torch.where(finite, tokens, 0.0)
-        reduce = functools.partial(_reduced, selector, tokens, merge, [among[i] for i in places])
+        asked = None if questions is None else questions[places[0]]  # the same for all
+        cues = NOTHING if asked is None else Cues(question=asked.expand(len(tokens), -1, -1))
+        reduce = functools.partial(
+            _reduced, selector, tokens, merge, [among[i] for i in places], cues
+        )
         if record is None:
             made = reduce()
         else:
@@ -114,13 +121,14 @@ def choose(
 
 
 def _reduced(
-    selector: Selector, tokens: Tensor, merge: bool, among: list[list[Cells] | None]
+    selector: Selector, tokens: Tensor, merge: bool, among: list[list[Cells] | None], cues: Cues
 ) -> Reduction:
     """Sets `(B, m, d)` reduced, those of one image behind the other; among its cells if given."""
     cells = [each for one in among if one is not None for each in one]
     if not cells:
-        return reduce_checked(selector, tokens, merge)
-    made = reduce_among(selector, tokens.unbind(), cells, merge, [NOTHING] * len(cells))
+        return reduce_checked(selector, tokens, merge, cues)
+    known = [cues.each(itemgetter(i)) for i in range(len(cells))]
+    made = reduce_among(selector, tokens.unbind(), cells, merge, known)
     return Reduction(
         torch.stack([one.indices for one in made]),
         lambda: torch.stack([one.masses for one in made]),

@@ -18,10 +18,10 @@ import torch
 
 from otprune.engines.common.stage import EncoderStage, stage_of
 from otprune.engines.vllm.rows import method_text, stage_text
-from otprune.errors import KeepError, OTPruneError, UnsupportedError
+from otprune.errors import CueError, KeepError, OTPruneError, UnsupportedError
 from otprune.keep import Keep
 from otprune.measures.mass import Mass
-from otprune.selectors import Selector, by_name
+from otprune.selectors import Cues, Selector, by_name
 from otprune.selectors.gate import check_cues
 from otprune.selectors.named import RECOMMENDED, every_setting, settings_of
 
@@ -40,7 +40,7 @@ SHARES = {
 }
 ENCODER = ("encoder_keep", "encoder_after")
 # And the method's own settings.
-PER_REQUEST = ("keep", *SHARES, "method", "merge", "mass", "alpha", *ENCODER)
+PER_REQUEST = ("keep", *SHARES, "method", "merge", "mass", "alpha", "text", *ENCODER)
 PER_ENGINE = ("positions", "allow_mass", "untested_vllm")
 
 
@@ -54,6 +54,8 @@ class Settings:
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     stage: selection inside the vision encoder, None for none.
+    text: what is asked, as text or as token ids, for methods that hear the question; None for the
+        text of the prompt.
     positions: "preserved" (M-RoPE models alone), "compact", or "auto" for what suits the model.
     weighs: the engine can give tokens a mass, for which its heads are wider: its own settings have
         one, or "allow_mass".
@@ -67,6 +69,7 @@ class Settings:
     mass: Mass
     alpha: float
     stage: EncoderStage | None
+    text: str | tuple[int, ...] | None
     positions: Positions
     weighs: bool
     untested_vllm: Untested
@@ -78,10 +81,15 @@ class Settings:
         return str(self.values.get("method", DEFAULT_METHOD))
 
     def selector_of(self, modality: str) -> Selector:
-        """The selector with the `keep` of "image" or "video"."""
-        return (
-            replace(self.selector, keep=self.video_keep) if modality == "video" else self.selector
-        )
+        """The selector with the `keep` of a modality, "image" or "video"."""
+        keep = self.video_keep if modality == "video" else self.selector.keep
+        return replace(self.selector, keep=keep)
+
+    def hears(self, modality: str) -> bool:
+        """Whether what is kept of an image or video depends on the question."""
+        selector = self.selector_of(modality)
+        keeps_all = isinstance(selector.keep, float) and selector.keep == 1.0
+        return "question" in selector.uses and not keeps_all
 
 
 def engine_settings(given: object) -> Settings:
@@ -116,7 +124,7 @@ def request_settings(engine: Settings, given: object) -> Settings:
     read = _read(given, PER_REQUEST, "mm_processor_kwargs")
     values = dict(engine.values)
     if read.get("method", engine.method) != engine.method:
-        dropped = set(settings_of(engine.method))
+        dropped = {*settings_of(engine.method), "text"}
         if RECOMMENDED in (read["method"], engine.method):  # which settles these itself
             dropped |= {"merge", "mass", "alpha"}
         values = {name: value for name, value in values.items() if name not in dropped}
@@ -135,13 +143,18 @@ def request_settings(engine: Settings, given: object) -> Settings:
     return replace(made, weighs=engine.weighs)
 
 
-def fingerprint(settings: Settings, modality: str) -> str:
-    """What an item's features depend on besides the item, for the identity of cached items."""
+def fingerprint(settings: Settings, modality: str, question: tuple[int, ...] | None = None) -> str:
+    """What an item's features depend on besides the item, for the identity of cached items.
+
+    question: ids of what is asked; None where nothing depends on it.
+    """
     selector = settings.selector_of(modality)
     method = method_text(selector, settings.merge, settings.mass, settings.alpha)
-    stage = f" encoder={stage_text(settings.stage)}" if settings.stage else ""
     engine = f"positions={settings.positions} weighs={settings.weighs}"
-    return f"otprune keep={selector.keep!r} {engine} {method}{stage}"
+    said = f"otprune keep={selector.keep!r} {engine} {method}"
+    if settings.stage is not None:
+        said += f" encoder={stage_text(settings.stage)}"
+    return said if question is None else f"{said} question={list(question)}"
 
 
 def _read(given: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -215,6 +228,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     _check_choice("untested_vllm", untested, get_args(Untested))
     video_keep = rest.pop("video_keep")
     stage = _stage(*(rest.pop(name, None) for name in ENCODER))
+    text = _text(rest.pop("text", None))
     allowed = rest.pop("allow_mass", False)
     if not isinstance(allowed, bool):
         raise OTPruneError(f"allow_mass={allowed!r}: expected true or false")
@@ -225,7 +239,8 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     else:
         made = by_name(method, **rest)
     selector = made["selector"]
-    check_cues(selector, [], "by the engine for vLLM")
+    heard = text is not None or "question" in selector.uses
+    check_cues(selector, ["question"] if heard else [], "by the engine for vLLM")
     _settled(selector.keep)
     of_videos = _settled(replace(selector, keep=video_keep).keep)
     _check_runs(replace(selector, keep=1))
@@ -236,11 +251,27 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         mass=made["mass"],
         alpha=made["alpha"],
         stage=stage,
+        text=text,
         positions=positions,
         weighs=allowed or made["mass"] != "none",
         untested_vllm=untested,
         values=values,
     )
+
+
+def _text(given: Any) -> str | tuple[int, ...] | None:
+    """What is asked: text, or its token ids.
+
+    Raises:
+        CueError: it is neither.
+    """
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, (list, tuple)) or any(
+        isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in given
+    ):
+        raise CueError(f"text={given!r}: expected a string, or a list of token ids")
+    return tuple(given)
 
 
 def _stage(keep: Any, after: Any) -> EncoderStage | None:
@@ -277,7 +308,8 @@ def _check_runs(selector: Selector) -> None:
         UnsupportedError: the selector does not run on a CPU, where settings are checked.
     """
     try:
-        selector.select(torch.eye(3))
+        asked = torch.ones(1, 3) if "question" in selector.uses else None
+        selector.select(torch.eye(3), cues=Cues(question=asked))
     except OTPruneError as cause:
         raise UnsupportedError(
             f"{selector} failed where vLLM checks settings, which is on the CPU: {cause}"
