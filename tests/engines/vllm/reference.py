@@ -26,6 +26,11 @@ class Reference:
         self._processor = AutoProcessor.from_pretrained(path)
         self._marks = marks
 
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._processor.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
     def __call__(
         self,
         question: Question,
@@ -36,7 +41,7 @@ class Reference:
     ) -> tuple[int, list[int], torch.Tensor]:
         """Prompt length, greedy ids, and log-probabilities `(ANSWER, V)`.
 
-        more: mass, alpha and encoder.
+        more: mass, alpha, encoder and text.
         """
         asked: dict[str, Any] = {}
         if question.images:

@@ -37,6 +37,7 @@ from otprune.engines.vllm.settings import (
 from otprune.engines.vllm.towers import check_stage, most_kept
 from otprune.errors import CueError, OTPruneError, UnsupportedError
 
+PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 GRIDS = ("image_grid_thw", "video_grid_thw")
 _current: ContextVar[Prompt | None] = ContextVar("otprune_prompt", default=None)
 _profiling: ContextVar[bool] = ContextVar("otprune_profiling", default=False)
@@ -129,15 +130,16 @@ class PruningProcessor:
         }
 
     @functools.cached_property
-    def _borders(self) -> tuple[set[int], set[int]]:
-        """Ids that end a turn, and ids that are no text."""
+    def _borders(self) -> tuple[set[int], set[int], set[int]]:
+        """Ids that end a turn, ids that are no text, and those of them that are placeholders."""
         model = self.info.ctx.model_config
         own = try_get_generation_config(
             model.hf_config_path or model.model, model.trust_remote_code, model.revision
         )
         configs = [own, model.hf_config, model.hf_text_config]
         known = [config for config in configs if config is not None]
-        return end_ids(known), special_ids(known)
+        placeholders = {getattr(model.hf_config, name, -1) for name in PLACEHOLDERS}
+        return end_ids(known), special_ids(known), placeholders
 
     def _ids(self, text: str | Question) -> Question:
         """Token ids of a text that a request gives."""

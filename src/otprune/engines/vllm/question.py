@@ -19,6 +19,7 @@ def questions(
     counts: Mapping[str, int],
     ends: Collection[int],
     special: Collection[int],
+    placeholders: Collection[int] = (),
 ) -> dict[str, list[Question]]:
     """Ids of the text behind each image and video in the last turn, see `text_behind`.
 
@@ -27,6 +28,7 @@ def questions(
         targets: the mark of each modality, of one or more ids.
         counts: how many items of each modality there are.
         ends, special: as for `text_behind`; marks are special, too.
+        placeholders: ids that stand for visual tokens; one is in each mark of several ids.
 
     Raises:
         OTPruneError: there are fewer marks than items.
@@ -48,8 +50,10 @@ def questions(
     done = 0
     for start, modality, i in items:
         mark = list(targets[modality])
-        full += [*prompt[done:start], *mark * (_MANY if len(mark) == 1 else 1)]
+        at = next((j for j, token in enumerate(mark) if token in placeholders), 0)
+        full += [*prompt[done:start], *mark[:at], *mark[at : at + 1] * _MANY]
         columns[modality, i] = len(full) - 1
+        full += mark[at + 1 :]
         done = start + len(mark)
     full += prompt[done:]
     marks = {token for modality in counts for token in targets[modality]}
