@@ -101,20 +101,24 @@ def test_chunks_inside_an_image_and_prompts_that_are_computed_again(name, checkp
     assert [answer.ids for answer in together] == [answer.ids for answer in alone]
 
 
-def test_bfloat16(checkpoint, reference):
+def half_precision_agrees(name, checkpoint, reference, **options):
     """A choice that rounding does not sway; without mass the answers are further away."""
-    path, marks = checkpoint("llava")
-    asked = [q for q in questions(marks) if q.images]
-    with engine(path, {"keep": 0.25, "mass": "total"}, dtype="bfloat16") as llm:
-        answers = ask(llm, [q.request(marks, method="grid") for q in asked])
+    path, marks = checkpoint(name)
+    positions = CHECKPOINTS[name].positions
+    asked = [q for q in questions(marks) if q.images and not q.videos]
+    settings = {"keep": 0.25, "mass": "total", "method": "grid"}
+    with engine(path, settings, dtype="bfloat16", **options) as llm:
+        answers = ask(llm, [q.request(marks) for q in asked])
     for question, answer in zip(asked, answers, strict=True):
         gaps = []
         for mass in ("total", "none"):
-            _, _, likely = reference("llava")(
-                question, otprune.GridPrune(0.25), "compact", mass=mass
-            )
+            _, _, likely = reference(name)(question, otprune.GridPrune(0.25), positions, mass=mass)
             gaps.append(max(abs(float(likely[0, t]) - x) for t, x in answer.likely[0].items()))
         assert gaps[0] < 0.5 < gaps[1]
+
+
+def test_bfloat16(checkpoint, reference):
+    half_precision_agrees("llava", checkpoint, reference)
 
 
 def backend(name, sizes):

@@ -23,5 +23,7 @@ What was decided where there was a choice:
   positions of a prefix then depend on that prefix alone, as its cache requires.
 - Tokens are counted in the server, where a prompt is written, and seconds in the worker, where a
   selection is made (`counts`, `seconds`).
+- A mass in attention is a feature of the keys, since no kernel takes a bias for each key. Heads are
+  wider then (`mass`), only where the engine's settings ask for it, and `recommended` does.
 - What cannot be pruned correctly is refused when the engine starts.
 """
