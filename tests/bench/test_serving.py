@@ -24,14 +24,14 @@ def test_without_vllm_nothing_is_measured_and_nothing_written(tmp_path, monkeypa
 def test_every_round_runs_every_arm_of_every_load_once(plan, against):
     plan = replace(plan, against=against)
     keys = [key for key, _ in Servers(plan).cases()]
-    arms = list(plan.arms())
+    arms = list(plan.arms(plan.workloads[0]))
     assert arms[:5] == ["stock", "keep 1.0", "keep 0.5", "keep 0.25", "keep 0.1"]
     assert ("before: keep 0.1" in arms) == (against is not None)
     wanted = {
         serving.key(workload, concurrent, arm, round_)
         for workload in plan.workloads
         for concurrent, _ in plan.loads
-        for arm in arms
+        for arm in plan.arms(workload)
         for round_ in range(1, plan.rounds + 1)
     }
     assert len(keys) == len(set(keys))
@@ -50,7 +50,7 @@ def test_the_report_pairs_within_rounds_and_drops_nothing(tmp_path):
     (workload,) = plan.workloads
     found = {}
     for concurrent, number in plan.loads:
-        for name, arm in plan.arms().items():
+        for name, arm in plan.arms(workload).items():
             keep = (arm.asked or {}).get("keep", 1.0)
             first = 0.1 * keep * (2 if arm.before else 1)
             replies = [Reply(first, 0.5, 10, 4, "")] * number

@@ -72,7 +72,7 @@ class Servers(ExitStack):
         for number in range(1, self._plan.rounds + 1):
             for workload in self._plan.workloads:
                 for concurrent, requests in self._plan.loads:
-                    order = list(self._plan.arms().items())
+                    order = list(self._plan.arms(workload).items())
                     random.Random(f"{self._plan.seed} {number} {concurrent}").shuffle(order)
                     for name, arm in order:
                         yield (

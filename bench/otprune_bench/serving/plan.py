@@ -34,11 +34,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Workload:
-    """Images of `side` x `side` tokens, answers of `new` tokens."""
+    """Images of `side` x `side` tokens, answers of `new` tokens.
+
+    encoder: whether selections inside the encoder, and an earlier build, are compared, too.
+    """
 
     name: str
     side: int
     new: int
+    encoder: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,11 @@ class Plan:
     seed: int = 0
     against: Path | None = None
 
-    def arms(self) -> dict[str, Arm]:
+    def arms(self, workload: Workload) -> dict[str, Arm]:
         """What is compared, by name."""
         made = {STOCK: Arm(None), **{f"keep {keep}": Arm({"keep": keep}) for keep in KEEPS}}
+        if not workload.encoder:
+            return made
         least = min(KEEPS)
         made |= {
             f"keep {least}, {name}": Arm({"keep": least, **stage}) for name, stage in STAGES.items()
@@ -85,7 +91,7 @@ FULL = Plan(
     tower={"depth": 4, "hidden_size": 512, "intermediate_size": 1536, "num_heads": 8},
     workloads=(
         Workload("large image, short answer", side=24, new=16),
-        Workload("small image, long answer", side=8, new=64),
+        Workload("small image, long answer", side=8, new=64, encoder=False),
     ),
     loads=((1, 2), (4, 4), (16, 16)),
     rounds=3,

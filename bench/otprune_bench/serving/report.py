@@ -46,7 +46,7 @@ def write(plan: Plan, found: Results) -> str:
         for concurrent, number in plan.loads:
             lines += [f"{number} requests, {concurrent} at once:", ""]
             lines += [table(HEAD, _rows(plan, workload, concurrent, found)), ""]
-            if plan.against is not None:
+            if plan.against is not None and workload.encoder:
                 lines += [f"Of the earlier build ({plan.settings()['against']}):", ""]
                 lines += [table(SINCE, _since(plan, workload, concurrent, found)), ""]
     return "\n".join([*lines, *failures(found)])
@@ -54,7 +54,7 @@ def write(plan: Plan, found: Results) -> str:
 
 def _rows(plan: Plan, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
     rows = []
-    for arm in plan.arms():
+    for arm in plan.arms(workload):
         pairs = _pairs(plan, workload, concurrent, arm, found)
         if not pairs:
             rows.append([arm, *["failed"] * (len(HEAD) - 1)])
@@ -77,7 +77,7 @@ def _rows(plan: Plan, workload: Workload, concurrent: int, found: Results) -> li
 def _since(plan: Plan, workload: Workload, concurrent: int, found: Results) -> list[list[str]]:
     """The arms of a ratio that the earlier build was asked for, and how they compare to it."""
     rows = []
-    for name in plan.arms():
+    for name in plan.arms(workload):
         keep = next((f"keep {keep}" for keep in COMPARED if name.startswith(f"keep {keep}")), None)
         pairs = keep and _pairs(plan, workload, concurrent, name, found, BEFORE + keep)
         if pairs:
@@ -117,7 +117,7 @@ def draw(folder: Path, plan: Plan, found: Results) -> None:
         for i, (figure, said) in enumerate(looks.items()):
             for j, workload in enumerate(plan.workloads):
                 axes = grid[i * columns + j]
-                for arm in plan.arms():
+                for arm in plan.arms(workload):
                     ratios = {
                         concurrent: statistics.median(
                             run[figure] / base[figure] for run, base in pairs
@@ -132,7 +132,13 @@ def draw(folder: Path, plan: Plan, found: Results) -> None:
                 axes.set(xlabel="requests at once", ylabel=f"{said}, of keep 1.0's", ylim=(0, None))
                 if i == 0:
                     axes.set_title(workload.name)
-        grid[columns - 1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        most = max(grid[:columns], key=lambda axes: len(axes.lines))
+        grid[columns - 1].legend(
+            *most.get_legend_handles_labels(),
+            frameon=False,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+        )
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -25,5 +25,8 @@ What was decided where there was a choice:
   selection is made (`counts`, `seconds`).
 - A mass in attention is a feature of the keys, since no kernel takes a bias for each key. Heads are
   wider then (`mass`), only where the engine's settings ask for it, and `recommended` does.
+- A selection inside the encoder replaces methods of its layers for the time of one call (`tower`).
+  Images with different ones never share a call: what they ask is a shared field of theirs.
+- The encoder's budget of a step counts images as they are before pruning (`pace`).
 - What cannot be pruned correctly is refused when the engine starts.
 """
