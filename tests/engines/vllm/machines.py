@@ -54,6 +54,7 @@ class Machine:
             "RAY_ADDRESS": f"10.77.0.1:{PORT}",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_memory_monitor_refresh_ms": "0",  # it ends workers of a busy machine
         }
         self._running: list[subprocess.Popen[str]] = []
 

@@ -28,5 +28,7 @@ What was decided where there was a choice:
 - A selection inside the encoder replaces methods of its layers for the time of one call (`tower`).
   Images with different ones never share a call: what they ask is a shared field of theirs.
 - The encoder's budget of a step counts images as they are before pruning (`pace`).
-- What cannot be pruned correctly is refused when the engine starts.
+- What cannot be pruned correctly is refused when the engine starts. Then each worker, and each
+  engine of a data-parallel server, is asked how it prunes (`agreement`): a machine without otprune
+  would take the wrong features without a word.
 """
