@@ -1,10 +1,10 @@
 """What attention mass costs in vLLM: an engine with wider heads beside one without, in turns.
 
-    python -m tools.mass_cost_vllm [--head 128|64] [--requests 4] [--rounds 7]
+    python -m tools.mass_cost_vllm [--head 128|64] [--requests 2] [--rounds 5]
 
-A Qwen2.5-VL of four layers of width 1024 with random weights in bfloat16, without compilation.
+A Qwen2.5-VL of four layers of width 1024 with random weights in float32, without compilation.
 Requests have the same image, encoded before the clock starts, 256 tokens of it, kept 64 of them,
-and a text of 400 tokens; no prefix is cached. A figure is the median over rounds of the ratio to
+and a text of 200 tokens; no prefix is cached. A figure is the median over rounds of the ratio to
 the engine without mass of the same round. Needs vLLM (`make test-vllm` sets up `.venv-vllm`).
 """
 
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from otprune_bench.served.model import IMAGE, PIXELS, Size, save
+from otprune_bench.served.model import IMAGE, PIXELS, TOWER, Size, save
 from otprune_bench.served.server import ENVIRONMENT
 
-SIDE, TEXT, NEW = 16, 400, 9
+SIDE, TEXT, NEW = 16, 200, 9
 WITHOUT = {"keep": 0.25, "method": "grid", "merge": True}
 # The engine's settings, and those of its requests.
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -34,13 +34,15 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--head", type=int, choices=(64, 128), default=128)
-    parser.add_argument("--requests", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     os.environ.update(ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
 
     with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder), Size(layers=4, width=1024, heads=1024 // arguments.head, mlp=4864))
+        save(
+            Path(folder), Size(layers=4, width=1024, heads=1024 // arguments.head, mlp=4864), TOWER
+        )
         engines = [
             _engine(folder, settings) for settings in (WITHOUT, ARMS["wider heads, no mass"][0])
         ]
@@ -71,7 +73,7 @@ def _engine(folder: str, settings: dict[str, Any]) -> Any:
     return LLM(
         model=folder,
         load_format="dummy",
-        dtype="bfloat16",
+        dtype="float32",
         enforce_eager=True,
         max_model_len=2048,
         max_num_seqs=16,
