@@ -24,10 +24,11 @@ ASKED: tuple[dict[str, Any], ...] = (
     {"encoder_keep": 0.35, "encoder_after": 0.34},
 )
 WEIGHED = {"merge": True, "mass": "token"}
+HEARD = {"method": "transport", "question": 0.9}
 
 
 def answers(name: str, path: str, marks: Any) -> list[Any]:
-    """What two ranks answer to each of `ASKED`, and to `WEIGHED`."""
+    """What two ranks answer to each of `ASKED`, and to `WEIGHED` and `HEARD`."""
     weighs = name in WEIGHING
     with engine(path, {"keep": KEEP, "allow_mass": weighs}, tensor_parallel_size=2) as llm:
         return [
@@ -35,7 +36,7 @@ def answers(name: str, path: str, marks: Any) -> list[Any]:
                 asdict(answer)
                 for answer in ask(llm, [q.request(marks, **asked) for q in questions(marks)])
             ]
-            for asked in (*ASKED, *([WEIGHED] if weighs else []))
+            for asked in (*ASKED, *([WEIGHED, HEARD] if weighs else []))
         ]
 
 

@@ -56,6 +56,10 @@ def said(caplog):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (
+            config(settings={"keep": 0.1, "method": "cdpruner"}, mm_encoder_only=True),
+            "hears the question, and --mm-encoder-only",
+        ),
         (config(settings={"keep": 0.1}, pp=2), "pipeline parallel"),
         (config(settings={"keep": 0.1}, speculative=object()), "speculative decoding"),
         (config(settings={"keep": 0.1}, pruning=("evs", 0.5)), "vLLM's own video pruning"),
@@ -111,6 +115,18 @@ def test_settings_are_said_and_what_recommended_leaves_out(said):
     line, note = said.messages
     assert "method=simplex, damping=2.0, merge=True, mass=token, alpha=1.0" in line
     assert "no distance term" in note
+
+
+def test_a_method_that_knows_less_than_in_transformers_is_said(said):
+    for method in ("mmtok", "cdpruner"):
+        checks.check(config(settings={"keep": 0.1, "method": method}))
+    of_mmtok, note, of_cdpruner = said.messages
+    assert "method=mmtok" in of_mmtok
+    assert note == (
+        "otprune: mmtok goes without encoded here, which transformers knows of the tokens: it "
+        "keeps others than there"
+    )
+    assert "method=cdpruner" in of_cdpruner
 
 
 OBSTACLES = [

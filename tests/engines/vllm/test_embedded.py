@@ -63,7 +63,7 @@ def served(environment):
         yield llm
 
 
-def chat(llm, image, texts, keep):
+def chat(llm, image, texts, **asked):
     """Answers, and tokens of each prompt."""
     from vllm import SamplingParams
 
@@ -75,7 +75,7 @@ def chat(llm, image, texts, keep):
         [messages(text) for text in texts],
         SamplingParams(temperature=0, max_tokens=24),
         use_tqdm=False,
-        mm_processor_kwargs={"otprune": {"keep": keep}},
+        mm_processor_kwargs={"otprune": asked},
     )
     return [out.outputs[0].text.strip() for out in made], [
         len(out.prompt_token_ids) for out in made
@@ -105,7 +105,7 @@ def test_its_answers_are_those_of_transformers_and_right(served, questions, keep
     for image, asked in questions:
         with otprune.prune(model, otprune.OTPrune(keep), positions="compact") as run:
             wanted = answer(model, processor, image, [[text] for text in asked])
-        answers, lengths = chat(served, image, list(asked), keep)
+        answers, lengths = chat(served, image, list(asked), keep=keep)
         assert answers == wanted
         (kept,) = {item.after for item in run.last}
         assert kept == otprune.count(keep, 144)
@@ -115,3 +115,21 @@ def test_its_answers_are_those_of_transformers_and_right(served, questions, keep
         total += len(asked)
     print(f"keep={keep}: {right} of {total} right")
     assert right >= KEEPS[keep] * total
+
+
+@pytest.mark.parametrize("keep", [7, 4])
+def test_the_question_helps_where_few_tokens_are_kept(served, questions, keep):
+    model, processor = load()
+    right = {0.0: 0, 0.9: 0}
+    for image, asked in questions:
+        for share in right:
+            method = {"method": "transport", "question": share}
+            answers, _ = chat(served, image, list(asked), keep=keep, **method)
+            right[share] += sum(a == b for a, b in zip(answers, asked.values(), strict=True))
+            if share:
+                with otprune.prune(
+                    model, otprune.TransportPrune(keep, question=share), positions="compact"
+                ):
+                    assert answers == answer(model, processor, image, [[x] for x in asked])
+    print(f"keep={keep}: right {right}")
+    assert right[0.9] >= right[0.0]

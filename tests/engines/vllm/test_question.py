@@ -136,6 +136,17 @@ def test_every_frame_hears_the_question():
     assert torch.equal(got.indices, torch.cat(wanted))
 
 
+def check_caches(llm, marks):
+    """Two questions about an image are two items where they are heard, and one elsewhere."""
+    one, other = (QUESTIONS[i] for i in (0, 4))  # the first block ends inside the image
+    for share, shared in ((0.0, True), (0.9, False)):
+        asked = [question.request(marks, keep=0.75, question=share) for question in (one, other)]
+        first, second, again = (ask(llm, [asked[i]])[0] for i in (0, 1, 1))
+        assert first.cached == 0
+        assert (second.cached > 0) == shared
+        assert again.cached > 0
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_answers_are_those_of_transformers(name, checkpoint, reference):
@@ -157,6 +168,7 @@ def test_answers_are_those_of_transformers(name, checkpoint, reference):
         }
         texts = ["a cat", cat, "", []]
         given = ask(llm, [QUESTIONS[0].request(marks, text=text) for text in texts])
+        check_caches(llm, marks)
         with pytest.raises(ValueError, match="text has token id 320: the model's vocabulary"):
             ask(llm, [QUESTIONS[0].request(marks, text=[5, 320])])
     by_image = 0

@@ -68,3 +68,13 @@ def test_tensor_parallel_with_mass(name, checkpoint, reference, of_two_ranks):
     _, marks = checkpoint(name)
     made = answers_of(name, of_two_ranks, len(ranks.ASKED))
     agree_all(name, made, marks, reference, ranks.KEEP, **ranks.WEIGHED)
+
+
+@pytest.mark.parametrize("name", ranks.WEIGHING)
+def test_tensor_parallel_with_a_question(name, checkpoint, reference, of_two_ranks):
+    """Both ranks embed the words, whose embeddings are split between them."""
+    _, marks = checkpoint(name)
+    selector = otprune.TransportPrune(ranks.KEEP, question=0.9)
+    made = answers_of(name, of_two_ranks, len(ranks.ASKED) + 1)
+    for question, answer in zip(questions(marks), made, strict=True):
+        agree(answer, reference(name)(question, selector, CHECKPOINTS[name].positions))

@@ -16,6 +16,8 @@ What was decided where there was a choice:
 - Hence a video is one set of tokens where it is one run of placeholders, as it is for `prune`; but
   each frame is a set of its own where the prompt has text between frames (Qwen3-VL, InternVL).
 - How an image is pruned is part of its key in every cache.
+- Where the method hears the question, the ids of its text are found in the prompt, travel with each
+  image and are part of that key; the worker embeds them (`question`).
 - M-RoPE positions are preserved by default: kept tokens keep their place, and text has the position
   that it would have after the whole image. Elsewhere vLLM counts positions itself, so they are
   compact.

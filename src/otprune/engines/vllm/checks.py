@@ -10,7 +10,7 @@ from typing import Any
 
 from otprune.engines.vllm.families import FAMILIES
 from otprune.engines.vllm.seconds import open_folder
-from otprune.engines.vllm.settings import KEY, Settings, engine_settings
+from otprune.engines.vllm.settings import KEY, MODALITIES, Settings, engine_settings
 from otprune.engines.vllm.towers import COMPILED, check_stage
 from otprune.errors import UnsupportedError
 from otprune.selectors.named import RECOMMENDED
@@ -71,6 +71,11 @@ def check(config: Any, caution: str | None = None) -> None:
             "vLLM's own video pruning (--video-pruning-rate) and otprune in one engine: leave one "
             "of them out"
         )
+    if mm.mm_encoder_only and any(map(settings.hears, MODALITIES)):
+        raise UnsupportedError(
+            f"method {settings.method} hears the question, and --mm-encoder-only has no embeddings "
+            "of words: use a method that does without"
+        )
     positions = settings.positions
     if positions == "auto":
         positions = "preserved" if family.mrope else "compact"
@@ -118,6 +123,12 @@ def check(config: Any, caution: str | None = None) -> None:
         _log_once(f"otprune: {caution}", logging.WARNING)
     if reason is not None:
         _log_once(f"otprune: recommended goes without mass here: {reason}")
+    unknown = settings.selector.uses - {"weights", "question"}
+    if unknown:
+        _log_once(
+            f"otprune: {settings.method} goes without {', '.join(sorted(unknown))} here, which "
+            "transformers knows of the tokens: it keeps others than there"
+        )
     if settings.method == RECOMMENDED:
         _log_once(
             "otprune: recommended has no distance term here: it differs between queries, which "

@@ -109,8 +109,8 @@ class PruningProcessor:
             return {modality: [None] * count for modality, count in counts.items()}
         if self.info.ctx.get_mm_config().mm_encoder_only:
             raise UnsupportedError(
-                f"method {settings.method} hears the question, and an engine for encoders alone "
-                "(--mm-encoder-only) has no embeddings of words: use a method that does without"
+                f"method {settings.method} hears the question, and --mm-encoder-only has no "
+                "embeddings of words: use a method that does without"
             )
         found: dict[str, list[Question]]
         if settings.text is None:
