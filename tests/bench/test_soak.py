@@ -54,9 +54,12 @@ def test_the_full_run_is_ten_thousand_requests_in_order():
     keys = [key for key, _ in Soak(plan.FULL).cases()]
     blocks = [block for model in plan.FULL.requests for block in plan.FULL.blocks(model)]
     assert sum(len(block) for block in blocks) == 10_000
-    assert len(set(keys)) == len(keys) == len(blocks) + 2
+    assert len(set(keys)) == len(keys) == len(blocks) + 4
     assert keys[0] == f"{QWEN}/requests 0 to 249"
     assert keys[-1] == f"{EMBEDDED}/stop"
+    first, worker, core = keys[33:36]
+    assert first == f"{EMBEDDED}/requests 0 to 249"
+    assert (worker, core) == (f"{EMBEDDED}/Worker killed", f"{EMBEDDED}/EngineCore killed")
 
 
 def test_a_request_follows_from_its_number_alone(many):
@@ -265,13 +268,15 @@ STOP = {
     "left kinds": ["files of Unix sockets"],
     "under way": 16,
     "answered": 12,
-    "broken off": {"ReadTimeout": 1},
+    "told": {"ReadTimeout": 1},
 }
+KILLED = STOP | {"until told": 0.8, "answered": 0, "told": {"EngineCore encountered an issue": 16}}
 
 
 def test_the_report_says_what_was_found(tmp_path):
     blocks = plan.QUICK.blocks(QWEN)
     found = {plan.key(QWEN, block): result(block, 1, growth=0.01) for block in blocks}
+    found[plan.killed_key(QWEN, "Worker")] = KILLED
     found[plan.stop_key(QWEN)] = STOP
     text = report.write(plan.QUICK, found)
     assert "**150 requests** in 0 minutes, 5.0 a second" in text
@@ -281,6 +286,9 @@ def test_the_report_says_what_was_found(tmp_path):
     assert "25% of the prompts' tokens came from the prefix cache, 50% of the images" in text
     assert "4 preemptions" in text
     assert "0 of its 2 processes were left" in text
+    assert "12 of these requests were answered whole. Errors: 1 x ReadTimeout." in text
+    assert "SIGKILL to the Worker with 16 requests under way: the last client heard" in text
+    assert "Errors: 16 x EngineCore encountered an issue." in text
     assert "Not as expected" not in text
     report.draw(tmp_path, plan.QUICK, found)
     assert (tmp_path / "memory.png").stat().st_size > 5_000

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from otprune_bench.runs.cases import Case
 from otprune_bench.served.server import ENVIRONMENT, Server, serve
 from otprune_bench.soak.client import Outcome, send
 from otprune_bench.soak.counts import prompt_tokens
+from otprune_bench.soak.media import Image
 from otprune_bench.soak.model import save_qwen
-from otprune_bench.soak.plan import ABORTED, EMBEDDED, ENGINE, QWEN, Plan, key, stop_key
+from otprune_bench.soak.plan import ABORTED, EMBEDDED, ENGINE, QWEN, Plan, key, killed_key, stop_key
 from otprune_bench.soak.processes import Watch, held, tree
 from otprune_bench.soak.reference import Reference, comparable
 from otprune_bench.soak.requests import Ask, Requests
@@ -42,6 +43,7 @@ COUNTERS = (
 )
 SAMPLE_EVERY = 5.0  # seconds
 LEAVE = 20.0  # seconds after which a client no longer waits for a server that was told to stop
+LONG = 400  # tokens of an answer that is under way for a while
 REST = 30.0  # seconds in which a server must have ended the requests that were left
 
 
@@ -54,10 +56,13 @@ class Soak(ExitStack):
         self._up: dict[str, Up] = {}
 
     def cases(self) -> Iterator[Case]:
-        """Blocks of each model in order, then its stop."""
+        """Blocks of each model in order, then its stop; before the last blocks, what is killed."""
+        *_, last = self._plan.requests
         for model in self._plan.requests:
-            for block in self._plan.blocks(model):
+            for i, block in enumerate(self._plan.blocks(model)):
                 yield key(model, block), partial(self._block, model, block)
+                for role in self._plan.killed if model == last and i == 0 else ():
+                    yield killed_key(model, role), partial(self._killed, model, role)
             yield stop_key(model), partial(self._stop, model)
 
     def _server(self, model: str) -> Up:
@@ -80,6 +85,33 @@ class Soak(ExitStack):
             "memory": up.memory(),
         }
 
+    def _killed(self, model: str, role: str) -> dict[str, Any]:
+        """What becomes of requests under way, and of the server, when one of its processes dies."""
+        up = self._server(model)
+        image = Image(0, 300, 200)
+        ask = Ask("image", (("user", (image, "Is there a star?")),), new=LONG)
+        asks = [replace(ask, stream=bool(i % 2)) for i in range(self._plan.concurrent)]
+        processes = tree(up.server.process.pid)
+        (pid,) = (pid for pid, name in processes.items() if name == role)
+        up.watch.stop()
+        with ThreadPoolExecutor(len(asks)) as pool:
+            under_way = [pool.submit(send, up.client, ask, 0, LEAVE) for ask in asks]
+            time.sleep(1)
+            start = time.perf_counter()
+            os.kill(pid, signal.SIGKILL)
+            outcomes = [one.result() for one in under_way]
+            told = time.perf_counter() - start
+        code = up.server.process.wait(timeout=120)
+        seconds = time.perf_counter() - start
+        self._up.pop(model).close()
+        return {
+            "until told": told,
+            "seconds": seconds,
+            "code": code,
+            "alive": _alive(processes),
+            **_broken_off(outcomes),
+        }
+
     def _stop(self, model: str) -> dict[str, Any]:
         """What becomes of a server that is told to stop while it answers."""
         up, requests = self._server(model), Requests(self._plan, model)
@@ -97,18 +129,15 @@ class Soak(ExitStack):
             code = up.server.process.wait(timeout=120)
             seconds = time.perf_counter() - start
             outcomes = [one.result() for one in under_way]
-        time.sleep(1)
         return {
             "seconds": seconds,
             "code": code,
             "processes": sorted(processes.values()),
-            "alive": [role for pid, role in processes.items() if pid in tree(pid)],
+            "alive": _alive(processes),
             "paths": len(paths),
             "left": sorted(path for path in paths if Path(path).exists()),
             "left kinds": sorted({_kind(path) for path in paths if Path(path).exists()}),
-            "under way": self._plan.concurrent,
-            "answered": sum(one.status == 200 and one.error is None for one in outcomes),
-            "broken off": dict(Counter(_short(x.error) for x in outcomes if x.error is not None)),
+            **_broken_off(outcomes),
         }
 
 
@@ -232,6 +261,26 @@ def ended(ask: Ask, outcome: Outcome) -> str | None:
         return "refused" if refused else None
     whole = outcome.status == 200 and outcome.error is None and len(outcome.ids) == ask.new
     return "answered" if whole else None
+
+
+def _alive(processes: dict[int, str]) -> list[str]:
+    """Those that are still there a few seconds after their server ended."""
+    end = time.perf_counter() + 10
+    while found := [role for pid, role in processes.items() if pid in tree(pid)]:
+        if time.perf_counter() > end:
+            break
+        time.sleep(0.2)
+    return found
+
+
+def _broken_off(outcomes: list[Outcome]) -> dict[str, Any]:
+    """How many were under way, how many of them were answered, what the others were told."""
+    told = [found.error for found in outcomes if found.error is not None]
+    return {
+        "under way": len(outcomes),
+        "answered": sum(found.status == 200 and found.error is None for found in outcomes),
+        "told": dict(Counter(map(_short, told))),
+    }
 
 
 def _kind(path: str) -> str:

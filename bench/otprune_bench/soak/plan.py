@@ -98,12 +98,15 @@ class Plan:
         block: how many are one case; after each block the server is at rest for a moment.
         concurrent: requests under way at once.
         sampled: share of the answers that are compared with the reference.
+        killed: processes of the last model's server that are killed behind its first block, one
+            after another; each time the server is started again.
     """
 
     requests: dict[str, int]
     block: int
     concurrent: int = 16
     sampled: float = 0.06
+    killed: tuple[str, ...] = ("Worker",)
     quick: bool = False
     seed: int = 0
 
@@ -124,13 +127,18 @@ class Plan:
         return [range(i, min(i + self.block, number)) for i in range(0, number, self.block)]
 
 
-FULL = Plan(requests={QWEN: 8000, EMBEDDED: 2000}, block=250)
+FULL = Plan(requests={QWEN: 8000, EMBEDDED: 2000}, block=250, killed=("Worker", "EngineCore"))
 QUICK = Plan(requests={QWEN: 150}, block=50, sampled=0.2, quick=True)
 
 
 def key(model: str, block: range) -> str:
     """A block's case."""
     return f"{model}/requests {block.start} to {block.stop - 1}"
+
+
+def killed_key(model: str, role: str) -> str:
+    """The case of a process of a model's server being killed."""
+    return f"{model}/{role} killed"
 
 
 def stop_key(model: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import panels, table
-from otprune_bench.soak.plan import KINDS, MOST, NUMBERS, QWEN, Plan, key, stop_key
+from otprune_bench.soak.plan import KINDS, MOST, NUMBERS, QWEN, Plan, key, killed_key, stop_key
 
 FIFTHS = 5
 HEAD = (
@@ -44,6 +44,9 @@ def write(plan: Plan, found: Results) -> str:
         lines += [_answers(blocks), "", _caches(blocks), "", *_memory(blocks), "", "Refusals:", ""]
         lines += [table(("message, numbers as N", ""), _refusals(blocks)), ""]
         lines += [_stop(found[stop_key(model)]), ""]
+        for role in plan.killed:
+            if killed_key(model, role) in found:
+                lines += [_killed(role, found[killed_key(model, role)]), ""]
         lines += _unexpected(blocks)
     return "\n".join([*lines, *failures(found)])
 
@@ -192,14 +195,30 @@ def _stop(found: dict[str, Any]) -> str:
     if "failed" in found:
         return "The stop failed, see below."
     left = f"{len(found['left'])} of its {found['paths']} files in /dev/shm and sockets were left"
-    said = ", ".join(f"{n} x {message}" for message, n in found["broken off"].items())
     return (
         f"SIGTERM with {found['under way']} requests under way: the server ended after "
         f"{found['seconds']:.1f} s with code {found['code']}; {len(found['alive'])} of its "
         f"{len(found['processes'])} processes were left; {left}"
         f"{' (' + ', '.join(found['left kinds']) + ')' if found['left'] else ''}. "
-        f"{found['answered']} requests were answered before; the others: {said or 'none'}."
+        f"{_told(found)}"
     )
+
+
+def _killed(role: str, found: dict[str, Any]) -> str:
+    if "failed" in found:
+        return f"The case of a killed {role} failed, see below."
+    return (
+        f"SIGKILL to the {role} with {found['under way']} requests under way: the last client "
+        f"heard of it after {found['until told']:.1f} s, the server ended after "
+        f"{found['seconds']:.1f} s with code {found['code']}; {len(found['alive'])} of its "
+        f"processes were left. {_told(found)} The next block of requests went to a new server."
+    )
+
+
+def _told(found: dict[str, Any]) -> str:
+    """What clients got whose requests were under way, by message."""
+    said = "; ".join(f"{n} x {message}" for message, n in found["told"].items())
+    return f"{found['answered']} of these requests were answered whole. Errors: {said or 'none'}."
 
 
 def _unexpected(blocks: list[dict[str, Any]]) -> list[str]:
