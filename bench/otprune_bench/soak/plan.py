@@ -55,6 +55,9 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"method": "recommended", "mass": "none"},
     {"mass": "token", "alpha": 0.5},
     {"method": "transport", "merge": True, "mass": "total"},
+    {"method": "transport", "question": 0.9},
+    {"method": "cdpruner", "merge": True},
+    {"method": "recommended", "question": 0.9},
     {"encoder_keep": 0.5},
     {"method": "transport", "encoder_keep": 0.35, "encoder_after": 1},
 )
