@@ -1,6 +1,7 @@
 """`otprune bench soak` without a server: its requests, what they must give, its report."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from otprune_bench.soak.cases import Soak, ended, judged
 from otprune_bench.soak.client import Outcome, body
 from otprune_bench.soak.media import BROKEN, Broken, Image, Video
 from otprune_bench.soak.plan import EMBEDDED, ENGINE, QWEN
-from otprune_bench.soak.processes import memory, tree
+from otprune_bench.soak.processes import held, memory, tree
 from otprune_bench.soak.reference import Reference, Verdict, comparable, compare
 from otprune_bench.soak.requests import Ask, Requests
 
@@ -230,6 +231,15 @@ def test_processes_below_this_one_are_seen_until_they_end():
     assert memory(child.pid) is None
 
 
+def test_what_a_process_has_open_is_seen(tmp_path):
+    with (tmp_path / "open").open("w"), socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "socket"))
+        found = held(os.getpid(), tmp_path / "none")
+        assert {str(tmp_path / "open"), str(tmp_path / "socket")} <= found
+        assert not [x for x in held(os.getpid(), tmp_path) if x.startswith(str(tmp_path))]
+    assert str(tmp_path / "open") not in held(os.getpid(), tmp_path / "none")
+
+
 def result(block, server, growth):
     """A block's result, made up."""
     kinds = {"image": dict.fromkeys(plan.NUMBERS, 0) | {"sent": len(block), "answered": len(block)}}
@@ -265,7 +275,7 @@ STOP = {
     "alive": [],
     "paths": 3,
     "left": ["/tmp/x"],
-    "left kinds": ["files of Unix sockets"],
+    "left kinds": ["Unix sockets"],
     "under way": 16,
     "answered": 12,
     "told": {"ReadTimeout": 1},

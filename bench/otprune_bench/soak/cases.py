@@ -116,7 +116,7 @@ class Soak(ExitStack):
         """What becomes of a server that is told to stop while it answers."""
         up, requests = self._server(model), Requests(self._plan, model)
         root = up.server.process.pid
-        paths, processes = held(root), tree(root)
+        paths, processes = held(root, up.path), tree(root)
         up.watch.stop()
         with ThreadPoolExecutor(self._plan.concurrent) as pool:
             under_way = [
@@ -149,9 +149,9 @@ class Up(ExitStack):
         import httpx
 
         self._done = 0
-        path = MODEL_DIR
+        path = self.path = MODEL_DIR
         if model == QWEN:
-            path = Path(self.enter_context(tempfile.TemporaryDirectory()))
+            path = self.path = Path(self.enter_context(tempfile.TemporaryDirectory()))
             save_qwen(path)
         options = [*OPTIONS, "--limit-mm-per-prompt", LIMITS[model]]
         environment = {**os.environ, **ENVIRONMENT}
@@ -284,7 +284,9 @@ def _broken_off(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _kind(path: str) -> str:
-    return "shared memory" if path.startswith("/dev/shm/") else "files of Unix sockets"
+    if path.startswith("/dev/shm/"):
+        return "shared memory"
+    return "Unix sockets" if Path(path).is_socket() else "temporary files"
 
 
 def _short(message: str | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +44,31 @@ def memory(pid: int) -> tuple[float, float] | None:
     return rss, pss
 
 
-def held(root: int) -> set[str]:
-    """Paths in /dev/shm and of Unix sockets that a process or one below it has open."""
-    paths: set[str] = set()
+def held(root: int, but: Path) -> set[str]:
+    """What a process or one below it has open and must not leave behind.
+
+    Files in /dev/shm and in the folder for temporary ones, and Unix sockets; none below `but`.
+    """
     sockets = {}
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         words = line.split()
         if len(words) == 8 and words[7].startswith("/"):
             sockets[f"socket:[{words[6]}]"] = words[7]
+    folders = ("/dev/shm/", f"{tempfile.gettempdir()}/")
+    paths: set[str] = set()
     for pid in tree(root):
-        try:
-            opened = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-            mapped = [
-                line.split(maxsplit=5)[5]
-                for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
-                if "/dev/shm/" in line
-            ]
-        except OSError:
-            continue
-        paths |= {x for x in (*opened, *mapped) if x.startswith("/dev/shm/")}
-        paths |= {sockets[x] for x in opened if x in sockets}
-    return {path for path in paths if not path.endswith(" (deleted)")}
+        with suppress(OSError):  # it has ended
+            maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            paths |= {line.split(maxsplit=5)[5] for line in maps if any(f in line for f in folders)}
+            for opened in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):  # it was closed
+                    paths.add(str(opened.readlink()))
+    paths = {path for path in paths if path.startswith(folders)} | {
+        sockets[path] for path in paths if path in sockets
+    }
+    return {
+        path for path in paths if not path.endswith(" (deleted)") and not path.startswith(str(but))
+    }
 
 
 class Watch:

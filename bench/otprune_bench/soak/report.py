@@ -194,7 +194,7 @@ def _refusals(blocks: list[dict[str, Any]]) -> list[list[str]]:
 def _stop(found: dict[str, Any]) -> str:
     if "failed" in found:
         return "The stop failed, see below."
-    left = f"{len(found['left'])} of its {found['paths']} files in /dev/shm and sockets were left"
+    left = f"{len(found['left'])} of {found['paths']} temporary files (/dev/shm too) were left"
     return (
         f"SIGTERM with {found['under way']} requests under way: the server ended after "
         f"{found['seconds']:.1f} s with code {found['code']}; {len(found['alive'])} of its "

@@ -52,5 +52,5 @@ def test_mixed_requests_a_killed_worker_and_a_stop(environment, tmp_path):
     stop = found[plan.stop_key(QWEN)]
     assert stop["code"] == 0
     assert stop["alive"] == killed["alive"] == []
-    assert not [path for path in stop["left"] if path.startswith("/dev/shm/")]
+    assert stop["left kinds"] in ([], ["Unix sockets"]), "of which vLLM leaves the files"
     assert "0 wrong answers" in (tmp_path / "report.md").read_text()
