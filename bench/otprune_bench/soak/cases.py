@@ -155,7 +155,8 @@ class Up(ExitStack):
             save_qwen(path)
         options = [*OPTIONS, "--limit-mm-per-prompt", LIMITS[model]]
         environment = {**os.environ, **ENVIRONMENT}
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "TRITON_INTERPRET"):  # of tests
+            environment.pop(name, None)
         try:
             self.server: Server = self.enter_context(serve(path, ENGINE, options, environment))
             base = str(self.server.client.base_url).removesuffix("/v1/")

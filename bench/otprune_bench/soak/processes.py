@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 import time
@@ -47,8 +48,10 @@ def memory(pid: int) -> tuple[float, float] | None:
 def held(root: int, but: Path) -> set[str]:
     """What a process or one below it has open and must not leave behind.
 
-    Files in /dev/shm and in the folder for temporary ones, and Unix sockets; none below `but`.
+    Files in /dev/shm and in the folder for temporary ones, and Unix sockets; none below `but`, and
+    none of this environment's libraries, wherever that lies.
     """
+    others = (f"{but}/", f"{sys.prefix}/")
     sockets = {}
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         words = line.split()
@@ -66,9 +69,7 @@ def held(root: int, but: Path) -> set[str]:
     paths = {path for path in paths if path.startswith(folders)} | {
         sockets[path] for path in paths if path in sockets
     }
-    return {
-        path for path in paths if not path.endswith(" (deleted)") and not path.startswith(str(but))
-    }
+    return {x for x in paths if not x.endswith(" (deleted)") and not x.startswith(others)}
 
 
 class Watch:
