@@ -42,7 +42,7 @@ COUNTERS = (
     *("mm_cache_queries", "mm_cache_hits"),
 )
 SAMPLE_EVERY = 5.0  # seconds
-LEAVE = 20.0  # seconds after which a client no longer waits for a server that was told to stop
+LEAVE = 10.0  # seconds after which a client no longer waits for a server that was told to stop
 LONG = 400  # tokens of an answer that is under way for a while
 REST = 30.0  # seconds in which a server must have ended the requests that were left
 
