@@ -62,6 +62,7 @@ def said(caplog):
         ),
         (config(settings={"keep": 0.1}, pp=2), "pipeline parallel"),
         (config(settings={"keep": 0.1}, speculative=object()), "speculative decoding"),
+        (config(settings={"keep": 0.1}, prompts=True), "--enable-prompt-embeds"),
         (config(settings={"keep": 0.1}, pruning=("evs", 0.5)), "vLLM's own video pruning"),
         (config(LLAVA, {"keep": 0.1}, pruning=("vidcom2", 0.5)), "vLLM's own video pruning"),
         (config(LLAVA, {"keep": 0.1, "positions": "preserved"}), 'positions="preserved"'),
@@ -85,7 +86,12 @@ def test_refused(given, said):
 @pytest.mark.parametrize(
     "given",
     [
-        config(settings={"keep": 0.1, "positions": "compact"}, pp=2, speculative=object()),
+        config(
+            settings={"keep": 0.1, "positions": "compact"},
+            pp=2,
+            speculative=object(),
+            prompts=True,
+        ),
         config(LLAVA, {"keep": 0.1}, pp=2, speculative=object()),
         config(settings={"keep": 0.1}, lora=SimpleNamespace()),
         config(pp=2, pruning=("evs", 0.5)),

@@ -89,6 +89,12 @@ def check(config: Any, caution: str | None = None) -> None:
             f"pipeline parallel with the M-RoPE positions of {names[0]}: only the first stage "
             'learns which tokens were kept; use tensor parallel, or "positions": "compact"'
         )
+    if positions == "preserved" and model.enable_prompt_embeds:
+        raise UnsupportedError(
+            f"--enable-prompt-embeds with the M-RoPE positions of {names[0]}: embeddings of a "
+            "request's own have no place for the positions of kept tokens; use "
+            '"positions": "compact", or leave it out'
+        )
     if positions == "preserved" and config.speculative_config is not None:
         raise UnsupportedError(
             f"speculative decoding with the M-RoPE positions of {names[0]}: the draft model looks "
