@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,8 +80,18 @@ def start(
     """
     plans = import_module(f"otprune_bench.{name}.plan")
     plan = replace(plans.QUICK if quick else plans.FULL, seed=seed, **changes)
-    with report_folder(out, name, quick) as folder:
+    with ends_in_order(), report_folder(out, name, quick) as folder:
         import_module(f"otprune_bench.{name}.run").run(folder, plan, *photos)
+
+
+@contextmanager
+def ends_in_order() -> Iterator[None]:
+    """Told to end (SIGTERM), a bench ends as by Ctrl-C: with the servers that it started."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

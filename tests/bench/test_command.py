@@ -1,6 +1,8 @@
 """`otprune bench`: every bench of the registry is one command that leaves a folder."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -42,6 +44,23 @@ def test_a_bench_gets_its_options(run, tmp_path, monkeypatch, bench):
         f"out/bench/{bench.name}-quick",
     ]
     assert [set(plan.settings()) >= {"seed"} for _, plan, *_ in asked] == [True] * 3
+
+
+def test_a_bench_that_is_told_to_end_ends_what_it_started(run, tmp_path, monkeypatch):
+    ended = []
+
+    def told_to_end(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(import_module("otprune_bench.synthetic.run"), "run", told_to_end)
+    before = signal.getsignal(signal.SIGTERM)
+    result = run("bench", "synthetic", "--quick", "--out", tmp_path)
+    assert result.status == 130  # as by Ctrl-C
+    assert ended
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_help_is_light():
