@@ -191,9 +191,9 @@ def test_bad_mass(mass):
         log_mass(torch.ones(1), 4, mass)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf"), 1e39, "1", None, True])
 def test_bad_alpha(alpha):
-    with pytest.raises(OTPruneError, match=r"expected a (finite )?number >= 0"):
+    with pytest.raises(OTPruneError, match=r"expected a number (>= 0|from 0 to 100)"):
         check_alpha(alpha)
     with pytest.raises(OTPruneError, match="alpha="):
         log_mass(torch.ones(1), 4, "none", alpha)

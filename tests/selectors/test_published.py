@@ -331,6 +331,10 @@ def test_holov_keeps_k_whatever_is_attended():
         (lambda: HoloV(4, crops=True), "crops=True: expected a whole number"),
         (lambda: HoloV(4, diversity=-1), "diversity=-1: expected a number >= 0"),
         (lambda: MMTok(4, image_weight=float("nan")), "image_weight=nan: expected a number >= 0"),
+        (
+            lambda: MMTok(4, image_weight=1e39),
+            r"image_weight=1e\+39: expected a number >= 0 and <=",
+        ),
     ],
 )
 def test_settings_are_checked(make, says):

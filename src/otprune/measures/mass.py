@@ -25,6 +25,8 @@ from otprune.errors import OTPruneError
 
 Mass = Literal["none", "total", "token"]
 Distance = bool | Literal["auto"]
+# Greatest alpha: with more, biases would leave the range of float16, and then of float32.
+STRONGEST = 100
 
 
 def check_mass(mass: object) -> Mass:
@@ -53,13 +55,13 @@ def check_alpha(alpha: object) -> float:
     """`alpha`, the strength of a mass, as a float: 0 is none of it, 1 all.
 
     Raises:
-        OTPruneError: it is not a finite number >= 0.
+        OTPruneError: it is not a number from 0 to `STRONGEST`.
     """
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise OTPruneError(f"alpha={alpha!r}: expected a number >= 0, usually 1")
     strength = float(alpha)
-    if not 0 <= strength < math.inf:  # NaN too
-        raise OTPruneError(f"alpha={strength}: expected a finite number >= 0, usually 1")
+    if not 0 <= strength <= STRONGEST:  # NaN too
+        raise OTPruneError(f"alpha={strength}: expected a number from 0 to {STRONGEST}, usually 1")
     return strength
 
 
@@ -80,7 +82,7 @@ def log_mass(masses: Tensor, m: int, mass: Mass, alpha: float = 1.0) -> Tensor:
         m: number of tokens in the full set, k among them.
         mass: "total" is `alpha * log(m / k)` for every token, "token" `alpha * log(n_j)` with
             `n_j = m * masses_j`, "none" zero.
-        alpha: strength, >= 0.
+        alpha: strength, from 0 to `STRONGEST`.
 
     Raises:
         OTPruneError: `mass` or `alpha` is not what it says here, or m < k.

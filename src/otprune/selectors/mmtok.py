@@ -16,6 +16,8 @@ from otprune.selectors.settings import number
 
 # Below this, cosines divided by the temperature would soon leave the range of float32.
 _COLDEST = 1e-6
+# Above this, weighted shares would soon leave the range of float32.
+_HEAVIEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class MMTok(Selector):
         super().__post_init__()
         number(self, "text_temperature", least=_COLDEST)
         number(self, "image_temperature", least=_COLDEST)
-        number(self, "image_weight", least=0.0)
+        number(self, "image_weight", least=0.0, most=_HEAVIEST)
 
     def pick(self, tokens: Tensor, k: int, cues: Cues) -> Tensor:
         v, norms = unit_rows_norms(tokens)

@@ -172,6 +172,9 @@ WRONG = [
     ),
     ({"keep": 0.1, "method": []}, otprune.OTPruneError, r"no method \[\]"),
     ({"keep": 0.1, "method": None}, otprune.OTPruneError, "no method None"),
+    # In a worker these would end the engine.
+    ({"keep": 0.1, "mass": "total", "alpha": 1e39}, otprune.OTPruneError, "from 0 to 100"),
+    ({"keep": 0.1, "method": "mmtok", "image_weight": 1e39}, otprune.OTPruneError, "image_weight"),
     ({"keep": 0.1, "merge": 1}, otprune.OTPruneError, "merge=1"),
     ({"keep": 0.1, "merge": "yes"}, otprune.OTPruneError, "merge='yes'"),
     ({"keep": 0.1, "kep": 0.2}, otprune.OTPruneError, "'kep'.*expected only keep"),
