@@ -292,6 +292,7 @@ def test_the_report_says_what_was_found(tmp_path):
     assert "**150 requests** in 0 minutes, 5.0 a second" in text
     assert "**0 wrong counts** among 150 answers" in text
     assert "**0 wrong answers** among 3" in text
+    assert "3 are equal token by token, of which 0 have log-probabilities" in text
     assert "| image | 150 | 150 | 0 | 0 | 0 | 100, 95%: 100 | 200, 95%: 200 |" in text
     assert "25% of the prompts' tokens came from the prefix cache, 50% of the images" in text
     assert "4 preemptions" in text
@@ -304,10 +305,12 @@ def test_the_report_says_what_was_found(tmp_path):
     assert (tmp_path / "memory.png").stat().st_size > 5_000
     wrong = found[plan.key(QWEN, blocks[1])]
     wrong["wrong counts"] = [{"number": 60, "got": 3, "wanted": 4}]
-    wrong["answers"][0]["verdict"] = "other"
+    wrong["answers"][0] |= {"verdict": "other", "step": 0}
     text = report.write(plan.QUICK, found)
     assert "**1 wrong counts**" in text
     assert "**1 wrong answers**" in text
+    wrong["answers"][0] |= {"step": None, "gap": 0.1}
+    assert "of which 1 have log-probabilities more than" in report.write(plan.QUICK, found)
     assert "- request 60: {'number': 60, 'got': 3, 'wanted': 4}" in text
 
 

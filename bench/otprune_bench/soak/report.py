@@ -89,16 +89,20 @@ def _summary(plan: Plan, found: Results) -> list[str]:
     blocks = [block for model in plan.requests for block in _blocks(plan, model, found)]
     sent = sum(one["sent"] for block in blocks for one in block["kinds"].values())
     answered = sum(one["answered"] for block in blocks for one in block["kinds"].values())
-    verdicts = Counter(one["verdict"] for block in blocks for one in block["answers"])
+    answers = [one for block in blocks for one in block["answers"]]
+    verdicts = Counter(one["verdict"] for one in answers)
+    same = sum(one["step"] is None for one in answers)
+    apart = same - verdicts["equal"]
     seconds = sum(block["seconds"] for block in blocks)
     return [
         f"- **{sent:,} requests** in {seconds / 60:.0f} minutes, {sent / seconds:.1f} a second.",
         f"- **{sum(len(x['wrong counts']) for x in blocks)} wrong counts** among {answered:,} "
         "answers: `usage.prompt_tokens` against the tokens of the text and `otprune.count(keep, "
         "m)` of each image, with m from the image's size.",
-        f"- **{verdicts['other']} wrong answers** among {verdicts.total()} that were compared with "
-        f"transformers, the same tokens dropped there; {verdicts['equal']} equal token by token, "
-        f"{verdicts['near tie']} with another token that is as likely (within 0.001).",
+        f"- **{verdicts['other'] - apart} wrong answers** among {len(answers)} that were compared "
+        f"with transformers, the same tokens dropped there. {same} are equal token by token, of "
+        f"which {apart} have log-probabilities more than 0.001 apart (listed below); "
+        f"{verdicts['near tie']} have another token that is as likely (within 0.001).",
         f"- **{sum(len(x['unexpected']) for x in blocks)} requests ended otherwise than they "
         "should**: with an error that was not expected, without one that was, or not at all.",
     ]
