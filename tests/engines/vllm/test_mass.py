@@ -11,7 +11,7 @@ import otprune
 
 from .checkpoints import CHECKPOINTS
 from .engines import Question, ask, engine, questions
-from .test_families import LONG, agree
+from .test_families import LONG, agree, stage_of
 from .test_hard_cases import agree_all
 from .test_pressure import preemptions
 
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.vllm
 
 NAMES = ["llava", "qwen2_5_vl"]
 TOKEN = {"mass": "token", "merge": True}
+STAGE = {"encoder_keep": 0.6, "encoder_after": 0.34}
+HEARD = {"method": "transport", "question": 0.9}
 ASKED = [
     TOKEN,
     {"mass": "total"},
@@ -26,6 +28,8 @@ ASKED = [
     {"mass": "none"},
     {"method": "recommended"},
     {"keep": 1.0},
+    STAGE,
+    {**HEARD, **STAGE},
 ]
 
 
@@ -36,8 +40,11 @@ def wanted_of(reference, question, asked, positions):
         preset = otprune.recommended(keep)
         return reference(question, preset["selector"], positions, True, mass="token")
     made = {"alpha": 1.0, **TOKEN, **asked}
-    weighed = {"mass": made["mass"], "alpha": made["alpha"]}
-    return reference(question, otprune.OTPrune(keep), positions, made["merge"], **weighed)
+    more = {"mass": made["mass"], "alpha": made["alpha"], "encoder": stage_of(asked)}
+    selector = otprune.OTPrune(keep)
+    if "question" in asked:
+        selector = otprune.TransportPrune(keep, question=asked["question"])
+    return reference(question, selector, positions, made["merge"], **more)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -53,7 +60,10 @@ def weighing(family, checkpoint):
 
 
 def test_every_request_of_a_batch_has_its_own_masses(family, checkpoint, weighing, reference):
-    """All at once, with several images and videos, with and without mass; then from full caches."""
+    """All at once, with several images and videos, with and without mass; then from full caches.
+
+    Beside a mass there may be a selection inside the encoder, and a question that is heard.
+    """
     _, marks = checkpoint(family.name)
     pairs = [(q, asked) for asked in ASKED for q in questions(marks)]
     requests = [q.request(marks, **asked) for q, asked in pairs]
