@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from otprune import GridPrune, LayerStage, UnsupportedError, prune
+from otprune.engines.common.arguments import named
 from otprune.engines.transformers import Run
-from otprune.engines.transformers.following import named
 from tools import support_stage
 from tools import support_sweep as sweep
 from tools.support_cases import Case, NotRunError

@@ -139,7 +139,8 @@ def test_a_sweep_ends_with_every_token(loaded, upload, short):
 
 def test_times_add_up(loaded, image):
     for found in times(loaded, image, QUESTION, Wanted("cdpruner"), repeats=1):
-        assert min(found.encoder, found.prefill) > 0
+        assert found.encoder > 0
+        assert found.prefill >= 0  # what is left of the whole; a busy machine leaves nothing
         assert found.total == found.encoder + found.selection + found.prefill
     full, cut = times(loaded, image, QUESTION, Wanted(encoder_keep=0.5), repeats=1)
     assert full.selection == 0
