@@ -30,9 +30,9 @@ ASKED = [
 
 
 def arguments(asked, keep):
-    """Selector and merge, as in Python."""
+    """Selector and merge, as in Python; and the mass."""
     made = by_name(**{"method": "otprune", "keep": keep, **asked})
-    return made["selector"], made["merge"]
+    return made["selector"], made["merge"], {"mass": made["mass"], "alpha": made["alpha"]}
 
 
 @pytest.mark.parametrize("by_request", [False, True], ids=["engine", "request"])
@@ -50,7 +50,7 @@ def test_what_a_worker_is_told_gives_the_choice_of_transformers(by_request):
         plans.append(rows.plan(settings.selector, settings.merge, sets=1, m=80))
     told = [rows.read(rows.write(plan)) for plan in plans]
     for asked, image, got in zip(ASKED, images, served.choose(images, told), strict=True):
-        selector, merge = arguments(asked, 0.25)
+        selector, merge, _ = arguments(asked, 0.25)
         ((wanted),) = plain.choose(selector, [image], [0], merge)
         assert torch.equal(got.indices, wanted.made.indices)
         torch.testing.assert_close(got.rows, wanted.made.features)
@@ -83,16 +83,16 @@ def check_rates(llm, marks):
 def test_requests_with_settings_of_their_own(name, checkpoint, reference):
     """Asked all at once, so that rows of several lengths meet in one encoder run."""
     path, marks = checkpoint(name)
-    with engine(path, {"keep": 0.25}) as llm:
+    with engine(path, {"keep": 0.25, "allow_mass": True}) as llm:
         requests = [QUESTIONS[0].request(marks, **asked) for asked in ASKED]
         first, cached = ask(llm, requests), ask(llm, requests)
         if marks[1] is not None:
             check_rates(llm, marks)
     for answers in (first, cached):
         for asked, answer in zip(ASKED, answers, strict=True):
-            selector, merge = arguments(asked, 0.25)
-            wanted = reference(name)(QUESTIONS[0], selector, CHECKPOINTS[name].positions, merge)
-            agree(answer, wanted)
+            selector, merge, mass = arguments(asked, 0.25)
+            positions = CHECKPOINTS[name].positions
+            agree(answer, reference(name)(QUESTIONS[0], selector, positions, merge, **mass))
     assert len({tuple(answer.ids) for answer in first}) > 1
 
 
@@ -100,12 +100,12 @@ def test_requests_with_settings_of_their_own(name, checkpoint, reference):
 @pytest.mark.parametrize("asked", [{"gamma": 0.01, "rank": 32}, {"method": "recommended"}])
 def test_an_engine_with_settings(asked, checkpoint, reference):
     path, marks = checkpoint("llava")
-    selector, merge = arguments(asked, 0.25)
+    selector, merge, mass = arguments(asked, 0.25)
     other = {"method": "random", "seed": 3}
     with engine(path, {"keep": 0.25, **asked}) as llm:
         answers = ask(llm, [q.request(marks) for q in QUESTIONS[:3]])
         (changed,) = ask(llm, [QUESTIONS[0].request(marks, **other)])
     for question, answer in zip(QUESTIONS[:3], answers, strict=True):
-        agree(answer, reference("llava")(question, selector, "compact", merge))
-    selector, merge = arguments(other, 0.25)
-    agree(changed, reference("llava")(QUESTIONS[0], selector, "compact", merge))
+        agree(answer, reference("llava")(question, selector, "compact", merge, **mass))
+    selector, merge, mass = arguments(other, 0.25)
+    agree(changed, reference("llava")(QUESTIONS[0], selector, "compact", merge, **mass))

@@ -120,7 +120,7 @@ def embeddings(model, some):
         indices = torch.tensor(image.kept).flatten()
         rows = torch.ones(len(indices), 2, dtype=torch.bfloat16)
         arguments = {name: x[None] for name, x in image.arguments.items()}
-        made += model._pruned([Kept(indices, rows)], arguments)
+        made += model._placed([rows], [Kept(indices, rows, torch.zeros(len(rows)))], arguments)
     return torch.cat(made)
 
 
