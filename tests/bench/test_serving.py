@@ -13,7 +13,7 @@ from otprune_bench.serving.cases import Servers, figures
 
 
 def test_without_vllm_nothing_is_measured_and_nothing_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "find_spec", lambda _: None)
+    monkeypatch.setattr("otprune_bench.served.run.find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match="vLLM is not installed here"):
         run.run(tmp_path / "out", serving.QUICK)
     assert not (tmp_path / "out").exists()

@@ -45,7 +45,7 @@ class Told:
 
 
 def test_without_vllm_nothing_is_sent_and_nothing_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "find_spec", lambda _: None)
+    monkeypatch.setattr("otprune_bench.served.run.find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match="vLLM is not installed here"):
         run.run(tmp_path / "out", plan.QUICK)
     assert not (tmp_path / "out").exists()

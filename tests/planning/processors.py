@@ -8,6 +8,7 @@ cheap. Processors with a video slot need torchvision: `TORCHVISION` names their 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.families.base import IMAGE, VIDEO, VISION_END, VISION_START
@@ -51,30 +52,26 @@ def tokenizer(marks: dict[str, int], bos: bool = False, **names: str) -> Any:
 SIDE = {"height": 56, "width": 56}
 
 
+PINPOINTS = [[56, 112], [112, 56], [112, 112]]
+
+
 def llava() -> Any:
     import transformers as hf
 
-    images = hf.CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=56)
-    return hf.LlavaProcessor(
-        images,
-        tokenizer({"<image>": IMAGE}),
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=chat("<image>\n"),
-    )
+    return clip_processor(hf.LlavaProcessor, hf.CLIPImageProcessor)
 
 
 def llava_next() -> Any:
     import transformers as hf
 
-    images = hf.LlavaNextImageProcessor(
-        size={"shortest_edge": 56},
-        crop_size=56,
-        image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
-    )
-    return hf.LlavaNextProcessor(
-        images,
+    images = partial(hf.LlavaNextImageProcessor, image_grid_pinpoints=PINPOINTS)
+    return clip_processor(hf.LlavaNextProcessor, images)
+
+
+def clip_processor(processor: Callable[..., Any], images: Callable[..., Any]) -> Any:
+    """A processor whose image processor is CLIP's or takes the same sizes."""
+    return processor(
+        images(size={"shortest_edge": 56}, crop_size=56),
         tokenizer({"<image>": IMAGE}),
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -86,9 +83,8 @@ def llava_next() -> Any:
 def llava_onevision() -> Any:
     import transformers as hf
 
-    pinpoints = [[56, 112], [112, 56], [112, 112]]
     return hf.LlavaOnevisionProcessor(
-        hf.LlavaOnevisionImageProcessor(size=SIDE, image_grid_pinpoints=pinpoints),
+        hf.LlavaOnevisionImageProcessor(size=SIDE, image_grid_pinpoints=PINPOINTS),
         tokenizer({"<image>": IMAGE, "<video>": VIDEO}),
         hf.LlavaOnevisionVideoProcessor(size=SIDE),
         num_image_tokens=16,

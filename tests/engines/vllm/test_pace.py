@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import otprune
-from otprune.engines.vllm.rows import Plan, write
+from otprune.engines.vllm.rows import Plan, Pruning, write
 
 pytestmark = pytest.mark.vllm
 
@@ -24,7 +24,9 @@ def request(name, *images):
     """Images of `(m, k)` tokens before and after pruning; k alone where m is not known."""
 
     def feature(i, m, k):
-        row = m and {"otprune": SimpleNamespace(data=write(Plan(1, m, otprune.OTPrune(k), False)))}
+        row = m and {
+            "otprune": SimpleNamespace(data=write(Plan(1, m, Pruning(otprune.OTPrune(k)))))
+        }
         return SimpleNamespace(data=row, identifier=f"{name}{i}", k=k)
 
     features = [feature(i, *image) for i, image in enumerate(images)]

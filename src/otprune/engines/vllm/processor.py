@@ -266,10 +266,7 @@ def _shortened(
             data=rows.words(rows.stage_text(stage)),
             field=MultiModalSharedField(batch_size=1, keep_on_cpu=True),
         )
-    selector = settings.selector_of(update.modality)
-    plan = rows.plan(
-        selector, settings.merge, len(sets), m, settings.mass, settings.alpha, stage, most, asked
-    )
+    plan = rows.plan(settings.pruning_of(update.modality, asked), len(sets), m, most)
     item[KEY] = MultiModalFieldElem(
         data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),

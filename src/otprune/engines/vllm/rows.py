@@ -8,7 +8,7 @@ float with as many digits as give the same float back, so nothing is lost.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,62 +22,64 @@ from otprune.selectors.named import settings_of
 _WORD = 8  # bytes of an int64
 
 
-class Plan(NamedTuple):
-    """How one image or video is pruned.
+@dataclass(frozen=True)
+class Pruning:
+    """What is asked of one image or video, whatever its size.
 
-    sets: the sets of tokens in it; each is pruned for itself.
-    m: tokens of a set.
-    selector: its `keep` is the number of tokens that stay of a set.
+    selector: `keep` is a ratio or a number of tokens.
     merge: kept tokens become the mean of the tokens that they stand for.
     mass, alpha: how much a kept token counts in attention, as for `otprune.prune`.
     stage: selection inside the vision encoder, by `DPPPrune`; None for none.
     question: ids of what is asked, for a method that hears it; None for all others.
     """
 
-    sets: int
-    m: int
     selector: Selector
-    merge: bool
+    merge: bool = False
     mass: Mass = "none"
     alpha: float = 1.0
     stage: EncoderStage | None = None
     question: tuple[int, ...] | None = None
 
+
+class Plan(NamedTuple):
+    """How one image or video is pruned.
+
+    sets: the sets of tokens in it; each is pruned for itself.
+    m: tokens of a set.
+    pruning: its `selector.keep` is the number of tokens that stay of a set.
+    """
+
+    sets: int
+    m: int
+    pruning: Pruning
+
     @property
     def k(self) -> int:
         """Tokens that stay of a set."""
-        return self.selector.count(self.m)
+        return self.pruning.selector.count(self.m)
 
 
-def plan(
-    selector: Selector,
-    merge: bool,
-    sets: int,
-    m: int,
-    mass: Mass = "none",
-    alpha: float = 1.0,
-    stage: EncoderStage | None = None,
-    most: int | None = None,
-    question: tuple[int, ...] | None = None,
-) -> Plan:
-    """The plan for an image of `sets` times `m` tokens; `selector.keep` may be a ratio.
+def plan(pruning: Pruning, sets: int, m: int, most: int | None = None) -> Plan:
+    """The plan for an image of `sets` times `m` tokens, without the question if all m are kept.
 
     Args:
         most: how many tokens of a set differ behind the stage, of which no more are kept, unless
             all m are.
-        question: see `Plan`; no part of the plan if all m are kept.
     """
+    selector = pruning.selector
     k = selector.count(m)
-    if most is not None and k < m:
+    if k == m:
+        pruning = replace(pruning, question=None)
+    elif most is not None:
         k = min(k, most)
-    asked = None if k == m else question
-    return Plan(sets, m, replace(selector, keep=k), merge, mass, alpha, stage, asked)
+    return Plan(sets, m, replace(pruning, selector=replace(selector, keep=k)))
 
 
-def method_text(selector: Selector, merge: bool, mass: Mass = "none", alpha: float = 1.0) -> str:
+def method_text(pruning: Pruning) -> str:
     """The method, its settings without `keep`, merge, mass and alpha, as JSON."""
+    selector = pruning.selector
     own = {name: getattr(selector, name) for name in settings_of(selector.name)}
-    return json.dumps([selector.name, own, merge, mass, alpha])
+    return json.dumps([selector.name, own, pruning.merge, pruning.mass, pruning.alpha])
 
 
 def stage_text(stage: EncoderStage | None) -> str:
@@ -87,8 +89,8 @@ def stage_text(stage: EncoderStage | None) -> str:
 
 def write(image: Plan) -> Tensor:
     """`(n,)` int64, where n depends on the length of the settings."""
-    method = method_text(image.selector, image.merge, image.mass, image.alpha)
-    text = words(f"[{method}, {stage_text(image.stage)}, {json.dumps(image.question)}]")
+    how = image.pruning
+    text = words(f"[{method_text(how)}, {stage_text(how.stage)}, {json.dumps(how.question)}]")
     return torch.cat([torch.tensor([image.sets, image.m, image.k]), text])
 
 
@@ -98,7 +100,7 @@ def read(row: Tensor) -> Plan:
     (name, own, merge, mass, alpha), stage, asked = json.loads(row[3:].cpu().numpy().tobytes())
     stage = stage and EncoderStage(*stage)
     question = None if asked is None else tuple(asked)
-    return Plan(sets, m, METHODS[name](k, **own), merge, mass, alpha, stage, question)
+    return Plan(sets, m, Pruning(METHODS[name](k, **own), merge, mass, alpha, stage, question))
 
 
 def words(text: str) -> Tensor:

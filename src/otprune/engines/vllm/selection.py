@@ -83,7 +83,7 @@ def choose(
     def together(places: list[int]) -> list[Kept]:
         """Images of one plan, in one batch."""
         plan, some = plans[places[0]], [images[i] for i in places]
-        sets, m, selector, merge, mass, alpha = plan[:6]
+        sets, m, how = plan
         if plan.k == m:
             every = torch.arange(m, device=some[0].device).repeat(sets)
             return [Kept(every, x, torch.zeros(len(x), device=x.device)) for x in some]
@@ -96,7 +96,7 @@ def choose(
         asked = None if questions is None else questions[places[0]]  # the same for all
         cues = NOTHING if asked is None else Cues(question=asked.expand(len(tokens), -1, -1))
         reduce = functools.partial(
-            _reduced, selector, tokens, merge, [among[i] for i in places], cues
+            _reduced, how.selector, tokens, how.merge, [among[i] for i in places], cues
         )
         if record is None:
             made = reduce()
@@ -105,12 +105,12 @@ def choose(
             record(seconds, len(some))
         indices = agree(made.indices)
         features = full.take_along_dim(indices.unsqueeze(-1), dim=1)
-        if merge:
+        if how.merge:
             merged = agree(made.features)
             features = torch.cat([merged, features[..., merged.shape[-1] :]], dim=-1)
         # `masses` is computed when first read, and only "token" needs it.
-        masses = agree(made.masses) if mass == "token" else indices
-        logs = log_mass(masses, m, mass, alpha)
+        masses = agree(made.masses) if how.mass == "token" else indices
+        logs = log_mass(masses, m, how.mass, how.alpha)
         each = (len(some), sets)
         parts = (x.unflatten(0, each).flatten(1, 2) for x in (indices, features, logs))
         return list(map(Kept, *parts))

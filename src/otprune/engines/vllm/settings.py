@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from otprune.engines.common.stage import EncoderStage, stage_of
-from otprune.engines.vllm.rows import method_text, stage_text
+from otprune.engines.vllm.rows import Pruning, method_text, stage_text
 from otprune.errors import CueError, KeepError, OTPruneError, UnsupportedError
 from otprune.keep import Keep
 from otprune.measures.mass import Mass
@@ -85,6 +85,11 @@ class Settings:
         keep = self.video_keep if modality == "video" else self.selector.keep
         return replace(self.selector, keep=keep)
 
+    def pruning_of(self, modality: str, question: tuple[int, ...] | None = None) -> Pruning:
+        """What is asked of an image or video; `question` as in `Pruning`."""
+        selector = self.selector_of(modality)
+        return Pruning(selector, self.merge, self.mass, self.alpha, self.stage, question)
+
     def hears(self, modality: str) -> bool:
         """Whether what is kept of an image or video depends on the question."""
         selector = self.selector_of(modality)
@@ -148,12 +153,11 @@ def fingerprint(settings: Settings, modality: str, question: tuple[int, ...] | N
 
     question: ids of what is asked; None where nothing depends on it.
     """
-    selector = settings.selector_of(modality)
-    method = method_text(selector, settings.merge, settings.mass, settings.alpha)
+    pruning = settings.pruning_of(modality)
     engine = f"positions={settings.positions} weighs={settings.weighs}"
-    said = f"otprune keep={selector.keep!r} {engine} {method}"
-    if settings.stage is not None:
-        said += f" encoder={stage_text(settings.stage)}"
+    said = f"otprune keep={pruning.selector.keep!r} {engine} {method_text(pruning)}"
+    if pruning.stage is not None:
+        said += f" encoder={stage_text(pruning.stage)}"
     return said if question is None else f"{said} question={list(question)}"
 
 
