@@ -320,7 +320,7 @@ def test_what_a_policy_cannot_do_is_refused() -> None:
     assert "prune PI0ForConditionalGeneration" in why
     with prune(model, HALF):
         wrong = given | {"pixel_attention_mask": torch.tensor(CAMERAS).roll(1, 0)}
-        with pytest.raises(OTPruneError, match="cameras a row"):
+        with pytest.raises(OTPruneError, match="cameras a sequence"):
             model.sample_actions(**wrong)
         with pytest.raises(OTPruneError, match="pixel_attention_mask is None"):
             model.sample_actions(**given | {"pixel_attention_mask": None})

@@ -88,7 +88,7 @@ def test_several_images_are_refused_with_several_sequences_in_old_releases(
     name: str, setting: str
 ) -> None:
     several = {setting: 2} | ({"num_beams": 2} if setting == "num_return_sequences" else {})
-    with pytest.raises(UnsupportedError, match=r"several images in a row.*5\.22\.2"):
+    with pytest.raises(UnsupportedError, match=r"several images in a prompt.*5\.22\.2"):
         ask(name, FAMILIES[name].inputs((1, 2, 0)), **several)
     assert len(ask(name, FAMILIES[name].inputs((1, 2, 0)))) == 3
 

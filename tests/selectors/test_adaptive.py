@@ -151,7 +151,7 @@ def test_where_numbers_are_needed_before_tokens_rules_are_refused(keep):
         with pytest.raises(KeepError, match=r"depends on the tokens.*give a ratio"):
             ask(40)
     for ask in (NormPrune(keep).select, NormPrune(keep).reduce):
-        with pytest.raises(KeepError, match=r"every row.*select_each or reduce_each"):
+        with pytest.raises(KeepError, match=r"every set.*select_each or reduce_each"):
             ask(torch.stack([X, X]))
         ask(X)
 

@@ -302,7 +302,7 @@ class Selector(ABC):
         if not isinstance(self.keep, (float, int)):
             if sets > 1:
                 raise KeepError(
-                    f"keep={self.keep!r} keeps a different number in every row of a batch: use "
+                    f"keep={self.keep!r} keeps a different number of every set of a batch: use "
                     "select_each or reduce_each, which give a list"
                 )
             return adaptive.choose(self, [batch])[0].order.unsqueeze(0)

@@ -106,7 +106,7 @@ def test_bias_of_keys_in_every_kind_of_cache() -> None:
     assert bias_of_keys(rows, 2, 3, 9).tolist() == [[0, 0, 0], [0, 0, 0]]  # far behind the prompt
     assert bias_of_keys(rows, 4, 1, 0).tolist() == [[1], [1], [4], [4]]  # two beams each
     for batch in (1, 3):
-        with pytest.raises(UnsupportedError, match=f"prompt of 2 rows, attention has {batch}"):
+        with pytest.raises(UnsupportedError, match=f"to 2 sequences, attention has {batch}"):
             bias_of_keys(rows, batch, 3, 0)
 
 

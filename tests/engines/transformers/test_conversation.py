@@ -158,7 +158,7 @@ def test_ids_that_do_not_start_with_the_prompt_are_refused(build):
         cache = first.past_key_values
         with pytest.raises(UnsupportedError, match="do not begin with it"):
             model.generate(input_ids=NEW.expand(3, -1), past_key_values=cache)
-        with pytest.raises(UnsupportedError, match="3 rows, this call has 2"):
+        with pytest.raises(UnsupportedError, match="3 pruned sequences, this call has 2"):
             model.generate(input_ids=first.sequences[:2], past_key_values=cache)
         ids, mask = first.sequences, inputs["attention_mask"]
         places = torch.arange(ids.shape[1])[None]

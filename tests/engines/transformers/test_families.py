@@ -91,5 +91,5 @@ def test_a_refused_row_of_the_table_is_the_reason(monkeypatch):
 def test_an_image_is_within_one_sequence():
     at = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]).bool()
     assert rows_of([2, 1, 3], at, "image") == [0, 0, 2]
-    with pytest.raises(ValueError, match=r"image of 4 tokens .* row 0"):
+    with pytest.raises(ValueError, match=r"image of 4 tokens .* sequence 0"):
         rows_of([4, 2], at, "image")

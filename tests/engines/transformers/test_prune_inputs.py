@@ -179,7 +179,7 @@ def test_images_in_another_order_than_their_placeholders_are_refused(build):
     model, inputs = build("qwen2_vl"), FAMILIES["qwen2_vl"].inputs(images=(1, 1))
     assert inputs["image_grid_thw"].prod(dim=1).tolist() == [64, 48]
     inputs["image_grid_thw"] = inputs["image_grid_thw"].flip(0)
-    with pytest.raises(OTPruneError, match="does not fit the placeholders of batch row 0"):
+    with pytest.raises(OTPruneError, match="does not fit the placeholders of sequence 0"):
         prune_inputs(model, inputs, SELECTOR)
 
 

@@ -240,10 +240,10 @@ def test_weights_must_be_a_function(build, wrong):
         ([torch.ones(16)] * 4, "returned 4 entries for 3 images"),
         (
             [None, torch.ones(15), None],
-            r"weights\(images\)\[1\], image in row 1: weights have shape \(15,\): .*\(16,\)",
+            r"weights\(images\)\[1\], image in sequence 1: weights have shape \(15,\): .*\(16,\)",
         ),
-        ([torch.ones(1, 16)] * 3, r"\[0\], image in row 0: weights have shape \(1, 16\)"),
-        ([None, None, -torch.ones(16)], r"\[2\], image in row 1: weights hold negative"),
+        ([torch.ones(1, 16)] * 3, r"\[0\], image in sequence 0: weights have shape \(1, 16\)"),
+        ([None, None, -torch.ones(16)], r"\[2\], image in sequence 1: weights hold negative"),
         ([torch.zeros(16)] * 3, "all zero"),
         ([["a"] * 16] * 3, "not numbers"),
     ],

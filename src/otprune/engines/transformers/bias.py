@@ -25,8 +25,8 @@ def repeat_rows(x: Tensor, batch: int) -> Tensor:
     times, odd = divmod(batch, len(x))
     if odd or not times:
         raise UnsupportedError(
-            f"the masses belong to a prompt of {len(x)} rows, attention has {batch}: go on "
-            "with the rows that the prompt was made of"
+            f"the masses belong to {len(x)} sequences, attention has {batch}: go on with the "
+            "sequences that were pruned"
         )
     return x if times == 1 else x.repeat_interleave(times, dim=0)
 

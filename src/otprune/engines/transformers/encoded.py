@@ -253,8 +253,8 @@ def check_widths(inputs: Mapping[str, Any], tokens: int) -> None:
         value = inputs.get(name)
         if name != "attention_mask" and isinstance(value, Tensor) and value.shape[-1] != tokens:
             raise UnsupportedError(
-                f"{name} has {value.shape[-1]} numbers a row for {tokens} tokens, so which token "
-                "each belongs to is not known: give one for every token of input_ids"
+                f"{name} has {value.shape[-1]} numbers a sequence for {tokens} tokens, so which "
+                "token each belongs to is not known: give one for every token of input_ids"
             )
 
 

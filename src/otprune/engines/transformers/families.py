@@ -228,8 +228,8 @@ def rows_of(lengths: list[int], at: Tensor, modality: str) -> list[int]:
         total += length
         if total > ends[row]:
             raise OTPruneError(
-                f"a {modality} of {length} tokens does not fit the placeholders of batch row "
-                f"{row}: order the {modality}s as their placeholders, row by row"
+                f"a {modality} of {length} tokens does not fit the placeholders of sequence "
+                f"{row}: order the {modality}s as their placeholders, sequence by sequence"
             )
         rows.append(row)
     return rows

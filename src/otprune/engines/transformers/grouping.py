@@ -173,7 +173,7 @@ def _check_alone(entries: list[int], runs: list[Run]) -> None:
         if first > length:
             raise OTPruneError(
                 f"an image of {first} tokens does not fit a run of {length} placeholders: order "
-                "the images as their placeholders, row by row"
+                "the images as their placeholders, sequence by sequence"
             )
 
 

@@ -345,7 +345,7 @@ def _deep(stage: LayerStage, layout: Layout, visual: Tensor, documents: Tensor |
     if documents is not None:
         raise UnsupportedError(
             "layers= with packed documents: which of their tokens asks about an image is not "
-            "known: give each document a row of its own, or leave layers out"
+            "known: give each document a sequence of its own, or leave layers out"
         )
     visual = layout.take(visual, 0) & layout.valid
     return Deep(stage, _droppable(visual, layout.valid), layout.valid, [])

@@ -127,8 +127,8 @@ class Memory:
         times, odd = divmod(rows, len(self.ids))
         if odd or not times:
             raise UnsupportedError(
-                f"the cache holds a pruned prompt of {len(self.ids)} rows, this call has {rows}: "
-                "go on with the rows that it was made for"
+                f"the cache holds {len(self.ids)} pruned sequences, this call has {rows}: go on "
+                "with those that it was made for"
             )
         if times == 1:
             return self
@@ -173,8 +173,8 @@ class _TrackedMethod:
         before, shared = _rows_of(self._cache), getattr(self._cache, _ATTRIBUTE, None)
         if before is None and shared is not None and length_of(self._cache):
             raise UnsupportedError(
-                f"{type(self._cache).__name__}.{self._name} on a pruned prompt: which row went "
-                "where is not known for this kind of cache; use a DynamicCache"
+                f"{type(self._cache).__name__}.{self._name} on a pruned prompt: which sequence "
+                "went where is not known for this kind of cache; use a DynamicCache"
             )
         out = getattr(type(self._cache), self._name)(self._cache, rows)
         if shared is not None and before is not None:

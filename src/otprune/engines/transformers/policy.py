@@ -116,9 +116,9 @@ def _check_rows(shrunk: Shrunk, present: Tensor) -> None:
     rows = [item.row for item in shrunk.items]
     if rows != present.bool().nonzero()[:, 0].tolist():
         raise OTPruneError(
-            f"the prompts have placeholders for the images of rows {rows}, and "
-            f"pixel_attention_mask has {present.bool().sum(dim=1).tolist()} cameras a row: pass "
-            "what the processor returned, unabridged"
+            f"the prompts have placeholders for the images of sequences {rows}, and "
+            f"pixel_attention_mask has {present.bool().sum(dim=1).tolist()} cameras a sequence: "
+            "pass what the processor returned, unabridged"
         )
 
 

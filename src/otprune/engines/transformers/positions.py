@@ -147,15 +147,15 @@ def check_documents(positions: Scheme, documents: Tensor | None, full: Tensor, n
         return
     if bool(new.any()):
         raise UnsupportedError(
-            "documents are packed into rows that lose different numbers of tokens: the shorter row "
-            "would need padding and with it a mask, and with a mask transformers does not tell "
-            "documents apart; give one row a call"
+            "documents are packed into sequences that lose different numbers of tokens: the "
+            "shorter one would need padding and with it a mask, and with a mask transformers does "
+            "not tell documents apart; give one sequence a call"
         )
     if positions == "preserved" and full.ndim == 2:
         raise UnsupportedError(
-            "documents are packed into one row (position_ids start anew, and there is no mask), "
-            "and transformers would read the gaps of preserved positions as borders too: use "
-            "positions='compact'"
+            "documents are packed into one sequence (position_ids start anew, and there is no "
+            "mask), and transformers would read the gaps of preserved positions as borders too: "
+            "use positions='compact'"
         )
 
 

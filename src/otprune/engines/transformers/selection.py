@@ -108,7 +108,7 @@ def _checked(i: int, weights: Any, modality: str, row: int, m: int) -> Tensor | 
     try:
         return check_weights(weights, (m,))
     except WeightError as error:
-        raise WeightError(f"weights(images)[{i}], {modality} in row {row}: {error}") from None
+        raise WeightError(f"weights(images)[{i}], {modality} in sequence {row}: {error}") from None
 
 
 def log_masses(choice: Choice, m: int, mass: Mass, alpha: float) -> Tensor:

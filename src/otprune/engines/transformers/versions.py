@@ -76,6 +76,6 @@ def check_several_images(
         rows = {item.row for item in items if item.modality == modality}
         if entries is not None and len(entries) > len(rows):
             raise UnsupportedError(
-                f"num_beams or num_return_sequences: several {modality}s in a row of the batch are "
-                f"mixed up in {need}: ask for one sequence"
+                f"num_beams or num_return_sequences: several {modality}s in a prompt of a batch "
+                f"are mixed up in {need}: ask for one sequence"
             )
