@@ -51,7 +51,7 @@ def above(
     floor = levels.tolist()
     places, _, _ = dense.greedy(
         block.diagonal().clip(0),
-        block,
+        lambda j, _: block[j],
         shift,
         min(len(block), len(floor)),
         stop=lambda t, j, gain: not gain >= floor[t],

@@ -16,7 +16,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
     What is below rounding becomes zero: duplicates have distance zero, none is negative.
     """
-    squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+    squares = _squares(x).unsqueeze(-1) + _squares(y).unsqueeze(-2)
     distance = squares - 2 * (x @ y.mT)
     noise = 8 * torch.finfo(x.dtype).eps * squares
     return torch.where(distance > noise, distance, 0.0)
@@ -24,7 +24,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 def pairwise(x: Tensor) -> Tensor:
     """`squared_distances(x, x)`, `(B, m, m)`, without a second matrix of that size."""
-    squares = x.square().sum(-1)
+    squares = _squares(x)
     distance = gram(x)
 
     def finish(some: tuple[Tensor, Tensor]) -> None:
@@ -42,7 +42,7 @@ class Points:
 
     def __init__(self, points: Tensor) -> None:
         self._points = points
-        self._squares = points.square().sum(-1)
+        self._squares = _squares(points)
 
     def costs(self, mass: Tensor) -> Tensor:
         """`sum_i p_i |x_i - x_j|^2` for every j, `(m,)`."""
@@ -58,3 +58,9 @@ class Points:
         if 0 in distance.shape or distance.amin() > noise * sums.amax():  # most often
             return distance
         return distance.masked_fill_(distance <= sums.mul_(noise), 0.0)
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Squared lengths, `(..., d)` to `(...)`, without an array of the size of x."""
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return lengths.square()

@@ -127,6 +127,16 @@ def turn() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def between_turns() -> Iterator[None]:
+    """Inside `turn`: leave it to other threads, for an operation that needs no interpreter."""
+    _turn().release()
+    try:
+        yield
+    finally:
+        _turn().acquire()
+
+
 def parts(n: int, size: int) -> list[slice]:
     """Slices that cut n items into parts of `size`."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]

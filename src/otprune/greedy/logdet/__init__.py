@@ -6,7 +6,7 @@ from `M`, so that small entries of `M` are not rounded away against it.
 
 The searches make the same picks, up to gains that are equal within rounding:
 
-- `dense`: step by step, in a small matrix that is formed as a whole.
+- `dense`: on a CPU, a small set pick by pick.
 - `speculative`: on a CPU, several picks of a large set at a time.
 - `sequential`: on a device, with a fixed sequence of operations.
 - `triton_kernel`: on a GPU, all picks of many small sets in one launch.
@@ -38,5 +38,5 @@ def greedy(M: LowRank, k: int, tie_order: Tensor, shift: float) -> Tensor:
     left = list(M.left)
     right = left if M.left is M.right else list(M.right)
     sets = list(zip(left, right, M.diagonal(), tie_order, strict=True))
-    search = dense.whole if tie_order.shape[1] <= dense.MOST else speculative.greedy
+    search = dense.of_set if tie_order.shape[1] <= dense.MOST else speculative.greedy
     return torch.stack([search(*one, k, shift) for one in sets])

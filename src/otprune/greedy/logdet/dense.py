@@ -1,4 +1,4 @@
-"""The greedy log-determinant step by step, in a small matrix that is formed as a whole."""
+"""The greedy log-determinant of a small set on a CPU, pick by pick."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otprune.greedy.ties import TOLERANCE
-from otprune.numerics import products, threads
+from otprune.numerics import threads
 from otprune.numerics.arrays import aligned, as_array
 
 Array = NDArray[Any]
 
-# Up to so many tokens of a set forming the matrix costs less than speculation saves.
-MOST = 640
+# Up to so many tokens of a set this takes no longer than speculation.
+MOST = 1024
+# Rows of the matrix that are formed at once.
+_AT_ONCE = 16
+# The covariance of a token with all, given its place and the current gains of all.
+Rows = Callable[[int, Array], Array]
 
 
 def greedy(
     gains: Array,
-    matrix: Array,
+    covariance: Rows,
     shift: float,
     most: int,
     stop: Callable[[int, int, float], bool] = lambda t, j, gain: False,
@@ -31,7 +35,8 @@ def greedy(
 
     Args:
         gains: `(p,)`, conditional variances less `shift`; `-inf` for tokens that are no candidates.
-        matrix: `(p, p)`, their covariance without `shift`.
+        covariance: given a place and the current gains, `(p,)`: that token's covariance with all,
+            without `shift`, `(p,)`.
         shift: positive.
         most: the largest number of picks.
         stop: given the number of picks so far, the next place and the largest gain, whether to end
@@ -42,11 +47,11 @@ def greedy(
         and the picks' variances, `(n,)`.
     """
     with threads.turn():
-        return _greedy(gains, matrix, shift, most, stop)
+        return _greedy(gains, covariance, shift, most, stop)
 
 
 def _greedy(
-    gains: Array, matrix: Array, shift: float, most: int, stop: Callable[[int, int, float], bool]
+    gains: Array, covariance: Rows, shift: float, most: int, stop: Callable[[int, int, float], bool]
 ) -> tuple[Array, Array, Array]:
     (p,) = gains.shape
     gains, floor = gains.copy(), np.where(np.isinf(gains), gains, 0)
@@ -58,7 +63,8 @@ def _greedy(
         j = (gains >= top * (1 - TOLERANCE)).argmax()
         if stop(t, j, top):
             break
-        row = np.subtract(matrix[j], np.einsum("s,sp->p", shares[j, :t], rows[:t]), out=rows[t])
+        known = np.einsum("s,sp->p", shares[j, :t], rows[:t])
+        row = np.subtract(covariance(j, gains), known, out=rows[t])
         # Rounding must not break Cauchy-Schwarz: no covariance exceeds the largest variance.
         np.minimum(row, top, out=row)
         np.maximum(row, -top, out=row)
@@ -71,7 +77,7 @@ def _greedy(
     return np.array(places, np.int64), rows[:n], np.array(variances, gains.dtype)
 
 
-def whole(
+def of_set(
     left: Tensor, right: Tensor, diagonal: Tensor, tie_order: Tensor, k: int, shift: float
 ) -> Tensor:
     """Tokens of one small set in the order they were picked, `(k,)` int64.
@@ -84,12 +90,39 @@ def whole(
         k: as of `logdet.greedy`.
         shift: as of `logdet.greedy`.
     """
-    m = len(tie_order)
     preferred = tie_order.argsort()
     ours = left.index_select(0, preferred)
     theirs = ours if left is right else right.index_select(0, preferred)
     gains = as_array(diagonal.index_select(0, preferred).clamp_(min=0))
-    matrix = aligned((m, m), gains.dtype)
-    products.symmetric(ours, theirs, out=torch.from_numpy(matrix))
-    places, _, _ = greedy(gains, matrix, shift, k)
+    places, _, _ = greedy(gains, _Formed(ours, theirs), shift, k)
     return preferred.index_select(0, torch.from_numpy(places))
+
+
+class _Formed:
+    """Rows of `ours theirs^T`, `(m, m)`, formed when they are asked for, several at a time.
+
+    A few rows cost little more than one, so those of largest gain are formed with it: the next
+    picks, most likely. Asked for inside `threads.turn`.
+    """
+
+    def __init__(self, ours: Tensor, theirs: Tensor) -> None:
+        self._ours, self._across = ours, theirs.mT
+        self._rows: dict[int, Array] = {}
+        self._missing = np.ones(len(ours), bool)
+
+    def __call__(self, j: int, gains: Array) -> Array:
+        if self._missing[j]:
+            self._form(j, gains)
+        return self._rows[j]
+
+    def _form(self, j: int, gains: Array) -> None:
+        wanted = np.where(self._missing, gains, -np.inf)
+        wanted[j] = np.inf
+        n = min(_AT_ONCE, len(wanted))
+        some = wanted.argpartition(-n)[-n:]
+        rows = aligned((n, len(wanted)), wanted.dtype)
+        with threads.between_turns():
+            ours = self._ours.index_select(0, torch.from_numpy(some))
+            torch.mm(ours, self._across, out=torch.from_numpy(rows))
+        self._rows |= zip(some.tolist(), rows, strict=True)
+        self._missing[some] = False

@@ -182,7 +182,7 @@ def _draft(
     enough = np.full(p, deep, gains.dtype)
     enough[gains.argpartition(p // 2)[: p // 2]] = max(deep, _REACH * outside)
     picks, rows, variances = dense.greedy(
-        gains, block, shift, most, lambda t, j, gain: t > 0 and not gain > enough[j]
+        gains, lambda j, _: block[j], shift, most, lambda t, j, gain: t > 0 and not gain > enough[j]
     )
     n = len(picks)
     diagonal = np.sqrt(variances)
