@@ -81,13 +81,19 @@ def test_hidden_keys_stay_hidden_in_half_precision(dtype: torch.dtype) -> None:
             assert torch.equal(made.float().softmax(-1)[0, 0], torch.eye(2))
 
 
-def test_gradients_with_fully_masked_queries_equal_plain_attention() -> None:
+LEAST = torch.finfo(torch.float32).min
+
+
+@pytest.mark.parametrize("low", [None, float("-inf"), LEAST, -1e9])
+def test_gradients_with_fully_masked_queries_equal_plain_attention(low: float | None) -> None:
+    """By a boolean mask, and by additive ones."""
     query, key, value = (
         torch.randn(1, 1, 6, 8, generator=torch.Generator().manual_seed(i)).requires_grad_()
         for i in range(3)
     )
     seen = torch.ones(6, 6).tril().bool() & (torch.arange(6) >= 2)
-    mask = as_mask(seen[None, None], torch.arange(6.0)[None], query, causal=True)
+    given = seen if low is None else torch.zeros(6, 6).masked_fill(~seen, low)
+    mask = as_mask(given[None, None], torch.arange(6.0)[None], query, causal=True)
     plain = (query @ key.mT / 8**0.5 + mask).softmax(dim=-1) @ value
     sdpa = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     wanted, found = (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from otprune import RandomPrune, UnsupportedError
 from otprune.engines.transformers import prune
@@ -94,6 +95,98 @@ def test_forward_continues_with_new_tokens(build, name, positions):
     ids = whole["input_ids"]
     for row, expected in enumerate(expected_logits(model, inputs, run.last, ids, positions)):
         torch.testing.assert_close(out.logits[row], expected[-3:], rtol=0, atol=TOLERANCE)
+
+
+def four_dimensional(mask, new, dtype):
+    """A causal mask `(B, 1, new, n)` of the last tokens by `(B, n)`, boolean or additive."""
+    n = mask.shape[1]
+    seen = (torch.ones(n, n).tril().bool()[n - new :] & mask.bool()[:, None])[:, None]
+    if dtype == torch.bool:
+        return seen
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+@pytest.mark.parametrize("mass", ["none", "token"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+@torch.no_grad()
+def test_forward_continues_with_a_mask_of_four_dimensions(build, name, dtype, mass):
+    """Over the full prompt or the pruned one, and of no other width."""
+    model, inputs = build(name), FAMILIES[name].inputs()
+    new, three = NEW.expand(3, -1), torch.ones(3, 3, dtype=torch.long)
+    full = torch.cat([inputs["attention_mask"], three], dim=1)
+    with prune(model, SELECTOR, mass=mass) as run:
+        cache = model(**inputs).past_key_values
+        columns = run.columns
+        pruned = full.gather(1, columns.clamp(min=0)) * (columns >= 0)
+        pruned = torch.cat([pruned, three], dim=1)
+        wanted = model(
+            input_ids=new, attention_mask=full, past_key_values=copy.deepcopy(cache)
+        ).logits
+        for mask in (full, pruned):
+            given = four_dimensional(mask, 3, dtype)
+            mine = copy.deepcopy(cache)
+            got = model(input_ids=new, attention_mask=given, past_key_values=mine).logits
+            torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE)
+        given = four_dimensional(pruned, 3, dtype)[..., :-1]
+        with pytest.raises(UnsupportedError, match="columns: expected the"):
+            model(input_ids=new, attention_mask=given, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_a_mask_over_the_slots_of_a_static_cache_is_left_as_it_is(build):
+    """Also if there are as many slots as the full prompt has columns."""
+    model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
+    full = inputs["input_ids"].shape[1] + 3
+    with prune(model, SELECTOR):
+        cache = StaticCache(config=model.config, max_cache_len=full)
+        n = model(**inputs, past_key_values=cache).past_key_values.get_seq_length()
+        wanted = model(input_ids=NEW, past_key_values=copy.deepcopy(cache)).logits
+        mask = four_dimensional(torch.ones(1, n + 3), 3, torch.bool)
+        mask = torch.nn.functional.pad(mask, (0, full - n - 3))
+        got = model(input_ids=NEW, attention_mask=mask, past_key_values=cache).logits
+    torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("low", [float("-inf"), torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("mass", ["none", "token"])
+def test_gradients_of_a_step_with_padding_that_sees_nothing(build, mass, low):
+    """A loss on the other tokens says of the image what it says without the padding."""
+    model, inputs = build("llava"), FAMILIES["llava"].inputs(images=(1,))
+    pixels = inputs.pop("pixel_values").requires_grad_()
+    places = inputs["input_ids"].shape[1] + torch.arange(3)[None]
+    gradients = []
+    for first in (0, 1):  # the padding, or what follows it
+        with prune(model, SELECTOR, positions="preserved", mass=mass):
+            cache = model(**inputs, pixel_values=pixels).past_key_values
+            n = cache.get_seq_length()
+            mask = four_dimensional(torch.ones(1, n + 3 - first), 3 - first, torch.float32)
+            if first == 0:
+                mask[:, :, 0] = mask[..., n] = low
+            out = model(
+                input_ids=NEW[:, first:],
+                attention_mask=mask,
+                position_ids=places[:, first:],
+                past_key_values=cache,
+            )
+        loss = out.logits[:, 1 - first :].square().sum()
+        gradients.append(torch.autograd.grad(loss, pixels)[0])
+    scale = gradients[1].abs().max()
+    torch.testing.assert_close(gradients[0] / scale, gradients[1] / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mass", ["none", "token"])
+def test_a_call_without_images_takes_any_mask_as_it_does_unpruned(build, mass):
+    """In values and gradients, bit for bit: also where a query sees nothing."""
+    model, words = build("llava"), torch.arange(40, 46)[None]
+    embeds = model.get_input_embeddings()(words).detach().requires_grad_()
+    mask = four_dimensional(torch.tensor([[0, 0, 1, 1, 1, 1]]), 6, torch.float32)
+    made = []
+    for block in (nullcontext(), prune(model, SELECTOR, mass=mass)):
+        with block:
+            out = model(inputs_embeds=embeds, attention_mask=mask).logits
+        made.append((out, *torch.autograd.grad(out.square().sum(), embeds)))
+    assert all(torch.equal(*each) for each in zip(*made, strict=True))
 
 
 @torch.no_grad()

@@ -56,8 +56,9 @@ def bias_of_keys(bias: Tensor, batch: int, keys: int, total: int) -> Tensor:
 def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> Tensor:
     """The attention mask as an additive mask, plus the bias.
 
-    A query for which a boolean mask hides every key is padding. Here it attends to all keys: where
-    all are hidden, gradients of torch's SDPA kernel for CPUs are too large by the number of keys.
+    A query for which every key is hidden is padding. Here it attends to all keys: where all are
+    hidden by a finite number, gradients of torch's SDPA kernel for CPUs are too large by the number
+    of keys.
 
     Args:
         mask: `(B or 1, 1 or heads, q, keys)`, boolean (True: attend) or additive. None is no mask,
@@ -87,7 +88,9 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
     mask, least = mask[..., :keys], torch.finfo(query.dtype).min
     if mask.dtype == torch.bool:
         return torch.where(mask | ~mask.any(dim=-1, keepdim=True), added, least)
-    return (mask.to(query.dtype) + added).clamp(min=least)  # all keys of a query may be hidden
+    mask = mask.to(query.dtype).clamp(min=least)
+    shifted = mask - mask.amax(dim=-1, keepdim=True)  # to a softmax the same, and one key is at 0
+    return (shifted + added).clamp(min=least)
 
 
 def as_features(query: Tensor, key: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:

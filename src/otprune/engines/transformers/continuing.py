@@ -9,7 +9,8 @@ from torch import Tensor
 
 from otprune.engines.transformers.encoded import TYPE_IDS, check_widths
 from otprune.engines.transformers.inputs import take_columns
-from otprune.engines.transformers.memory import Memory
+from otprune.engines.transformers.layout import Layout
+from otprune.engines.transformers.memory import Memory, cache_of, is_static
 from otprune.engines.transformers.positions import takes_positions
 from otprune.errors import UnsupportedError
 
@@ -56,7 +57,11 @@ def next_turn(model: Any, inputs: dict[str, Any], memory: Memory) -> dict[str, A
 def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> dict[str, Any]:
     """Arguments of a forward pass of `q` new tokens on a pruned cache of `past` tokens.
 
-    A mask over the full prompt is shortened; a mask over the pruned prompt is used as it is.
+    A mask over the full prompt is shortened; a mask over the pruned prompt is used as it is, and so
+    is one of four dimensions over the slots of a static cache.
+
+    Raises:
+        UnsupportedError: an argument of another width.
     """
     new = inputs.get("input_ids")
     if new is None:
@@ -76,6 +81,8 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == full:
         mask = memory.layout.extended(full).take(mask, 0)
         changed["attention_mask"] = mask
+    elif isinstance(mask, Tensor) and mask.ndim == 4 and not is_static(cache_of(inputs)):
+        changed["attention_mask"] = _of_kept(mask, memory.layout.extended(full), past + q)
     elif mask is None and not bool(memory.layout.valid.all()):
         # Pruning may have added padding, which the caller cannot know of.
         more = torch.ones(rows, past - n + q, dtype=torch.long, device=memory.layout.valid.device)
@@ -96,6 +103,23 @@ def next_step(model: Any, inputs: dict[str, Any], memory: Memory, past: int) -> 
                 "out, they are known"
             )
     return changed
+
+
+def _of_kept(mask: Tensor, layout: Layout, keys: int) -> Tensor:
+    """A mask `(B or 1, h, q, columns)`, boolean or additive, over the columns of the pruned prompt.
+
+    Raises:
+        UnsupportedError: it is neither over these nor over those of the full prompt.
+    """
+    if mask.shape[-1] == keys:
+        return mask
+    if mask.shape[-1] != layout.width:
+        raise UnsupportedError(
+            f"attention_mask has {mask.shape[-1]} columns: expected the {layout.width} of the full "
+            f"prompt and what follows it, or the {keys} after pruning"
+        )
+    hidden = 0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return layout.take(mask.movedim(0, -2), hidden).movedim(-2, 0)
 
 
 def _same(given: Tensor, known: Tensor) -> bool:

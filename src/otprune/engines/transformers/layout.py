@@ -69,7 +69,7 @@ class Layout:
         """Number of columns by which the prompt became shorter."""
         return self.width - self.columns.shape[1]
 
-    def take(self, x: Tensor, fill: int) -> Tensor:
+    def take(self, x: Tensor, fill: float) -> Tensor:
         """`(..., B, S)` or `(..., 1, S)` to `(..., B, n)`, with `fill` at added padding."""
         x = x.expand(*x.shape[:-2], *(self.columns.shape[0], x.shape[-1]))
         columns = self.columns.to(x.device).expand(*x.shape[:-2], *self.columns.shape)

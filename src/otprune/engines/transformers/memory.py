@@ -240,6 +240,11 @@ def length_of(cache: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
+def is_static(cache: Any) -> bool:
+    """Whether a cache, or a layer of it, has slots from the beginning."""
+    return any(getattr(layer, "is_compileable", False) for layer in getattr(cache, "layers", ()))
+
+
 def capacity_of(cache: Any) -> int | None:
     """Tokens that a static cache can hold; None if it grows or has sliding windows only."""
     sizes = [
