@@ -11,7 +11,7 @@ import torch
 from otprune import Auto, OTPrune, TransportPrune
 from otprune.engines.transformers import selection
 from otprune.engines.vllm import selection as served
-from otprune.engines.vllm.rows import Plan, Pruning
+from otprune.engines.vllm.rows import Asked, Plan
 from otprune.greedy.cover import blockwise
 from otprune.numerics import threads
 from tests.random_tokens import INFORMED, TOKENS_ALONE, random_tokens
@@ -137,7 +137,7 @@ def test_in_a_transformers_batch(method, keep, number):
 def test_in_a_vllm_batch(name, merge, number):
     k = 40
     selector = TOKENS_ALONE[name](k)
-    kept = served.choose(SETS, [Plan(1, M, Pruning(selector, merge))] * len(SETS))
+    kept = served.choose(SETS, [Plan(1, M, Asked(selector, merge))] * len(SETS))
     same([one.indices for one in kept], one_thread(selector, SETS))
 
 

@@ -9,7 +9,7 @@ import torch
 import otprune
 from otprune.engines.vllm import seconds
 from otprune.engines.vllm.counts import Item, Lines
-from otprune.engines.vllm.rows import Plan, Pruning
+from otprune.engines.vllm.rows import Asked, Plan
 from otprune.engines.vllm.seconds import BOUNDS, Recorder, Seconds, folder_of, read_folders
 from otprune.engines.vllm.selection import choose
 from tests.random_tokens import random_tokens
@@ -95,7 +95,7 @@ def test_where_there_is_no_folder_nothing_is_written(config, monkeypatch):
 
 def test_the_seconds_of_a_selection_are_of_all_its_images():
     images = [random_tokens(9, 4, seed=seed) for seed in range(4)]
-    plans = [Plan(1, 9, Pruning(otprune.OTPrune(k))) for k in (3, 9, 3, 2)]
+    plans = [Plan(1, 9, Asked(otprune.OTPrune(k))) for k in (3, 9, 3, 2)]
     recorded = []
     kept = choose(images, plans, record=lambda *one: recorded.append(one))
     assert sorted(items for _, items in recorded) == [1, 2], "one is kept whole, nothing is chosen"

@@ -47,7 +47,7 @@ def test_what_a_worker_is_told_gives_the_choice_of_transformers(by_request):
             settings = request_settings(engine, {"keep": 0.25, **given})
         else:
             settings = engine_settings({"keep": 0.25, **given})
-        plans.append(rows.plan(settings.pruning_of("image"), sets=1, m=80))
+        plans.append(rows.plan(settings.asked_of("image"), sets=1, m=80))
     told = [rows.read(rows.write(plan)) for plan in plans]
     for asked, image, got in zip(ASKED, images, served.choose(images, told), strict=True):
         selector, merge, _ = arguments(asked, 0.25)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import otprune
-from otprune.engines.vllm.rows import Plan, Pruning, write
+from otprune.engines.vllm.rows import Asked, Plan, write
 
 pytestmark = pytest.mark.vllm
 
@@ -24,9 +24,7 @@ def request(name, *images):
     """Images of `(m, k)` tokens before and after pruning; k alone where m is not known."""
 
     def feature(i, m, k):
-        row = m and {
-            "otprune": SimpleNamespace(data=write(Plan(1, m, Pruning(otprune.OTPrune(k)))))
-        }
+        row = m and {"otprune": SimpleNamespace(data=write(Plan(1, m, Asked(otprune.OTPrune(k)))))}
         return SimpleNamespace(data=row, identifier=f"{name}{i}", k=k)
 
     features = [feature(i, *image) for i, image in enumerate(images)]

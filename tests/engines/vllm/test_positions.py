@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otprune import OTPrune
-from otprune.engines.vllm.rows import Plan, Pruning, write
+from otprune.engines.vllm.rows import Asked, Plan, write
 from otprune.engines.vllm.selection import Kept
 
 pytestmark = pytest.mark.vllm
@@ -103,7 +103,7 @@ def prompt(some, apart, whole):
             part += [TEXT, START, *[token] * len(run), END] if stamped else [token] * len(run)
             stays += [True, True, *inside, True] if stamped else inside
         ids += [TEXT] * image.text + [START]
-        row = write(Plan(len(image.kept), image.m, Pruning(OTPrune(len(run)))))
+        row = write(Plan(len(image.kept), image.m, Asked(OTPrune(len(run)))))
         data = {name: SimpleNamespace(data=x) for name, x in image.arguments.items()}
         data["otprune"] = SimpleNamespace(data=row)
         place = PlaceholderRange(len(ids), len(part), torch.tensor([x == token for x in part]))

@@ -11,7 +11,7 @@ import torch
 import otprune
 from otprune.engines.common.question import text_behind
 from otprune.engines.vllm.question import questions
-from otprune.engines.vllm.rows import Plan, Pruning, plan, read, write
+from otprune.engines.vllm.rows import Asked, Plan, plan, read, write
 from otprune.engines.vllm.selection import choose
 from otprune.engines.vllm.settings import engine_settings, fingerprint, request_settings
 from tests.random_tokens import random_tokens
@@ -105,11 +105,11 @@ def test_methods_that_need_the_encoder_are_refused(method):
 def test_the_question_travels_with_an_image():
     selector = otprune.TransportPrune(0.25, question=0.9)
     for asked in ((), (5,), tuple(range(0, 150000, 7))):
-        one = plan(Pruning(selector, question=asked), 1, 40)
-        assert one.pruning.question == asked
+        one = plan(Asked(selector, question=asked), 1, 40)
+        assert one.asked.question == asked
         assert read(write(one)) == one
-    whole = plan(Pruning(replace(selector, keep=1.0), question=(5,)), 1, 40)
-    assert whole.pruning.question is None, "an image kept whole is the same for every question"
+    whole = plan(Asked(replace(selector, keep=1.0), question=(5,)), 1, 40)
+    assert whole.asked.question is None, "an image kept whole is the same for every question"
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -119,12 +119,12 @@ def test_images_with_questions_are_chosen_as_if_alone(merge):
     images = [random_tokens(m, 6, seed=seed) for seed, (m, _) in enumerate(asked)]
     heard, deaf = otprune.TransportPrune(4, question=0.9), otprune.TransportPrune(4)
     plans = [
-        Plan(1, m, Pruning(deaf, merge) if w is None else Pruning(heard, merge, question=(len(w),)))
+        Plan(1, m, Asked(deaf, merge) if w is None else Asked(heard, merge, question=(len(w),)))
         for m, w in asked
     ]
     kept = choose(images, plans, questions=[w for _, w in asked])
     for image, (_, w), one, got in zip(images, asked, plans, kept, strict=True):
-        wanted = one.pruning.selector.reduce(image, merge=merge, cues=otprune.Cues(question=w))
+        wanted = one.asked.selector.reduce(image, merge=merge, cues=otprune.Cues(question=w))
         assert torch.equal(got.indices, wanted.indices)
         torch.testing.assert_close(got.rows, wanted.features)
 
@@ -132,7 +132,7 @@ def test_images_with_questions_are_chosen_as_if_alone(merge):
 def test_every_frame_hears_the_question():
     video, words = random_tokens(3 * 12, 6, seed=0), random_tokens(4, 6, seed=1)
     selector = otprune.TransportPrune(4, question=0.9)
-    (got,) = choose([video], [Plan(3, 12, Pruning(selector, question=(1,)))], questions=[words])
+    (got,) = choose([video], [Plan(3, 12, Asked(selector, question=(1,)))], questions=[words])
     wanted = [selector.select(x, cues=otprune.Cues(question=words)) for x in video.view(3, 12, 6)]
     assert torch.equal(got.indices, torch.cat(wanted))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import otprune
-from otprune.engines.vllm.rows import Plan, Pruning
+from otprune.engines.vllm.rows import Asked, Plan
 from otprune.engines.vllm.selection import choose
 from otprune.measures.mass import log_mass
 from tests.random_tokens import random_tokens
@@ -15,7 +15,7 @@ def tokens(m, d, seed):
 
 
 def plan(m, selector, merge=False, sets=1):
-    return Plan(sets, m, Pruning(selector, merge))
+    return Plan(sets, m, Asked(selector, merge))
 
 
 def test_images_of_any_size_and_setting_are_chosen_as_if_alone():
@@ -93,7 +93,7 @@ def test_another_number_of_tokens_is_an_error():
 def test_masses_are_those_of_the_selector_and_a_whole_set_has_none(mass):
     image, selector = tokens(24, 6, 0), otprune.TransportPrune(4)
     plans = [
-        Plan(2, 12, Pruning(selector, True, mass, 0.5)),
+        Plan(2, 12, Asked(selector, True, mass, 0.5)),
         plan(24, otprune.TransportPrune(24), True),
     ]
     part, whole = choose([image, image], plans)

@@ -89,8 +89,8 @@ class PruningModel:
     ) -> tuple[list[Tensor], list[list[Cells] | None]]:
         """Features of every image, and what the stage inside the encoder kept of its sets."""
         embed = super().embed_multimodal  # type: ignore[misc]
-        stage = plans[0].pruning.stage
-        if any(plan.pruning.stage != stage for plan in plans):
+        stage = plans[0].asked.stage
+        if any(plan.asked.stage != stage for plan in plans):
             raise OTPruneError(
                 "images with different selections inside the encoder came in one run of it"
             )
@@ -106,7 +106,7 @@ class PruningModel:
         They may be split among the ranks of a tensor-parallel group, which must then all ask for
         the same: so they do, since the plans are.
         """
-        texts = [plan.pruning.question for plan in plans]
+        texts = [plan.asked.question for plan in plans]
         asked = [text for text in texts if text is not None]
         ids = [token for text in asked for token in text]
         if ids:

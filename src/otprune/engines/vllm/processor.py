@@ -266,7 +266,7 @@ def _shortened(
             data=rows.words(rows.stage_text(stage)),
             field=MultiModalSharedField(batch_size=1, keep_on_cpu=True),
         )
-    plan = rows.plan(settings.pruning_of(update.modality, asked), len(sets), m, most)
+    plan = rows.plan(settings.asked_of(update.modality, asked), len(sets), m, most)
     item[KEY] = MultiModalFieldElem(
         data=rows.write(plan),
         field=MultiModalBatchedField(keep_on_cpu=True),

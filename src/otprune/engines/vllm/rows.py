@@ -23,7 +23,7 @@ _WORD = 8  # bytes of an int64
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Asked:
     """What is asked of one image or video, whatever its size.
 
     selector: `keep` is a ratio or a number of tokens.
@@ -46,40 +46,40 @@ class Plan(NamedTuple):
 
     sets: the sets of tokens in it; each is pruned for itself.
     m: tokens of a set.
-    pruning: its `selector.keep` is the number of tokens that stay of a set.
+    asked: its `selector.keep` is the number of tokens that stay of a set.
     """
 
     sets: int
     m: int
-    pruning: Pruning
+    asked: Asked
 
     @property
     def k(self) -> int:
         """Tokens that stay of a set."""
-        return self.pruning.selector.count(self.m)
+        return self.asked.selector.count(self.m)
 
 
-def plan(pruning: Pruning, sets: int, m: int, most: int | None = None) -> Plan:
+def plan(asked: Asked, sets: int, m: int, most: int | None = None) -> Plan:
     """The plan for an image of `sets` times `m` tokens, without the question if all m are kept.
 
     Args:
         most: how many tokens of a set differ behind the stage, of which no more are kept, unless
             all m are.
     """
-    selector = pruning.selector
+    selector = asked.selector
     k = selector.count(m)
     if k == m:
-        pruning = replace(pruning, question=None)
+        asked = replace(asked, question=None)
     elif most is not None:
         k = min(k, most)
-    return Plan(sets, m, replace(pruning, selector=replace(selector, keep=k)))
+    return Plan(sets, m, replace(asked, selector=replace(selector, keep=k)))
 
 
-def method_text(pruning: Pruning) -> str:
+def method_text(asked: Asked) -> str:
     """The method, its settings without `keep`, merge, mass and alpha, as JSON."""
-    selector = pruning.selector
+    selector = asked.selector
     own = {name: getattr(selector, name) for name in settings_of(selector.name)}
-    return json.dumps([selector.name, own, pruning.merge, pruning.mass, pruning.alpha])
+    return json.dumps([selector.name, own, asked.merge, asked.mass, asked.alpha])
 
 
 def stage_text(stage: EncoderStage | None) -> str:
@@ -89,18 +89,19 @@ def stage_text(stage: EncoderStage | None) -> str:
 
 def write(image: Plan) -> Tensor:
     """`(n,)` int64, where n depends on the length of the settings."""
-    how = image.pruning
-    text = words(f"[{method_text(how)}, {stage_text(how.stage)}, {json.dumps(how.question)}]")
+    asked = image.asked
+    question = json.dumps(asked.question)
+    text = words(f"[{method_text(asked)}, {stage_text(asked.stage)}, {question}]")
     return torch.cat([torch.tensor([image.sets, image.m, image.k]), text])
 
 
 def read(row: Tensor) -> Plan:
     """The plan that `write` wrote."""
     sets, m, k = row[:3].tolist()
-    (name, own, merge, mass, alpha), stage, asked = json.loads(row[3:].cpu().numpy().tobytes())
+    (name, own, merge, mass, alpha), stage, question = json.loads(row[3:].cpu().numpy().tobytes())
     stage = stage and EncoderStage(*stage)
-    question = None if asked is None else tuple(asked)
-    return Plan(sets, m, Pruning(METHODS[name](k, **own), merge, mass, alpha, stage, question))
+    question = None if question is None else tuple(question)
+    return Plan(sets, m, Asked(METHODS[name](k, **own), merge, mass, alpha, stage, question))
 
 
 def words(text: str) -> Tensor:

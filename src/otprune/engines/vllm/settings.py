@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from otprune.engines.common.stage import EncoderStage, stage_of
-from otprune.engines.vllm.rows import Pruning, method_text, stage_text
+from otprune.engines.vllm.rows import Asked, method_text, stage_text
 from otprune.errors import CueError, KeepError, OTPruneError, UnsupportedError
 from otprune.keep import Keep
 from otprune.measures.mass import Mass
@@ -85,10 +85,10 @@ class Settings:
         keep = self.video_keep if modality == "video" else self.selector.keep
         return replace(self.selector, keep=keep)
 
-    def pruning_of(self, modality: str, question: tuple[int, ...] | None = None) -> Pruning:
-        """What is asked of an image or video; `question` as in `Pruning`."""
+    def asked_of(self, modality: str, question: tuple[int, ...] | None = None) -> Asked:
+        """What is asked of an image or video; `question` as in `Asked`."""
         selector = self.selector_of(modality)
-        return Pruning(selector, self.merge, self.mass, self.alpha, self.stage, question)
+        return Asked(selector, self.merge, self.mass, self.alpha, self.stage, question)
 
     def hears(self, modality: str) -> bool:
         """Whether what is kept of an image or video depends on the question."""
@@ -153,11 +153,11 @@ def fingerprint(settings: Settings, modality: str, question: tuple[int, ...] | N
 
     question: ids of what is asked; None where nothing depends on it.
     """
-    pruning = settings.pruning_of(modality)
+    asked = settings.asked_of(modality)
     engine = f"positions={settings.positions} weighs={settings.weighs}"
-    said = f"otprune keep={pruning.selector.keep!r} {engine} {method_text(pruning)}"
-    if pruning.stage is not None:
-        said += f" encoder={stage_text(pruning.stage)}"
+    said = f"otprune keep={asked.selector.keep!r} {engine} {method_text(asked)}"
+    if asked.stage is not None:
+        said += f" encoder={stage_text(asked.stage)}"
     return said if question is None else f"{said} question={list(question)}"
 
 
