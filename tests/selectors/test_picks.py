@@ -3,10 +3,21 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from otprune import Auto, OTPrune, OTPruneError, Selector, SelectorError, TokenError, WeightError
+from otprune import (
+    Auto,
+    Budget,
+    KeepError,
+    OTPrune,
+    OTPruneError,
+    Selector,
+    SelectorError,
+    TokenError,
+    WeightError,
+)
 from otprune.engines.transformers import selection
 from otprune.selectors import picks
 from tests.random_tokens import random_tokens
@@ -165,3 +176,57 @@ def test_kept_indices_ascend_within_a_set(wrong):
     for indices in (torch.tensor(wrong), torch.stack([right, torch.tensor(wrong)])):
         with pytest.raises(SelectorError, match="strictly ascending"):
             picks.check_kept(Own, indices, 9)
+
+
+@dataclass(frozen=True)
+class Unchecked(Selector):
+    """Its own `__post_init__` leaves out that of `Selector`."""
+
+    step: int = 1
+
+    def __post_init__(self):
+        object.__setattr__(self, "step", int(self.step))
+
+    def pick(self, tokens, k, cues):
+        return torch.arange(k, device=tokens.device).expand(len(tokens), k)
+
+
+CALLS = {
+    "select": lambda selector, x: selector.select(x),
+    "reduce": lambda selector, x: selector.reduce(x),
+    "explain": lambda selector, x: selector.explain(x),
+    "select_each": lambda selector, x: selector.select_each([x]),
+    "cells_each": lambda selector, x: selector.cells_each([x]),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    ("keep", "error", "said"),
+    [
+        (0, KeepError, "would leave no token"),
+        (2.5, KeepError, "more than everything"),
+        (True, KeepError, "of type bool"),
+        ("all", KeepError, "of type str"),
+        (Auto(measure="certificate"), KeepError, "has no certificate"),
+        ("auto", SelectorError, r"must call super\(\)"),
+        (
+            np.int64(3),
+            SelectorError,
+            r"not made 3: Unchecked.* must call super\(\)",
+        ),
+    ],
+)
+def test_keep_is_checked_whatever_a_subclass_leaves_out(call, keep, error, said):
+    with pytest.raises(error, match=said):
+        call(Unchecked(keep), random_tokens(8, 4, seed=0))
+
+
+@pytest.mark.parametrize("keep", [3, 0.4, np.float64(0.4), Auto(0.5), Budget(3)])
+def test_a_right_keep_needs_no_conversion(keep):
+    @dataclass(frozen=True)
+    class Checked(Selector):
+        pick = Unchecked.pick
+
+    x = random_tokens(8, 4, seed=0)
+    assert torch.equal(Unchecked(keep).select(x), Checked(keep).select(x))

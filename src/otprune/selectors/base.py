@@ -98,16 +98,7 @@ class Selector(ABC):
         cls.uses = frozenset(cls.uses) | cls.needs
 
     def __post_init__(self) -> None:
-        keep = budget.check_rule(self.keep)
-        if isinstance(keep, Auto) and keep.measure == "certificate" and not self.certifies:
-            from otprune.selectors.registry import METHODS  # which imports every method
-
-            able = sorted(cls.__name__ for cls in METHODS.values() if cls.certifies)
-            raise KeepError(
-                f"{type(self).__name__} has no certificate: use measure='distance', or one of "
-                f"{', '.join(able)}"
-            )
-        object.__setattr__(self, "keep", keep)
+        object.__setattr__(self, "keep", gate.checked_keep(self))
 
     @property
     def assignment_metric(self) -> Metric:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from otprune.checks import check_finite, check_shape
-from otprune.errors import CueError, TokenError, UnsupportedError, WeightError
+from otprune.errors import (
+    CueError,
+    KeepError,
+    SelectorError,
+    TokenError,
+    UnsupportedError,
+    WeightError,
+)
+from otprune.keep import Auto, Budget, check_rule
 from otprune.numerics.arrays import host_readable
 from otprune.selectors.batches import Batch
 from otprune.selectors.cues import Cue, Cues
@@ -58,13 +66,50 @@ def check_cues(selector: Any, given: Collection[Cue], where: str = "") -> None:
         raise WeightError(f"{name} needs weights, one a token: pass weights=")
 
 
+def checked_keep(selector: Selector) -> float | int | Auto | Budget:
+    """`keep` as `check_rule` gives it.
+
+    Raises:
+        KeepError: it is neither a number nor a rule, or needs a certificate that the method does
+            not have.
+    """
+    from otprune.selectors.registry import METHODS  # which imports every method
+
+    keep = check_rule(selector.keep)
+    if isinstance(keep, Auto) and keep.measure == "certificate" and not selector.certifies:
+        able = sorted(cls.__name__ for cls in METHODS.values() if cls.certifies)
+        raise KeepError(
+            f"{type(selector).__name__} has no certificate: use measure='distance', or one of "
+            f"{', '.join(able)}"
+        )
+    return keep
+
+
+def _check_settled(selector: Selector) -> None:
+    """Check `keep` once more: `__post_init__` of a subclass may not have called its parent's.
+
+    Raises:
+        KeepError: as `checked_keep`.
+        SelectorError: `keep` was not converted.
+    """
+    keep = checked_keep(selector)
+    if not isinstance(selector.keep, type(keep)):
+        name = type(selector).__name__
+        raise SelectorError(
+            f"keep={selector.keep!r} was not made {keep!r}: {name}.__post_init__ must call "
+            "super().__post_init__()"
+        )
+
+
 def admit(selector: Selector, tokens: Any, weights: Any, cues: Cues | None = None) -> Batch:
     """Tokens `(m, d)` or `(B, m, d)` and their cues as one batch; one set is a batch of B = 1.
 
     Raises:
         TokenError: the tokens are not a finite floating array of that shape.
         CueError: a cue does not fit, is not used, or is missing; WeightError for weights.
+        KeepError, SelectorError: `keep` was left unchecked by a subclass, and is wrong.
     """
+    _check_settled(selector)
     known = _together(weights, cues)
     check_cues(selector, known.names)
     x = check_shape(tokens)
