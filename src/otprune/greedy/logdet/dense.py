@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otprune.greedy.ties import TOLERANCE
-from otprune.numerics import threads
+from otprune.numerics import products, threads
 from otprune.numerics.arrays import aligned, as_array
 
 Array = NDArray[Any]
 
 # Up to so many tokens of a set this takes no longer than speculation.
 MOST = 1024
-# Rows of the matrix that are formed at once.
-_AT_ONCE = 16
+# Where at most one token in so many is kept, rows of the matrix are formed on demand, some at once.
+_FEW, _AT_ONCE = 8, 16
 # The covariance of a token with all, given its place and the current gains of all.
 Rows = Callable[[int, Array], Array]
 
@@ -94,11 +94,20 @@ def of_set(
     ours = left.index_select(0, preferred)
     theirs = ours if left is right else right.index_select(0, preferred)
     gains = as_array(diagonal.index_select(0, preferred).clamp_(min=0))
-    places, _, _ = greedy(gains, _Formed(ours, theirs), shift, k)
+    covariance = _OnDemand(ours, theirs) if k * _FEW <= len(ours) else _whole(ours, theirs, gains)
+    places, _, _ = greedy(gains, covariance, shift, k)
     return preferred.index_select(0, torch.from_numpy(places))
 
 
-class _Formed:
+def _whole(ours: Tensor, theirs: Tensor, gains: Array) -> Rows:
+    """Rows of `ours theirs^T`, formed beforehand in parallel tasks."""
+    m = len(gains)
+    matrix = aligned((m, m), gains.dtype)
+    products.symmetric(ours, theirs, out=torch.from_numpy(matrix))
+    return lambda j, _: matrix[j]
+
+
+class _OnDemand:
     """Rows of `ours theirs^T`, `(m, m)`, formed when they are asked for, several at a time.
 
     A few rows cost little more than one, so those of largest gain are formed with it: the next
