@@ -11,12 +11,17 @@ import torch
 
 import otprune
 from otprune import CueError, Selector, Settings, TransportPrune, UnsupportedError, prune
+from otprune.engines.common.question import end_ids, special_ids
 from otprune.engines.transformers.encoded import encode_call
 from otprune.engines.transformers.question import questions
-from tests.families.base import IMAGE, images_in
+from otprune.engines.vllm.question import questions as before_writing
+from tests.families.base import IMAGE, VISION_END, VISION_START, images_in
+from tests.families.mistral import END
+from tests.families.tiles import FAKE, OVERVIEW
 from tests.families.tiny import FAMILIES
 
-NAMES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "idefics3", "gemma3", "paligemma")
+NAMES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm")
+NAMES += ("mistral3", "gemma3", "paligemma")
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 GOT = []
 
@@ -47,6 +52,7 @@ def text_behind(model, inputs):
     for name, value in model.config.to_dict().items():
         if name.endswith(("token_id", "token_index")):
             special.add(value)
+    special |= {VISION_START, VISION_END, FAKE, OVERVIEW, END}  # not all configs name them
     special |= {model.generation_config.bos_token_id, model.generation_config.eos_token_id}
     found = []
     for image in images_in(inputs["input_ids"]):
@@ -67,6 +73,28 @@ def test_the_text_behind_each_image(name, build):
     for got, expected in zip(GOT, wanted, strict=True):
         torch.testing.assert_close(got, expected.float())
     assert any(len(x) for x in wanted)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl"])
+def test_the_engine_for_vllm_takes_the_same_words(name, build):
+    """It reads the prompt before the processor writes placeholders, and marks beside them."""
+    model, inputs = build(name), FAMILIES[name].inputs((1, 2, 2))
+    with prune(model, Listener(3)):
+        model(**inputs)
+    heard = iter(GOT)
+    configs = [model.generation_config, model.config, model.config.get_text_config()]
+    ends, special = end_ids(configs), special_ids(configs)
+    for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+        ids = ids[mask.bool()].tolist()
+        written = {VISION_START, VISION_END} if name == "internvl" else set()
+        again = [False, *(a == b == IMAGE for a, b in itertools.pairwise(ids))]
+        prompt = [x for x, more in zip(ids, again, strict=True) if not more and x not in written]
+        count = prompt.count(IMAGE)
+        found = before_writing(prompt, {"image": [IMAGE]}, {"image": count}, ends, special)
+        for words in found["image"]:
+            wanted = model.get_input_embeddings()(torch.tensor(words, dtype=torch.long))
+            torch.testing.assert_close(next(heard), wanted.float())
+    assert next(heard, None) is None
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
@@ -153,8 +181,8 @@ def test_the_last_turn(turns, wanted):
     ids = torch.tensor([[0, 0, *itertools.chain(*turns)]])
     mask = torch.ones_like(ids)
     mask[:, :2] = 0
-    last = int((ids == 92).nonzero()[-1, 1])
-    call = SimpleNamespace(ids=ids, mask=mask, ends=[(0, last)], given={})
+    first, *_, last = (ids == 92).nonzero()[:, 1].tolist() * 2
+    call = SimpleNamespace(ids=ids, mask=mask, ends=[(0, first, last)], given={})
     assert _text_behind(model, call, 0).tolist() == wanted
 
 

@@ -96,13 +96,13 @@ class Encoded:
         ]
 
     @property
-    def ends(self) -> list[tuple[int, int]]:
-        """Row and column of the last placeholder of each image, in the order of `visual`."""
+    def ends(self) -> list[tuple[int, int, int]]:
+        """Of each image in the order of `visual` its row, its first and its last placeholder."""
         found = []
         for modality, some in self.images.items():
             columns = self.at[modality].nonzero()[:, 1].tolist()
-            last = [start + len(x) - 1 for start, x in zip(some.starts, some.tokens, strict=True)]
-            found += [(row, columns[i]) for row, i in zip(some.rows, last, strict=True)]
+            for row, start, x in zip(some.rows, some.starts, some.tokens, strict=True):
+                found.append((row, columns[start], columns[start + len(x) - 1]))
         return found
 
     def seen_by_caller(self, order: list[int]) -> list[VisualTokens]:

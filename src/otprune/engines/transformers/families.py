@@ -44,6 +44,8 @@ class Family:
     video: what one such group of a video is, with a budget of its own: the whole "video", or one
         "frame" or "chunk" of frames if the call does not say where a video ends.
     video_token: the modality whose placeholder stands for the tokens of a video.
+    marks: number of tokens in front of an image's first placeholder and behind its last that its
+        processor writes with it, where the config does not name them: no words of a question.
     one_entry: whether the images of a sequence are passed as one entry, since the family's own
         generate() repeats single entries for beams, which would mix up those of a sequence.
     positions: why position_ids do not reach the model's attention, so "preserved" is refused.
@@ -55,6 +57,7 @@ class Family:
     video_grouping: Grouping = "entry"
     video: Unit = "video"
     video_token: Literal["image", "video"] = "video"
+    marks: tuple[int, int] = (0, 0)
     one_entry: bool = False
     positions: str | None = None
     refused: str | None = None
@@ -66,7 +69,7 @@ _IGNORES = "attention takes no notice of position_ids"
 DEFAULT = Family()
 FAMILIES: dict[str, Family] = {
     "aria": Family(grouping="alone"),
-    "aya_vision": Family(grouping="closed"),
+    "aya_vision": Family(grouping="closed", marks=(1, 1)),
     "blip-2": Family(refused="its generate() encodes the pixels by itself, once more"),
     "cohere2_vision": Family(grouping="joined"),
     "exaone4_5": Family(positions=_DROPS),
@@ -81,14 +84,14 @@ FAMILIES: dict[str, Family] = {
     "granite4_vision": Family(refused="its images enter as deepstack levels alone"),
     "granite_docling": Family(grouping="opened"),
     "hyperclovax_vision_v2": Family(positions=_DROPS),
-    "idefics2": Family(grouping="quarters"),
-    "idefics3": Family(grouping="closed"),
+    "idefics2": Family(grouping="quarters", marks=(1, 1)),
+    "idefics3": Family(grouping="closed", marks=(2, 1)),
     "inkling2": Family(positions=_IGNORES),
     "inkling2_loop": Family(positions=_IGNORES),
     "inkling_mm_model": Family(
         positions=_IGNORES, refused="its calls do not tell where the patches of one image end"
     ),
-    "internvl": Family(grouping="run"),
+    "internvl": Family(grouping="run", marks=(1, 1)),
     "kimi_k25": Family(video="chunk"),
     "lfm2_vl": Family(grouping="ended"),
     "llama4": Family(features="last_hidden_state", grouping="closed"),
@@ -96,12 +99,13 @@ FAMILIES: dict[str, Family] = {
     "minicpmv4_6": Family(grouping="opened", video_grouping="opened", video="frame"),
     "minicpmv4_7": Family(grouping="opened", video_grouping="opened", video="frame"),
     "minimax_m3_vl": Family(video="chunk"),
+    "mistral3": Family(marks=(0, 1)),
     "nemotron_h_omni": Family(video="chunk", video_token="image", positions=_IGNORES),
     "ovis2": Family(grouping="joined"),
     "perception_lm": Family(grouping="stacked"),
     "pp_chart2table": Family(grouping="overview"),
-    "qianfan_ocr": Family(grouping="run"),
-    "smolvlm": Family(grouping="closed"),
+    "qianfan_ocr": Family(grouping="run", marks=(1, 1)),
+    "smolvlm": Family(grouping="closed", marks=(2, 1)),
     "video_llava": Family(video_grouping="stacked"),
 }
 

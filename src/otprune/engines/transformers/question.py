@@ -11,6 +11,7 @@ from torch import Tensor
 
 from otprune.engines.common.question import end_ids, special_ids, text_behind
 from otprune.engines.transformers.callbacks import asked
+from otprune.engines.transformers.families import family
 from otprune.errors import CueError
 
 if TYPE_CHECKING:
@@ -71,13 +72,16 @@ def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
 
     What has a label is an answer, no question, unless all of the text has one.
     """
-    row, column = call.ends[place]
+    row, first, column = call.ends[place]
     ids, mask = call.ids[row], call.mask[row].bool()
     known = mask[column + 1 :] & _asked(call, row)[column + 1 :]
     ahead: list[int] = ids[: column + 1][mask[: column + 1]].tolist()
     behind: list[int] = ids[column + 1 :][known].tolist()
     configs = _configs(model)
-    found = text_behind(ahead, behind, end_ids(configs), special_ids(configs))
+    before, after = family(model.config).marks
+    marks = [*ids[max(first - before, 0) : first], *ids[column + 1 : column + 1 + after]]
+    special = special_ids(configs) | {int(token) for token in marks}
+    found = text_behind(ahead, behind, end_ids(configs), special)
     return torch.tensor(found, dtype=torch.int64)
 
 
@@ -87,7 +91,7 @@ def _asked(call: Encoded, row: int) -> Tensor:
     if not isinstance(labels, Tensor) or labels.shape != call.ids.shape:
         return torch.ones_like(ids, dtype=torch.bool)
     free = (labels[row] == -100).to(ids.device)
-    end = max(column for r, column in call.ends if r == row) + 1
+    end = max(column for r, _, column in call.ends if r == row) + 1
     text = call.mask[row, end:].bool()
     return free if bool((free[end:] & text).any()) else torch.ones_like(free)
 
