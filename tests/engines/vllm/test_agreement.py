@@ -1,6 +1,5 @@
 """Engines and workers that do not prune as the one that asks them are refused at the start."""
 
-import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import otprune
-from otprune.engines.vllm.agreement import check_engine, check_workers, claim, of_worker
+from otprune.engines.vllm.agreement import check_engine, check_workers, claim
 from otprune.engines.vllm.settings import engine_settings
 
 from .test_checks import QWEN, config
@@ -39,7 +38,7 @@ def test_a_worker_with_vllms_own_model():
 
 
 def test_a_worker_with_other_settings():
-    said = r'rank 1 on .* has .*"keep": 0.5.*, and this machine has .*"keep": 0.1'
+    said = r"rank 1 on .* has .*keep=0\.5.*, and this machine has .*keep=0\.1"
     with pytest.raises(otprune.UnsupportedError, match=said):
         check_workers(config(settings=KEEP), asking(worker(KEEP), worker({"keep": 0.5}, 1)))
 
@@ -82,11 +81,50 @@ def test_where_nothing_is_pruned_nobody_is_asked(given):
     check_engine(given, "rank 1", None)
 
 
-def test_a_claim_is_the_same_in_every_order():
-    both = {"keep": 0.1, "method": "transport"}, {"method": "transport", "keep": 0.1}
-    one, other = (of_worker(worker(given))[1] for given in both)
-    assert one == other
-    assert json.dumps("transport") in one
+DEFAULTS = {"method": "otprune", "merge": False, "mass": "none", "rank": None}
+DEFAULTS |= {"positions": "auto", "allow_mass": False, "untested_vllm": "refuse", "text": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        (KEEP, KEEP | DEFAULTS),
+        (KEEP, {"image_pruning_rate": 0.9, "video_retention_ratio": 0.1}),
+        (KEEP, KEEP | {"encoder_keep": 1.0}),
+        (KEEP | {"encoder_keep": 0.5}, KEEP | {"encoder_keep": 0.5, "encoder_after": 0.6}),
+        ({"keep": 0.1, "method": "grid"}, {"method": "grid", "keep": 0.1}),
+        (KEEP | {"mass": "token"}, KEEP | {"mass": "token", "alpha": 1.0, "allow_mass": True}),
+    ],
+)
+def test_settings_that_mean_the_same_agree(given, same):
+    """Whatever is spelled out, and in whatever order."""
+    check_workers(config(settings=given), asking(worker(same)))
+    check_engine(config(settings=same), "rank 1", claim(engine_settings(given)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"keep": 1},
+        {"video_pruning_rate": 0.5},
+        {"method": "transport"},
+        {"gamma": 2.0},
+        {"merge": True},
+        {"mass": "total"},
+        {"mass": "total", "alpha": 0.5},
+        {"encoder_keep": 0.5},
+        {"encoder_keep": 0.5, "encoder_after": 0.7},
+        {"method": "transport", "question": 0.5},
+        {"method": "transport", "question": 0.5, "text": "what?"},
+        {"positions": "compact"},
+        {"allow_mass": True},
+        {"untested_vllm": "unpruned"},
+    ],
+    ids=str,
+)
+def test_every_setting_has_to_be_the_same(more):
+    with pytest.raises(otprune.UnsupportedError, match="start all with the same settings"):
+        check_workers(config(settings=KEEP), asking(worker(KEEP | more)))
 
 
 @pytest.mark.vllm

@@ -8,14 +8,13 @@ features as if they were the kept ones, and reports nothing. So
 - a front end reads in each engine's first message (data parallel) what that engine does. An engine
   without otprune does not say it.
 
-Versions and settings have to be equal too: workers of other nodes may have a command line of their
-own.
+Versions and settings have to be equal too, however they are written: workers of other nodes may
+have a command line of their own.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import socket
 import sys
 from collections.abc import Callable
@@ -31,11 +30,10 @@ _FIELD = "otprune"
 
 
 def claim(settings: Settings) -> str:
-    """What an engine or a worker says of itself: the version and the settings."""
+    """What an engine or a worker says of itself: the version, and all settings with defaults."""
     from otprune import __version__
 
-    said = json.dumps(dict(settings.values), sort_keys=True, default=str)
-    return f"otprune {__version__} with {said}"
+    return f"otprune {__version__} with {settings}"
 
 
 def of_worker(worker: Any) -> tuple[str, str | None]:

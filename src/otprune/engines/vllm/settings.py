@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -73,7 +73,7 @@ class Settings:
     positions: Positions
     weighs: bool
     untested_vllm: Untested
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(repr=False)
 
     @property
     def method(self) -> str:
