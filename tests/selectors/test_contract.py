@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from otprune import METHODS, OTPrune, OTPruneError, RandomPrune, Selector, TransportPrune
+from otprune import (
+    METHODS,
+    DPPPrune,
+    MMTok,
+    OTPrune,
+    OTPruneError,
+    PruMergePlus,
+    RandomPrune,
+    Selector,
+    SimplexPrune,
+    TransportPrune,
+)
 from otprune.checks import check_tokens
 from tests.random_tokens import INFORMED, cues_for, random_tokens
 
@@ -240,6 +251,64 @@ def test_gradients_and_inference_mode(method):
     assert not kept.requires_grad
     with torch.inference_mode():
         assert method(0.3).select(tokens).equal(kept)
+
+
+def cues_of_sets(selector, sets):
+    """What `cues_for` says, a question of its own for each set, and weights if they are used."""
+    cues = cues_for(selector, sets)
+    if cues.question is not None:
+        cues = dataclasses.replace(cues, question=cues.question + random_tokens(3, 1, 12, seed=1))
+    if "weights" in selector.uses:
+        cues = dataclasses.replace(cues, weights=random_tokens(3, 40, seed=2).abs())
+    return cues
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        *(method(7) for method in METHODS.values()),
+        TransportPrune(7, question=0.4, saliency=0.3),
+        OTPrune(7, question=0.4, saliency=0.3),
+        DPPPrune(7, question=0.4, saliency=0.3),
+        SimplexPrune(7, question=0.4, saliency=0.3),
+    ],
+    ids=repr,
+)
+def test_a_batch_at_once_is_its_sets(selector):
+    """As a device runs it, where sets are not picked from one by one."""
+    tokens = random_tokens(3, 40, 12)
+    cues = cues_of_sets(selector, tokens)
+    order = selector.pick(tokens, 7, cues)
+    each = [cues.each(lambda x, b=b: x[b : b + 1]) for b in range(3)]
+    alone = [selector.pick(tokens[b : b + 1], 7, each[b]) for b in range(3)]
+    assert torch.equal(order, torch.cat(alone))
+    if selector.merges:
+        kept = order.sort().values
+        weights = selector.merge_weights(tokens, kept, cues)
+        for b in range(3):
+            one = selector.merge_weights(tokens[b : b + 1], kept[b : b + 1], each[b])
+            torch.testing.assert_close(weights[b : b + 1], one)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (OTPrune, {"gamma": np.float32(0.5), "rank": np.int64(4)}),
+        (TransportPrune, {"question": np.float32(0.5), "saliency": np.int64(0)}),
+        (SimplexPrune, {"damping": np.float32(0.5)}),
+        (RandomPrune, {"seed": np.int64(3)}),
+        (MMTok, {"text_temperature": np.float32(0.5), "image_weight": np.int64(1)}),
+        (PruMergePlus, {"neighbours": np.int64(3), "salient_ratio": np.float32(0.5)}),
+    ],
+)
+def test_settings_are_plain_numbers(method, settings):
+    """They are written as JSON, and compared."""
+    selector = method(np.int64(3), **settings)
+    assert type(selector.keep) is int
+    for name, given in settings.items():
+        value = getattr(selector, name)
+        assert type(value) in (int, float)
+        assert value == given
 
 
 class NoWaiting(TorchDispatchMode):

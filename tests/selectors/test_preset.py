@@ -14,6 +14,16 @@ def test_it_is_what_prune_takes() -> None:
     assert set(preset) <= set(inspect.signature(otprune.prune).parameters)
 
 
+def test_what_it_is() -> None:
+    assert otprune.recommended() == {
+        "selector": otprune.SimplexPrune(0.1),
+        "merge": True,
+        "mass": "token",
+        "alpha": 1.0,
+        "distance": "auto",
+    }
+
+
 def test_keep_is_checked() -> None:
     with pytest.raises(KeepError, match="more than everything"):
         otprune.recommended(2.0)

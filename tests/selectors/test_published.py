@@ -18,6 +18,7 @@ from otprune import (
     VisPruner,
 )
 from otprune.selectors.cdpruner import relevance
+from otprune.selectors.prumerge import neighbour_weights
 from tests.random_tokens import random_tokens
 
 
@@ -63,6 +64,8 @@ def test_cdpruner_without_relevance_is_the_plain_process():
         torch.tensor([[1.0], [-1]]).expand(2, 8),
     ):
         assert order(CDPruner(9), tokens, 9, question=question) == wanted
+    even = relevance(AXES[[0, 0, 0]][None], WORDS[None])
+    assert torch.equal(even, torch.ones(1, 3))
 
 
 def test_cdpruner_goes_on_beyond_the_rank():
@@ -255,6 +258,15 @@ def test_keys_are_compared_over_all_heads():
     cues = Cues(saliency=torch.tensor([0.5, 0.2, 0.1]), keys=keys)
     said = PruMerge(1, neighbours=1).reduce(tokens, merge=True, cues=cues)
     torch.testing.assert_close(said.features, torch.tensor([[1 + 0.1 * 100]]))
+
+
+def test_prumerge_merges_what_is_least_opposite():
+    """Where all other keys point away from the kept one's."""
+    tokens = torch.tensor([3.0, 9, 1, 9, 2])[None, :, None]
+    keys = circle(0, 170, 100, 180, 140)[None, :, None]
+    cues = Cues(saliency=torch.tensor([[0.4, 0.1, 0.2, 0.05, 0.25]]), keys=keys)
+    made = neighbour_weights(tokens, torch.tensor([[0]]), cues, 2)
+    torch.testing.assert_close(made, torch.tensor([[[1, 0, 0.2, 0, 0.25]]]))
 
 
 def test_prumerge_plus():

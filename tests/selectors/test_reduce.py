@@ -55,6 +55,18 @@ def test_merged_features_are_the_means_of_the_groups(method):
     torch.testing.assert_close(said.masses @ said.features, X.mean(dim=0))
 
 
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_cells_are_the_groups(metric):
+    """In float32, also under a caller's autocast."""
+    x, selector = random_tokens(300, 12), TransportPrune(40, metric=metric)
+    groups = by_hand(x, selector.select(x), metric)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (cells,) = selector.cells_each([x])
+    assert torch.equal(cells.kept, selector.select(x))
+    for i, group in enumerate(groups):
+        assert torch.equal((cells.cell == i).nonzero()[:, 0], group)
+
+
 MERGING = pytest.mark.parametrize(
     "method", [c for c in METHODS.values() if c.merges], ids=lambda c: c.name
 )

@@ -61,6 +61,17 @@ def test_a_feature_that_dominates_is_damped():
     assert shared(SimplexPrune(20)) > 2 * shared(DPPPrune(20))
 
 
+def test_a_zero_token_has_no_direction():
+    """It comes behind all others, also behind copies of what is kept."""
+    x = random_tokens(1, 8).expand(6, 8) * torch.arange(6)[:, None]
+    assert SimplexPrune(5).select(x).tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.5, 1, math.inf])
+def test_damping_is_any_positive_number(damping):
+    assert SimplexPrune(5, damping=damping).damping == damping
+
+
 def test_damping_by_hand():
     x = torch.tensor([[[1.0, 10.0, 0.0, 2.0], [1.0, -10.0, 0.0, 2.0]]])
     # Columns of length sqrt(2) times 1, 10, 0 and 2; the median of those that are not zero is 2.
