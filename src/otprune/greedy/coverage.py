@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.greedy.candidates import best_place, candidates
-from otprune.greedy.ties import TOLERANCE, best
+from otprune.greedy.candidates import candidates, covering
+from otprune.greedy.ties import best
 from otprune.numerics import threads
-from otprune.numerics.arrays import aligned, as_array, host_readable
+from otprune.numerics.arrays import as_array, host_readable
 
 # Tokens whose gains are worked out at once, and candidates of a round.
 _ROWS, _CANDIDATES = 256, 64
@@ -60,32 +60,28 @@ def sequential(similarity: Tensor, k: int, tie_order: Tensor, quality: Tensor) -
 
 
 def lazy(similarity: Tensor, k: int, tie_order: Tensor, quality: Tensor) -> Tensor:
-    """`greedy` of one set on a CPU."""
+    """`greedy` of one set on a CPU.
+
+    What a row lacks is the cost that it pays, and dissimilarity the distance.
+    """
     m, n = similarity.shape
-    parts, preference, q = similarity.split(_ROWS), as_array(tie_order)[None], as_array(quality)
-    covered, taken = np.zeros(n, np.float32), np.zeros(m, np.float32)
-    near = aligned((min(m, _CANDIDATES), n), covered.dtype)
-    left = aligned(near.shape, near.dtype)
-    order: list[int] = []
-    while True:
-        state = _gains(parts, torch.from_numpy(covered)) * q + taken
-        few, outside = candidates(state[None], preference, len(near))
-        chosen = few[0]
-        torch.index_select(similarity, 0, torch.from_numpy(chosen), out=torch.from_numpy(near))
-        gains = state[chosen]
-        while True:
-            place, _ = best_place(gains[None])
-            j = place[0]
-            order.append(int(chosen[j]))
-            if len(order) == k:
-                return torch.tensor(order)
-            taken[chosen[j]] = -np.inf
-            np.maximum(covered, near[j], out=covered)
-            np.subtract(near, covered, out=left)
-            np.maximum(left, 0, out=left)
-            gains = left.sum(axis=1) * q[chosen] + taken[chosen]
-            if not gains.max() * (1 - TOLERANCE) > outside[0]:
-                break
+    parts, preference = similarity.split(_ROWS), as_array(tie_order)
+    lacking, mass = np.zeros(n), np.ones(n)
+    factor, worth = as_array(quality), as_array(quality.double())
+    order = np.empty(0, np.int64)
+    while len(order) < k:
+        state = _gains(parts, torch.from_numpy(-lacking).to(similarity.dtype)) * factor
+        state[order] = -np.inf
+        if not state.max() > 0:  # nothing is left to cover, so the rule for ties decides
+            rest = np.setdiff1d(preference.argsort(), order, assume_unique=True)
+            order = np.concatenate([order, rest])[:k]
+            break
+        chosen, outside = candidates(state, preference, min(m, _CANDIDATES))
+        apart = similarity.index_select(0, torch.from_numpy(chosen)).double().neg_().mT
+        places = covering(as_array(apart), lacking, mass, worth[chosen], outside, k - len(order))
+        order = np.concatenate([order, chosen[places]])
+        worth[order] = -np.inf
+    return torch.from_numpy(order)
 
 
 def _gains(parts: tuple[Tensor, ...], covered: Tensor) -> np.ndarray:

@@ -35,7 +35,7 @@ def greedy(points: Tensor, mass: Tensor, k: int, tie_order: Tensor) -> Tensor:
     """
     if not host_readable(points):
         return sequential.greedy(pairwise(points), mass, k, tie_order)
-    if points.shape[1] < MANY:
-        return lazy.greedy(pairwise(points), mass, k, tie_order)
     sets = zip(points, mass, tie_order, strict=True)
+    if points.shape[1] < MANY:
+        return torch.stack([lazy.greedy(pairwise(x[None])[0], p, k, order) for x, p, order in sets])
     return torch.stack([blockwise.greedy(Points(x), p, k, order) for x, p, order in sets])

@@ -1,7 +1,7 @@
 """Greedy facility location on a CPU: gains are worked out again only where they may be the best.
 
-All gains once a round, O(m^2); then those of few candidates a pick, O(m) each, for as long as the
-best of them beats what any other token had to offer (`greedy.candidates`).
+All gains once a round, O(m^2); then those of few candidates, for as long as the best of them beats
+what any other token had to offer (`greedy.candidates`).
 """
 
 from __future__ import annotations
@@ -10,51 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.greedy.candidates import best_place, candidates
+from otprune.greedy.candidates import candidates, covering
 from otprune.greedy.cover.sequential import ROWS, gains_of
-from otprune.greedy.ties import TOLERANCE
-from otprune.numerics.arrays import aligned, as_array
+from otprune.numerics.arrays import as_array
 
 # Candidates of a round.
 _CANDIDATES = 64
 
 
 def greedy(distance: Tensor, mass: Tensor, k: int, tie_order: Tensor) -> Tensor:
-    """As `sequential.greedy`; one set waits for the others."""
-    parts, column = distance.split(ROWS, dim=1), mass.unsqueeze(-1)
-    paid, preference = as_array(distance.amax(dim=-1)), as_array(tie_order)
-    batch, m = paid.shape
-    p = min(m, _CANDIDATES)
-    order, done = np.zeros((batch, k), np.int64), np.zeros(batch, np.int64)
-    penalty = np.zeros_like(paid)
-    each = np.arange(batch)
-    while True:
-        state = as_array(gains_of(parts, column, torch.from_numpy(paid).unsqueeze(1))) + penalty
-        chosen, outside = candidates(state, preference, p)
-        near = as_array(_rows(distance, torch.from_numpy(chosen)))
-        saved = aligned(near.shape, near.dtype)
-        gains = state[each[:, None], chosen]
-        out = np.where(np.isinf(gains), gains, 0)
-        active, first = done < k, True
-        while True:
-            j, top = best_place(gains)
-            if not first:
-                active &= (done < k) & (top * (1 - TOLERANCE) > outside)
-            if not active.any():
-                break
-            first = False
-            here, place = each[active], j[active]
-            order[here, done[active]] = chosen[here, place]
-            done += active
-            out[here, place] = penalty[here, chosen[here, place]] = -np.inf
-            paid[active] = np.minimum(paid[active], near[here, place])
-            if done.min() == k:
-                return torch.from_numpy(order)
-            np.subtract(paid[:, None], near, out=saved)
-            np.maximum(saved, 0, out=saved)
-            # Not a product of numpy's, whose BLAS has threads of its own.
-            gains = as_array(torch.bmm(torch.from_numpy(saved), column).squeeze(-1)) + out
+    """Tokens of one set in the order they were picked, `(k,)` int64; see `sequential.greedy`.
 
-
-def _rows(distance: Tensor, indices: Tensor) -> Tensor:
-    return distance.gather(1, indices.unsqueeze(-1).expand(-1, -1, distance.shape[-1]))
+    Args:
+        distance: `(m, m)`, non-negative, symmetric.
+        mass: `(m,)`.
+        k: number of tokens, at most m.
+        tie_order: `(m,)`.
+    """
+    parts, preference = distance[None].split(ROWS, dim=1), as_array(tie_order)
+    # Of float32 numbers as a rule, so that nothing is rounded on the way to `gains_of`.
+    paid, p = as_array(distance.amax(dim=-1).double()), as_array(mass.double())
+    (m,) = paid.shape
+    worth, order = np.ones(m), np.empty(0, np.int64)
+    while len(order) < k:
+        now = torch.from_numpy(paid).to(distance.dtype)
+        state = as_array(gains_of(parts, mass[None, :, None], now[None, None])[0])
+        state[order] = -np.inf
+        chosen, outside = candidates(state, preference, min(m, _CANDIDATES))
+        # By token, then by candidate: the distances of a token lie together.
+        near = as_array(distance.index_select(1, torch.from_numpy(chosen)).double())
+        places = covering(near, paid, p, worth[chosen], outside, k - len(order))
+        order = np.concatenate([order, chosen[places]])
+        worth[order] = -np.inf
+    return torch.from_numpy(order)

@@ -67,7 +67,7 @@ def greedy(
     order, done, least = np.zeros(k, np.int64), 0, np.zeros_like(gains)  # -inf for what is picked
     while True:
         known = factor[:done]
-        (chosen,), (outside,) = candidates(gains[None], preference[None], p)
+        chosen, outside = candidates(gains, preference, p)
         among = torch.from_numpy(chosen)
         ours = left.index_select(0, among)
         theirs = ours if left is right else right.index_select(0, among)
