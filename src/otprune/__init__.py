@@ -203,10 +203,8 @@ def __getattr__(name: str) -> Any:
     try:
         home = import_module(f"otprune.{where}")
     except Exception as cause:
-        if (
-            where not in ("engines.transformers", "planning")
-            or (message := _missing(name, cause)) is None
-        ):
+        message = _missing(name, cause) if where in _NEED_TRANSFORMERS else None
+        if message is None:
             raise
         return _stand_in(name, message, cause)
     try:

@@ -35,3 +35,9 @@ class SelectorError(OTPruneError):
 
 class FrameError(OTPruneError):
     """A frame of a stream that cannot be read or used; the stream goes on with the next."""
+
+
+def first_line(cause: BaseException) -> str:
+    """The first line of what another library's error says, or else its name."""
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__

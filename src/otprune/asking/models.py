@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from otprune import demo
 from otprune.asking.sources import Source, find
 from otprune.engines.transformers import support
-from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError
+from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError, first_line
 from otprune.installed import broken_torchvision, torchvision_line
 
 EMBEDDED = "the embedded model"
@@ -108,9 +108,7 @@ def prompt(loaded: Loaded, images: Image | Sequence[Image], question: str) -> di
             inputs = processor(images=images, text=text, return_tensors="pt")
         return dict(inputs.to(model.device, dtype=model.dtype))
     except Exception as cause:  # processors of many families, and of models' own code
-        raise OTPruneError(
-            f"the processor of {loaded.name} failed: {_first_line(cause)}"
-        ) from cause
+        raise OTPruneError(f"the processor of {loaded.name} failed: {first_line(cause)}") from cause
 
 
 def answer_of(loaded: Loaded, sequences: torch.Tensor, prompt_length: int) -> str:
@@ -183,7 +181,7 @@ def _reading(name: str) -> Iterator[None]:
                 f"{name} brings its own code, which is not run unless you trust its authors and "
                 "add --trust-remote-code"
             ) from cause
-        raise OTPruneError(f"cannot load {name}: {_first_line(cause)}") from cause
+        raise OTPruneError(f"cannot load {name}: {first_line(cause)}") from cause
 
 
 def _check_kind(name: str, config: Any) -> None:
@@ -212,7 +210,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except Exception as cause:  # torch raises another error for every device
-        raise OTPruneError(f"--device {name}: {_first_line(cause)}") from cause
+        raise OTPruneError(f"--device {name}: {first_line(cause)}") from cause
     return device
 
 
@@ -228,11 +226,6 @@ def _needed(name: str, cause: ImportError) -> str:
     found = re.search(r"requires the (\w+) library|[Pp]ackage `?(\w+)", str(cause))
     package = ((found[1] or found[2]) if found else cause.name or "").lower()
     if not package:
-        return f"cannot load {name}: {_first_line(cause)}"
+        return f"cannot load {name}: {first_line(cause)}"
     line = torchvision_line() if package == "torchvision" else f"pip install {package}"
     return f"{name} needs {package}, which is not installed: {line}"
-
-
-def _first_line(cause: BaseException) -> str:
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(cause).__name__

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from otprune.engines.transformers.families import placeholder
-from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError
+from otprune.errors import MissingDependencyError, OTPruneError, UnsupportedError, first_line
 from otprune.installed import broken_torchvision
 
 Size = tuple[int, int]  # width, height
@@ -159,10 +159,9 @@ def _words(processor: Any) -> int:
 
 
 def _raise(name: str, sizes: Sequence[Size], frames: int | None, cause: Exception) -> None:
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     what = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(sizes))
     what = f"{frames} frame{'s' * (frames > 1)} of {what}" if frames else what
-    said = f"the processor of {name} refuses {what}: {lines[0] if lines else type(cause).__name__}"
+    said = f"the processor of {name} refuses {what}: {first_line(cause)}"
     if isinstance(cause, ImportError):
         raise MissingDependencyError(broken_torchvision(cause) or said) from cause
     raise OTPruneError(said) from cause

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.encoded import VisualTokens, encode_call
 from otprune.engines.transformers.families import check
-from otprune.errors import OTPruneError, UnsupportedError
+from otprune.errors import OTPruneError, UnsupportedError, first_line
 from otprune.keep import count
 from otprune.measures.cells import Cells
 from otprune.planning.costs import Attends, Holds, Language
@@ -55,7 +55,7 @@ class Sizes:
             self.model = weightless(config, dtype)
         except Exception as cause:  # configs may be wrong in any way
             raise UnsupportedError(
-                f"no model can be built from this config ({_first_line(cause)})"
+                f"no model can be built from this config ({first_line(cause)})"
             ) from cause
         check(self.model)
         self.dtype = dtype
@@ -73,7 +73,7 @@ class Sizes:
             holds = [_holds(layer) for layer in cache.layers]
         except Exception as cause:  # models are of many families
             raise UnsupportedError(
-                f"the layers of {type(model).__name__} cannot be counted ({_first_line(cause)})"
+                f"the layers of {type(model).__name__} cannot be counted ({first_line(cause)})"
             ) from cause
         layers = model.config.get_text_config().num_hidden_layers
         if len(counted.attention) != layers or None in holds:
@@ -126,7 +126,7 @@ class Sizes:
         except Exception as cause:  # models are of many families
             raise UnsupportedError(
                 f"{type(self.model).__name__} fails to encode images of these sizes "
-                f"({_first_line(cause)})"
+                f"({first_line(cause)})"
             ) from cause
 
 
@@ -158,8 +158,3 @@ def _holds(layer: Any) -> Holds | None:
     each = [x.shape[1] * x.shape[-1] * x.element_size() for x in (keys, values)]
     most = int(layer.sliding_window) - 1 if getattr(layer, "is_sliding", False) else None
     return Holds(sum(each), most)
-
-
-def _first_line(cause: BaseException) -> str:
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(cause).__name__

@@ -65,20 +65,20 @@ def test_what_would_be_wrong_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("config", "family", "m", "sets", "grid", "most"),
+    ("config", "family", "m", "grid", "most"),
     [
-        (clip(), PLAIN, 576, 1, None, 202),
-        (clip(), PLAIN, 577, 1, None, None),  # with the class token
-        (clip(), PACKS, 1000, 1, None, None),
-        (intern(), PLAIN, 3 * 256, 1, None, 3 * 90),  # three tiles
-        (intern(), PLAIN, 256, 8, None, 90),  # eight frames
-        (qwen(), PLAIN, 12, 1, [1, 6, 8], 4),
-        (qwen(), PLAIN, 5 * 12, 1, [5, 6, 8], 5 * 4),  # a video as one set
-        (qwen(), PLAIN, 12, 5, [5, 6, 8], 4),  # frame by frame
+        (clip(), PLAIN, 576, None, 202),
+        (clip(), PLAIN, 577, None, None),  # with the class token
+        (clip(), PACKS, 1000, None, None),
+        (intern(), PLAIN, 3 * 256, None, 3 * 90),  # three tiles
+        (intern(), PLAIN, 256, None, 90),  # eight frames
+        (qwen(), PLAIN, 12, [1, 6, 8], 4),
+        (qwen(), PLAIN, 5 * 12, [5, 6, 8], 5 * 4),  # a video as one set
+        (qwen(), PLAIN, 12, [5, 6, 8], 4),  # frame by frame
     ],
 )
-def test_how_many_tokens_differ_behind_a_stage(config, family, m, sets, grid, most):
-    assert towers.most_kept(config, family, STAGE, m, sets, grid) == most
+def test_how_many_tokens_differ_behind_a_stage(config, family, m, grid, most):
+    assert towers.most_kept(config, family, STAGE, m, grid) == most
 
 
 def cells(m, k):

@@ -147,7 +147,7 @@ def _active_for(model: Any) -> Active | None:
     return active
 
 
-def _from_argument(model: Any, given: Any) -> Active:
+def _from_argument(given: Any) -> Active:
     """What the `otprune` argument of a call asks for: settings, the run of a block, or None."""
     if given is None or isinstance(given, Settings):
         return Active(given, Run())
@@ -195,7 +195,7 @@ class Entry:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _ARGUMENT not in kwargs:
             return self._call(args, kwargs)
-        block = Block(self.model, _from_argument(self.model, kwargs.pop(_ARGUMENT)))
+        block = Block(self.model, _from_argument(kwargs.pop(_ARGUMENT)))
         begin(block)
         try:
             return self._call(args, kwargs, settled=True)

@@ -261,7 +261,7 @@ def _shortened(
         )
     stage, most = settings.stage, None
     if stage is not None:
-        most = _most_kept(item, stage, m, len(sets), config)
+        most = _most_kept(item, stage, m, config)
         item[STAGE] = MultiModalFieldElem(
             data=rows.words(rows.stage_text(stage)),
             field=MultiModalSharedField(batch_size=1, keep_on_cpu=True),
@@ -277,7 +277,7 @@ def _shortened(
     return update.with_content(shortened)
 
 
-def _most_kept(item: Any, stage: EncoderStage, m: int, sets: int, config: Any) -> int | None:
+def _most_kept(item: Any, stage: EncoderStage, m: int, config: Any) -> int | None:
     if not any(name.startswith("pixel_values") for name in item):
         raise UnsupportedError(
             "encoder_keep with images or videos that are encoded already: the selection inside the "
@@ -286,7 +286,7 @@ def _most_kept(item: Any, stage: EncoderStage, m: int, sets: int, config: Any) -
     grids = [item[name].data for name in GRIDS if name in item]
     grid = grids[0].flatten().tolist() if grids else None
     family = next(FAMILIES[name] for name in config.architectures if name in FAMILIES)
-    return most_kept(config, family, stage, m, sets, grid)
+    return most_kept(config, family, stage, m, grid)
 
 
 def register(model: type[Any]) -> type[Any]:

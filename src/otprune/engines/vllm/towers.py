@@ -110,14 +110,13 @@ def side_of(config: Any) -> int:
 
 
 def most_kept(
-    config: Any, family: Family, stage: EncoderStage, m: int, sets: int, grid: Sequence[int] | None
+    config: Any, family: Family, stage: EncoderStage, m: int, grid: Sequence[int] | None
 ) -> int | None:
     """How many tokens of a set of the prompt differ behind a stage.
 
     Args:
         m: number of tokens of a set.
-        sets: number of sets of an image or video.
-        grid: its frames, rows and columns, where frames of any size are packed.
+        grid: frames, rows and columns of its image or video, where frames of any size are packed.
 
     Returns:
         None if all of them may, or if that is not known before there are features: where the model

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from otprune.engines.transformers.watching.kinds import Kind
-from otprune.errors import FrameError, OTPruneError, UnsupportedError
+from otprune.errors import FrameError, OTPruneError, UnsupportedError, first_line
 
 _QUESTION = "Which word comes first?"  # of the renderings that only show where frames stand
 _ANSWER = "Zebra."
@@ -118,9 +118,9 @@ class ChatWording:
         try:
             return dict(self._processor(**common, **given))
         except Exception as cause:  # processors of many families, and of models' own code
-            lines = str(cause).splitlines() or [type(cause).__name__]
             raise FrameError(
-                f"{type(self._processor).__name__} refuses a frame of {images[0].size}: {lines[0]}"
+                f"{type(self._processor).__name__} refuses a frame of {images[0].size}: "
+                f"{first_line(cause)}"
             ) from cause
 
     def question(self, text: str) -> list[int]:
