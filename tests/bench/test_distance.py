@@ -7,8 +7,9 @@ import pytest
 
 from otprune.errors import OTPruneError
 from otprune_bench.distance.cases import Evaluation
-from otprune_bench.distance.plan import EMBEDDED, QUICK, SETTINGS, Plan
+from otprune_bench.distance.plan import QUICK, SETTINGS, Plan
 from otprune_bench.distance.run import run
+from otprune_bench.embedded.evaluation import EMBEDDED
 
 PLAN = replace(QUICK, images=2, keeps=(0.05,), before=(0, 2))
 

@@ -13,10 +13,12 @@ from otprune.demo import MODEL_DIR
 from otprune.demo.words import WORDS
 from otprune.errors import OTPruneError
 from otprune_bench.embedded import scoring, tasks
+from otprune_bench.embedded.evaluation import EMBEDDED
+from otprune_bench.embedded.tasks import SPLITS
+from otprune_bench.figures.statistics import bits
 from otprune_bench.mass.cases import Evaluation, cases
-from otprune_bench.mass.plan import EMBEDDED, FORMS, QUICK, SPLITS, WEIGHINGS, Plan, key
+from otprune_bench.mass.plan import FORMS, QUICK, WEIGHINGS, Plan, key
 from otprune_bench.mass.run import run
-from otprune_bench.mass.summary import bits
 from otprune_bench.methods import NAMES
 
 PLAN = replace(QUICK, images=3, models=(("again", str(MODEL_DIR)),))

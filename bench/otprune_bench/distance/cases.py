@@ -7,45 +7,23 @@ its kind, alone and behind other text.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from otprune.demo import MODEL_DIR, load
 from otprune.measures.mass import log_mass
 from otprune.selectors import METHODS
-from otprune_bench.distance.plan import EMBEDDED, FORMS, SETTINGS, SPLITS, Plan, key
-from otprune_bench.embedded import scoring, tasks
+from otprune_bench.distance.plan import FORMS, SETTINGS, key
+from otprune_bench.embedded import scoring
+from otprune_bench.embedded.evaluation import SeveralModels
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Case
 
 
-class Evaluation:
-    """The tasks of a split, and the answers of several models to them."""
-
-    def __init__(self, plan: Plan, photos: Path) -> None:
-        self.plan = plan
-        split = SPLITS.index(plan.split)
-        below = tasks.backgrounds(plan.photographs, photos, plan.seed)[split::2]
-        self.tasks = tasks.make(below, plan.images, 1000 * (1 + split) + plan.seed)
-        self.questions = tasks.Questions.about(self.tasks)
-        self._folders = {EMBEDDED: MODEL_DIR} | {name: Path(to) for name, to in plan.models}
-
-    @cache  # noqa: B019 - an evaluation lives as long as the run
-    def model(self, name: str) -> tuple[Any, Tensor]:
-        """A model and its tokens of every image, `(P, 144, 128)`."""
-        model, processor = load(self._folders[name])
-        return model, scoring.encode(model, processor, [task.image for task in self.tasks])
-
-    @cache  # noqa: B019
-    def _packed(self, before: int) -> list[scoring.PackedQuestions]:
-        """The questions, behind so many answered others."""
-        text = [tasks.unrelated_questions(task, before, self.plan.seed) for task in self.tasks]
-        return scoring.pack_chunks([task.questions for task in self.tasks], text)
+class Evaluation(SeveralModels):
+    """The answers of pruned models."""
 
     def pruned(self, name: str, before: int, keep: float, method: str) -> dict[str, Any]:
         """One case: setting to `{"right": "0110...", "loss": mean loss}`."""
@@ -78,7 +56,7 @@ class Evaluation:
         return self._outcome(model, before, tokens, torch.arange(m).expand(len(tokens), -1), m)
 
     def _outcome(self, model: Any, before: int, *how: Any) -> dict[str, Any]:
-        packed = self._packed(before)
+        packed = self.packed(before)
         found = scoring.score_chunks(model, packed, *how)
         right = found.answers == torch.cat([part.answer for part in packed])
         return {

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 from otprune.engines.transformers.positions import Scheme
-from otprune.errors import OTPruneError
 from otprune.measures.mass import Mass
+from otprune_bench.embedded.evaluation import EMBEDDED
 from otprune_bench.embedded.scoring import Distance
+from otprune_bench.embedded.tasks import check_split
 
-EMBEDDED = "embedded"
-SPLITS = ("validation", "test")
 FORMS = {"as kept": False, "merged": True}  # of the kept tokens, by `merge` of `otprune.prune`
 
 
@@ -57,8 +56,7 @@ class Plan:
     before: tuple[int, ...] = (0, 24)
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise OTPruneError(f"split is {self.split!r}: expected {' or '.join(SPLITS)}")
+        check_split(self.split)
 
     @property
     def names(self) -> list[str]:

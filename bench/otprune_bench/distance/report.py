@@ -12,7 +12,7 @@ from otprune.measures.mass import Mass
 from otprune_bench.distance.plan import FORMS, SETTINGS, Plan, Setting, key
 from otprune_bench.embedded.tasks import Questions
 from otprune_bench.figures.formats import in_points, pair, percent, quoted
-from otprune_bench.figures.statistics import Estimate, Floats, clustered_mean
+from otprune_bench.figures.statistics import Estimate, Floats, bits, clustered_mean
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.runs.cases import Results, failures
 from otprune_bench.runs.report import table
@@ -32,7 +32,7 @@ class Summary:
 
     def unpruned(self, model: str, before: int) -> Floats:
         """`(Q,)` of zeros and ones."""
-        return _bits(self.results[key(model, before, UNPRUNED, 1.0)]["right"])
+        return bits(self.results[key(model, before, UNPRUNED, 1.0)]["right"])
 
     def right(self, model: str, before: int, keep: float, setting: Setting) -> Floats:
         """`(Q,)` share of right answers over methods; raises KeyError where a case failed."""
@@ -40,7 +40,7 @@ class Summary:
             self.results[key(model, before, name, keep)][str(setting)]["right"]
             for name in self.plan.methods
         ]
-        share: Floats = np.mean([_bits(text) for text in found], axis=0)
+        share: Floats = np.mean([bits(text) for text in found], axis=0)
         return share
 
     def loss(self, model: str, before: int, keep: float, setting: Setting) -> float:
@@ -161,8 +161,3 @@ def _answers(summary: Summary) -> list[str]:
                 rows.append([model, f"{keep:g}", before, *cells])
     head = ["model", "keep", "before", *(name for name, _, _ in compared)]
     return ["## What decides the defaults\n", "Points of accuracy.\n", table(head, rows, 3) + "\n"]
-
-
-def _bits(text: str) -> Floats:
-    """ "0110" as zeros and ones."""
-    return np.frombuffer(text.encode(), np.uint8).astype(np.float64) - ord("0")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from otprune.demo.words import COLOR_NAMES, NOUNS
+from otprune.errors import OTPruneError
 from otprune_training import photos
 from otprune_training.architecture import WORD_ID
 from otprune_training.questions import Question, ask
@@ -27,6 +28,7 @@ from otprune_training.scenes import GRID, Scene, owners, render, sample_scene
 KINDS = ("existence", "color", "shape", "naming", "position", "relation", "count", "digit")
 MIX = ("existence", *KINDS, "existence", "relation")
 ALL = "all"  # kinds
+SPLITS = ("validation", "test")  # to choose by, and to look at once
 SCALE = 4  # images are drawn at four times the model's own size, as a photograph would come
 TRIES = 20
 
@@ -126,6 +128,24 @@ def unrelated_questions(task: Task, number: int, seed: int) -> str:
     free = [name for name in names if name not in present | asked]
     chosen = [free[i] for i in rng.integers(len(free), size=number)]
     return " ".join(f"is there {'an' if x[0] in 'aeiou' else 'a'} {x} ? no <eos>" for x in chosen)
+
+
+def of_split(split: str, images: int, photographs: bool, photos: Path, seed: int) -> list[Task]:
+    """The tasks of one of `SPLITS`: scenes and photographs of its own.
+
+    Args:
+        images: how many.
+        photographs, photos: as for `backgrounds`.
+    """
+    number = SPLITS.index(split)
+    below = backgrounds(photographs, photos, seed)[number::2]
+    return make(below, images, 1000 * (1 + number) + seed)
+
+
+def check_split(split: str) -> None:
+    """Raise OTPruneError for what is none of `SPLITS`."""
+    if split not in SPLITS:
+        raise OTPruneError(f"split is {split!r}: expected {' or '.join(SPLITS)}")
 
 
 def backgrounds(photographs: bool, folder: Path, seed: int, number: int = 12) -> list[Image.Image]:

@@ -29,6 +29,11 @@ class Correlation(NamedTuple):
     high: float
 
 
+def bits(text: str) -> Floats:
+    """ "0110" as zeros and ones."""
+    return np.frombuffer(text.encode(), np.uint8).astype(np.float64) - ord("0")
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     """Median, least and most of some runs, and the runs."""
     return {

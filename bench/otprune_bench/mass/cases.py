@@ -7,51 +7,27 @@ kind; alone and behind other text, since text takes attention away from an image
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otprune.demo import MODEL_DIR, load
 from otprune.measures.mass import log_mass
-from otprune_bench.embedded import scoring, tasks
-from otprune_bench.mass.plan import EMBEDDED, FORMS, SPLITS, WEIGHINGS, Plan, Weighing, key
+from otprune_bench.embedded import scoring
+from otprune_bench.embedded.evaluation import SeveralModels
+from otprune_bench.mass.plan import FORMS, WEIGHINGS, Weighing, key
 from otprune_bench.methods import RANDOM, UNPRUNED, Choose, methods
 from otprune_bench.runs.cases import Case
 
 
-class Evaluation:
-    """The tasks of a split, and the answers of several models to them."""
-
-    def __init__(self, plan: Plan, photos: Path) -> None:
-        self.plan = plan
-        split = SPLITS.index(plan.split)
-        below = tasks.backgrounds(plan.photographs, photos, plan.seed)[split::2]
-        self.tasks = tasks.make(below, plan.images, 1000 * (1 + split) + plan.seed)
-        self.questions = tasks.Questions.about(self.tasks)
-        self._folders = {EMBEDDED: MODEL_DIR} | {name: Path(to) for name, to in plan.models}
-
-    @cache  # noqa: B019 - an evaluation lives as long as the run
-    def model(self, name: str) -> tuple[Any, Tensor]:
-        """A model and its tokens of every image, `(P, 144, 128)`."""
-        model, processor = load(self._folders[name])
-        return model, scoring.encode(model, processor, [task.image for task in self.tasks])
-
-    @cache  # noqa: B019
-    def _before(self, before: int) -> list[str]:
-        return [tasks.unrelated_questions(task, before, self.plan.seed) for task in self.tasks]
-
-    @cache  # noqa: B019
-    def _packed(self, before: int) -> list[scoring.PackedQuestions]:
-        """The questions, behind so many answered others."""
-        return scoring.pack_chunks([task.questions for task in self.tasks], self._before(before))
+class Evaluation(SeveralModels):
+    """The answers of pruned models."""
 
     def text_tokens(self, before: int) -> float:
         """Mean number of text tokens up to a question's end."""
-        pairs = zip(self.tasks, self._before(before), strict=True)
+        pairs = zip(self.tasks, self.text_before(before), strict=True)
         lengths = [
             len(question.text.split()) + len(text.split())
             for task, text in pairs
@@ -103,7 +79,7 @@ class Evaluation:
         return masses.gather(1, torch.from_numpy(order))
 
     def _outcome(self, model: Any, before: int, *tokens: Any, **bias: Any) -> dict[str, Any]:
-        packed = self._packed(before)
+        packed = self.packed(before)
         found = scoring.score_chunks(model, packed, *tokens, **bias)
         right = found.answers == torch.cat([part.answer for part in packed])
         total = np.bincount(self.questions.image, weights=found.losses.numpy())

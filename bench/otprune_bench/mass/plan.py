@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from otprune.errors import OTPruneError
 from otprune.measures.mass import Mass
+from otprune_bench.embedded.evaluation import EMBEDDED
+from otprune_bench.embedded.tasks import check_split
 from otprune_bench.methods import NAMES
-
-EMBEDDED = "embedded"
-SPLITS = ("validation", "test")
 
 
 class Weighing(NamedTuple):
@@ -68,8 +66,7 @@ class Plan:
     before: tuple[int, ...] = (0, 8, 24)
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise OTPruneError(f"split is {self.split!r}: expected {' or '.join(SPLITS)}")
+        check_split(self.split)
 
     @property
     def names(self) -> list[str]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from otprune_bench.embedded.evaluation import EMBEDDED
 from otprune_bench.embedded.tasks import ALL, KINDS
 from otprune_bench.figures.formats import in_points, percent, quoted
 from otprune_bench.figures.plots import MARKERS, apart, error_bars, keep_axis
-from otprune_bench.mass.plan import AT_LENGTH, EMBEDDED, FORMS, WEIGHINGS, Setting
+from otprune_bench.mass.plan import AT_LENGTH, FORMS, WEIGHINGS, Setting
 from otprune_bench.mass.summary import Summary
 from otprune_bench.methods import NAMES
 from otprune_bench.runs.cases import failures

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from otprune.errors import OTPruneError
+from otprune_bench.embedded.evaluation import EMBEDDED
 from otprune_bench.embedded.tasks import ALL, KINDS, Questions
 from otprune_bench.figures.formats import pair
 from otprune_bench.figures.statistics import (
     Estimate,
     Floats,
     average_rank,
+    bits,
     clustered_mean,
     clustered_ratio,
 )
-from otprune_bench.mass.plan import EMBEDDED, FORMS, SETTINGS, Plan, Setting, key
+from otprune_bench.mass.plan import FORMS, SETTINGS, Plan, Setting, key
 from otprune_bench.methods import NAMES, UNPRUNED
 from otprune_bench.runs.cases import Results
 
@@ -143,8 +145,3 @@ class Summary:
             "minus as kept": self._groups(right - base),
             "loss": round(sum(made[setting.form][setting.weighing]["loss"]) / len(right), 4),
         }
-
-
-def bits(text: str) -> Floats:
-    """ "0110" as zeros and ones."""
-    return np.frombuffer(text.encode(), np.uint8).astype(np.float64) - ord("0")

@@ -29,7 +29,7 @@ from otprune_bench.embedded import scoring, tasks
 from otprune_bench.methods import UNPRUNED
 from otprune_bench.quality.contenders import WILD as LOOKED_AT
 from otprune_bench.quality.contenders import Contender, contenders, timed
-from otprune_bench.quality.plan import BASE, KEEPS, SPLITS, WILD, WILD_KEEPS, Plan, Shape
+from otprune_bench.quality.plan import BASE, KEEPS, WILD, WILD_KEEPS, Plan, Shape
 from otprune_bench.runs.cases import Case
 from otprune_bench.timing.race import make_tokens, race
 from otprune_training.architecture import WORD_ID
@@ -44,9 +44,7 @@ class Evaluation:
 
     def __init__(self, plan: Plan, photos: Path) -> None:
         self.plan = plan
-        split = SPLITS.index(plan.split)
-        below = tasks.backgrounds(plan.photographs, photos, plan.seed)[split::2]
-        self.tasks = tasks.make(below, plan.images, 1000 * (1 + split) + plan.seed)
+        self.tasks = tasks.of_split(plan.split, plan.images, plan.photographs, photos, plan.seed)
         self.questions = tasks.Questions.about(self.tasks)
         every = contenders(plan.seed, plan.random_seeds, plan.own)
         wanted = (BASE, *plan.lines, *plan.own)

@@ -42,7 +42,7 @@ def command(
     one core.
     """
     from otprune.selectors.named import class_of
-    from otprune_bench.quality.plan import SPLITS
+    from otprune_bench.embedded.tasks import SPLITS
 
     if split not in SPLITS:
         raise OTPruneError(f"--split {split}: expected {' or '.join(SPLITS)}")

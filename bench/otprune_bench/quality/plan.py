@@ -7,7 +7,6 @@ from typing import Any
 
 KEEPS = (0.25, 0.098, 0.05, 0.028, 0.014)  # 36, 14, 7, 4 and 2 of 144 tokens
 SCARCE = (0.05, 0.028, 0.014)
-SPLITS = ("validation", "test")
 GROUPS = {
     "ours": "otprune's own",
     "mixed": "choices of others with otprune's mass",

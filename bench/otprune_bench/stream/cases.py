@@ -24,6 +24,7 @@ from otprune.streaming import StreamSelector, novelty, select_video
 from otprune_bench.embedded.tasks import backgrounds
 from otprune_bench.runs.cases import Case
 from otprune_bench.stream.plan import CUT, PAN, RANK, STREAM, VIDEO, Plan
+from otprune_bench.timing.memory import resident_bytes
 from otprune_training.video import Frame, render_frame, sample_video
 
 Kept = list[Tensor]
@@ -98,7 +99,7 @@ def _long(plan: Plan) -> dict[str, Any]:
                     "p99_seconds": some[int(0.99 * len(some))],
                     "slowest_seconds": some[-1],
                     "state_bytes": state,
-                    "resident_bytes": _resident(),
+                    "resident_bytes": resident_bytes(),
                     "kept": kept,
                 }
             )
@@ -112,14 +113,6 @@ def _long(plan: Plan) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "largest_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-
-
-def _resident() -> int | None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return pages * resource.getpagesize()
 
 
 # -- moving images -------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""The peak memory of a call, counted by tensor storage."""
+"""The peak memory of a call, counted by tensor storage; that of the process, by its pages."""
 
 from __future__ import annotations
 
+import resource
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, UntypedStorage
@@ -22,6 +24,15 @@ def peak_bytes(function: Callable[[], object]) -> int:
     with counter:
         function()
     return counter.peak
+
+
+def resident_bytes() -> int | None:
+    """Memory that the process holds; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
 
 
 class _Counter(TorchDispatchMode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from otprune.selectors import GridPrune, OTPrune, Selector
 from otprune.streaming import FixedCameraSelector
 from otprune_bench.embedded.tasks import backgrounds
 from otprune_bench.runs.cases import Case
+from otprune_bench.timing.memory import resident_bytes
 from otprune_bench.timing.shapes import ONEVISION
 from otprune_bench.watch.plan import EMBEDDED, GRID, OTPRUNE, QUESTION, SESSION, Plan
 from otprune_training.video import render_frame, sample_video
@@ -83,17 +83,9 @@ def _point(frame: int, some: list[Seen], asked: float, session: watch, kept: int
         "ask_seconds": asked,
         "remembered": session.tokens,
         "state_bytes": sum(x.numel() * x.element_size() for x in session.state_dict().values()),
-        "resident_bytes": _resident(),
+        "resident_bytes": resident_bytes(),
         "kept": kept,
     }
-
-
-def _resident() -> int | None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return pages * resource.getpagesize()
 
 
 # -- answers ---------------------------------------------------------------------------------------
