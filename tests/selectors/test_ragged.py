@@ -1,15 +1,16 @@
 """Sets of different sizes: one by one, by size, or filled up to one, the same tokens are kept."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
-from otprune import OTPrune
+from otprune import Auto, OTPrune
 from otprune.greedy import logdet
 from otprune.greedy.logdet import sequential
-from otprune.selectors import batches, gate
-from tests.random_tokens import INFORMED, random_tokens
+from otprune.selectors import base, batches, gate
+from tests.random_tokens import INFORMED, cues_for, random_tokens
 
 SIZES = (30, 17, 60, 30, 1, 47)
 SETS = [random_tokens(m, 24, seed=i) for i, m in enumerate(SIZES)]
@@ -31,6 +32,26 @@ def same(got, wanted):
 @pytest.mark.parametrize("keep", [0.3, 7, 1.0])
 def test_any_method_in_order(method, keep):
     same(method(keep).select_each(SETS), one_by_one(method(keep), SETS))
+
+
+@pytest.mark.parametrize("method", INFORMED.values(), ids=INFORMED)
+@pytest.mark.parametrize("keep", [0.3, 7, 1.0, Auto(0.2)], ids=str)
+def test_sets_of_one_size_at_once(method, keep, monkeypatch):
+    """As on a device, where those are one batch; each with a question of its own length."""
+    sets = [*SETS, *(random_tokens(30, 24, seed=9 + i) for i in range(3))]
+    selector = getattr(method, "_of", method)(keep)
+    cues = [cues_for(selector, x) for x in sets]
+    if "question" in selector.needs:
+        cues = [replace(c, question=c.question[: 1 + i % 4]) for i, c in enumerate(cues)]
+    wanted = [selector.select(x, cues=c) for x, c in zip(sets, cues, strict=True)]
+    for module in (base, batches):
+        monkeypatch.setattr(module, "host_readable", lambda x: False)
+    same(selector.select_each(sets, cues=cues), wanted)
+    alike = [i for i, x in enumerate(sets) if len(x) == 30]
+    same(
+        selector.select_each([sets[i] for i in alike], cues=[cues[i] for i in alike]),
+        [wanted[i] for i in alike],
+    )
 
 
 @pytest.fixture(params=["host", "device"])
