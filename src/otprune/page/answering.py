@@ -85,15 +85,18 @@ def answers(
         yield both
 
 
-def answer(loaded: Loaded, image: Image, question: str) -> str:
+def answer(loaded: Loaded, image: Image, question: str, longest: int = LONGEST) -> str:
     """The answer with all visual tokens."""
-    return _generate(loaded, prompt(loaded, image, question), LONGEST)
+    inputs = prompt(loaded, image, question)
+    return _generate(loaded, inputs, longest)
 
 
-def pruned_answer(loaded: Loaded, image: Image, question: str, wanted: Wanted) -> tuple[str, Kept]:
+def pruned_answer(
+    loaded: Loaded, image: Image, question: str, wanted: Wanted, longest: int = LONGEST
+) -> tuple[str, Kept]:
     """The answer with the kept tokens, and what was kept."""
     check_stage(loaded.model, wanted.stage())
-    return _pruned(loaded, prompt(loaded, image, question), wanted, LONGEST)
+    return _pruned(loaded, prompt(loaded, image, question), wanted, longest)
 
 
 def measured(loaded: Loaded, image: Image, question: str, wanted: Wanted, kept: Kept) -> Selection:
