@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 
 from otprune import DPPPrune, EncoderStage, TransportPrune, prune
@@ -111,6 +112,28 @@ def test_random_draws_anew_for_every_image(evaluation):
     _, cells = evaluation.encode(stage, chooser("random", 0))
     assert len(cells) == PLAN.images
     assert not torch.equal(cells[0].kept, cells[1].kept)
+
+
+def test_work_is_what_the_encoder_multiplies():
+    """Counted on a Dinov2Model, whose class token is one token more."""
+    config = Dinov2Config(
+        hidden_size=48, num_hidden_layers=4, num_attention_heads=4, image_size=56, patch_size=14
+    )
+    config._attn_implementation = "eager"
+    model, pixels = Dinov2Model(config).eval(), torch.zeros(1, 3, 56, 56)
+    stage = EncoderStage(5, after=1, mass=False)
+
+    def counted(function, *args):
+        with FlopCounterMode(display=False) as made, torch.no_grad():
+            function(*args)
+        return made.get_total_flops() / 2
+
+    embedding = 16 * 48 * 3 * 14**2
+    one = (counted(model, pixels) - embedding) / 4
+    with staged(model, stage):
+        found = counted(model, pixels) - embedding
+    found -= counted(stage.cells, [torch.randn(16, 48)])
+    assert Stage("dpp", 6 / 17, 1, False).work(4, 17, 48) == pytest.approx(found / one)
 
 
 @pytest.mark.parametrize("mass", [True, False])

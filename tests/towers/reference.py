@@ -1,7 +1,9 @@
 """What a stage must equal: the encoder with every kept token literally repeated.
 
-Written without the engine: layers are called by hand on sequences in which a kept token stands as
-many times as its cell has tokens, and all copies see each other.
+Written without the engine. The layer of the selection attends to all tokens, and its MLP works on
+each token alone, so kept tokens leave it as in the unpruned run. The layers behind it are called by
+hand on sequences in which a kept token stands as many times as its cell has tokens, and all copies
+see each other.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ def repeated(
     """Results of the layers from `first` on for one sequence, read at the first copies.
 
     Args:
+        first: index of the layer of the selection.
         row: which of the sequences.
         times: `(n,)` int64, how often each token of the sequence stands; 0 for dropped ones.
         visible: `(n,)` bool, False at padding, which is left out.
@@ -58,14 +61,13 @@ def repeated(
     Returns:
         For each layer `(kept, d)`, of the tokens that stand at least once.
     """
-    arguments = calls.arguments[first]
-    whole = arguments["hidden_states"]
+    whole = calls.results[first]
     stands = torch.arange(len(times)).repeat_interleave(times * visible)
     copies = stands.unique_consecutive(return_inverse=True)[1]
     firsts = torch.cat([torch.ones(1).bool(), copies.diff() > 0])
     hidden = whole[stands] if whole.ndim == 2 else whole[row : row + 1, stands]
-    results = []
-    for layer, given in zip(layers[first:], calls.arguments[first:], strict=True):
+    results = [hidden.reshape(-1, hidden.shape[-1])[firsts]]
+    for layer, given in zip(layers[first + 1 :], calls.arguments[first + 1 :], strict=True):
         new = {}
         for name, value in given.items():
             if name == "hidden_states":

@@ -119,6 +119,21 @@ def test_equals_literal_copies(name, first, attention):
 
 @pytest.mark.parametrize("name", TOWERS)
 @torch.no_grad()
+def test_the_mlp_of_the_layer_of_the_selection_works_on_kept_tokens_alone(name):
+    tower, inputs = tower_of(name), TOWERS[name].inputs()
+    cut = layers(name, tower)[1]
+    mlp = cut.feed_forward if name == "PixtralVisionModel" else cut.mlp
+    inner, given = next(x for x in mlp.modules() if isinstance(x, torch.nn.Linear)), []
+    handle = inner.register_forward_pre_hook(lambda _, args: given.append(args[0].shape[-2]))
+    tower(**inputs)
+    with staged(tower, EncoderStage(keep=0.25, after=1)):
+        tower(**inputs)
+    handle.remove()
+    assert given[1] < given[0] / 2
+
+
+@pytest.mark.parametrize("name", TOWERS)
+@torch.no_grad()
 def test_without_mass_kept_tokens_stand_once(name):
     tower, inputs = tower_of(name), TOWERS[name].inputs()
     stage = EncoderStage(keep=0.5, after=2, mass=False)
@@ -303,10 +318,15 @@ def test_a_replaced_forward_is_called_and_restored():
 @torch.no_grad()
 def test_any_method_selects():
     tower, inputs = tower_of("Dinov2Model"), TOWERS["Dinov2Model"].inputs()
+    attended = []  # the states to which the attention of the third layer has added
+    norm = tower.encoder.layer[2].norm2
+    handle = norm.register_forward_pre_hook(lambda _, args: attended.append(args[0]))
+    tower(**inputs)
+    handle.remove()
     for method in (DPPPrune(0.25), RandomPrune(9)):
         with staged(tower, EncoderStage(selector=method)) as calls:
-            hidden = record(tower, layers("Dinov2Model", tower), inputs).arguments[2]
-        expected = method.select(hidden["hidden_states"][:, 1:])
+            tower(**inputs)
+        expected = method.select(attended[0][:, 1:])
         assert all(map(torch.equal, [cells.kept for cells in calls[0].cells], expected))
 
 
@@ -346,8 +366,8 @@ def test_flash_is_given_the_masses_as_features():
 
         AttentionInterface.register("flash_attention_2", flash_attention_forward)
     assert torch.allclose(out, right, atol=1e-4 * float(right.abs().max()))
-    assert [size for size, _ in seen[:2]] == [8, 16]
-    assert seen[1][1][-1] == 56
+    assert [size for size, _ in seen[:3]] == [8, 8, 16]
+    assert seen[2][1][-1] == 56
 
 
 def test_refusals():
@@ -376,6 +396,19 @@ def test_refusals():
         staged(tower, EncoderStage(keep=0.5, after=0)),
     ):
         tower.encoder(tower.embeddings(inputs["pixel_values"]))
+
+
+def test_a_layer_that_does_not_call_its_norm_and_mlp_is_refused():
+    tower, inputs = build("CLIPVisionModel"), TOWERS["CLIPVisionModel"].inputs()
+    layer = tower.encoder.layers[2]
+    layer.forward = lambda hidden_states, *args, **kwargs: layer.mlp(hidden_states)
+    with (
+        pytest.raises(UnsupportedError, match="CLIPVisionModel called mlp where"),
+        staged(tower, EncoderStage(keep=0.5)),
+    ):
+        tower(**inputs)
+    with staged(tower, EncoderStage(keep=0.5, after=3)):
+        tower(**inputs)
 
 
 def test_attention_that_would_lose_the_masses_is_refused():

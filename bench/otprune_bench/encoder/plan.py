@@ -13,13 +13,16 @@ from otprune_bench.methods import NAMES, RANDOM, Choose, methods
 from otprune_bench.timing.shapes import LLAVA, ONEVISION, TINY, Shape
 
 SPLITS = ("validation", "test")  # to choose by, and to look at once; those of the mass bench
-LAYERS = 5  # of the embedded model's encoder
+LAYERS, TOKENS, WIDTH = 5, 144, 128  # of the embedded model's encoder
 FINALS = (1.0, 0.098, 0.05)  # of the tokens, what the language model gets; 1.0 is all
 ONE = "one selection"  # behind the encoder, none inside it
 
 
 class Stage(NamedTuple):
-    """One encoder stage: method, its ratio, layers before it, whether kept tokens have mass."""
+    """One encoder stage: method, its ratio, layers before it, whether kept tokens have mass.
+
+    It selects in the layer behind those, between attention and MLP.
+    """
 
     method: str
     keep: float
@@ -29,6 +32,20 @@ class Stage(NamedTuple):
     def __str__(self) -> str:
         mass = "mass" if self.mass else "no mass"
         return f"{self.method}@{self.keep:g} after {self.after}, {mass}"
+
+    def work(self, layers: int, tokens: int, width: int) -> float:
+        """Multiplications of an encoder, in layers that work on all tokens.
+
+        An MLP is counted as four times as wide as the tokens.
+        """
+
+        def attention(n: float) -> float:
+            return n * (4 * width**2 + 2 * n * width)
+
+        mlp, kept = 8 * width**2, self.keep * tokens
+        one = attention(tokens) + tokens * mlp
+        behind = (layers - self.after - 1) * (attention(kept) + kept * mlp)
+        return self.after + (attention(tokens) + kept * mlp + behind) / one
 
 
 class Goal(NamedTuple):
@@ -40,7 +57,7 @@ class Goal(NamedTuple):
 
 
 DEFAULT = Stage("dpp", 0.35, 3, True)  # `EncoderStage(0.35)` in the embedded model
-EARLIER = Stage("transport", 0.35, 2, True)  # another method, and a layer less
+EARLIER = tuple(DEFAULT._replace(method=name, after=2) for name in ("transport", "dpp"))
 GOALS = (Goal(6, 0.35, 0.03), Goal(3, 0.35, 0.10))
 LEAST = {0.098: 0.99, 0.05: 0.97}  # of the unpruned accuracy, over all questions
 LEAST_KIND = {0.098: 0.97}  # and in every kind of question
@@ -188,7 +205,7 @@ class Plan:
         }
 
 
-_FEW = (DEFAULT, DEFAULT._replace(mass=False), EARLIER)
+_FEW = (DEFAULT, DEFAULT._replace(mass=False), EARLIER[0])
 QUICK = Plan(
     images=4,
     photos=2,

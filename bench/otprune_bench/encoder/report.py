@@ -20,6 +20,8 @@ from otprune_bench.encoder.plan import (
     ONE,
     ORDER,
     SPLITS,
+    TOKENS,
+    WIDTH,
     Goal,
     Stage,
     Timed,
@@ -59,7 +61,8 @@ def _head(summary: Summary) -> list[str]:
     below = "photographs" if plan.photographs else "images of noise (a small run)"
     return [
         "# Selection inside the vision encoder\n",
-        "An encoder stage keeps some of the tokens after some layers; only these go through the "
+        "An encoder stage keeps some of the tokens: *after 3* selects in the fourth layer, between "
+        "its attention, which is of all tokens, and its MLP. Only the kept ones go through the "
         "rest of the encoder. With *mass*, the logarithm of the number of tokens that a kept one "
         "stands for is added to its attention logits there. Then a second selection (`dpp`, "
         "merged, with masses: `otprune.recommended` without its distance term) chooses the "
@@ -124,7 +127,7 @@ def _feature_goal(goal: Goal, size: int, name: str, found: Estimate) -> list[str
 
 
 def _answer_candidates(summary: Summary) -> list[Who]:
-    """`ONE`, the default, an earlier one, and stages chosen on the validation images.
+    """`ONE`, the default, earlier ones, and stages chosen on the validation images.
 
     Those of `MAIN` that meet the goals there, the four of least work in the encoder.
     """
@@ -135,7 +138,7 @@ def _answer_candidates(summary: Summary) -> list[Who]:
         and who.method in MAIN
         and all(_met(*each) == MET for each in _answer_goals(summary, SPLITS[0], who))
     ]
-    found: list[Who] = [ONE, DEFAULT, EARLIER, *sorted(chosen, key=_work)[:4]]
+    found: list[Who] = [ONE, DEFAULT, *EARLIER, *sorted(chosen, key=_work)[:4]]
     return [who for who in dict.fromkeys(found) if who in summary.asked(TEST)]
 
 
@@ -147,8 +150,8 @@ def _answer_goals(summary: Summary, split: str, who: Who) -> list[tuple[float, f
 
 
 def _work(stage: Stage) -> float:
-    """Tokens times layers in the embedded model's encoder, as a share of all."""
-    return (stage.after + (LAYERS - stage.after) * stage.keep) / LAYERS
+    """Work in the embedded model's encoder, in layers."""
+    return stage.work(LAYERS, TOKENS, WIDTH)
 
 
 def _shares_of(summary: Summary, timed: Timed, method: str) -> list[float]:
@@ -169,7 +172,8 @@ def _features(summary: Summary) -> list[str]:
         "that of all patch tokens; mean over photographs. *Kept*: over the kept tokens. *All*: "
         "over all tokens, dropped ones with the feature of the kept token that they belong to. "
         "*Class*: squared error of the class token, divided by the mean squared distance of class "
-        "tokens from their mean over photographs.\n",
+        "tokens from their mean over photographs. *Work*: multiplications of the whole encoder, in "
+        "layers that work on all tokens; there are 12.\n",
     ]
     for size, stages in summary.plan.features:
         rows = []
@@ -184,8 +188,10 @@ def _features(summary: Summary) -> list[str]:
                 ]
                 if any(x is not None for x in found):
                     cells = ["-" if x is None else number(x) for x in found]
-                    rows.append([f"after {after}, keep {keep:g}", f"`{name}`", *cells])
-        head = ["", "", "kept, mass", "no mass", "all, mass", "no mass", "class, mass", "no mass"]
+                    work = f"{both[0].work(12, tokens_of(size), 384):.1f}"
+                    rows.append([f"after {after}, keep {keep:g}", f"`{name}`", work, *cells])
+        head = ["", "", "work", "kept, mass", "no mass", "all, mass", "no mass"]
+        head += ["class, mass", "no mass"]
         parts += [f"### {tokens_of(size)} tokens\n", table(head, rows, numbers=2) + "\n"]
     said = "Mass lowers the error in"
     for measure, what in (("kept", "of kept tokens"), ("class", "of the class token")):
@@ -271,7 +277,7 @@ def _kinds(summary: Summary) -> list[str]:
     return [
         "## By kind of question\n",
         "Test images, share of the unpruned accuracy, %, with 9.8% of the tokens for the language "
-        "model. The stages are the default, `transport` a layer earlier and, of both methods, the "
+        "model. The stages are the default, both methods a layer earlier and, of both methods, the "
         "four of least work in the encoder that meet the goals of answers on the validation "
         "images.\n",
         table(["", *KINDS], rows) + "\n",

@@ -130,17 +130,33 @@ class MMEncoderAttention(nn.Module):
         return out if query.ndim == 4 else out.flatten(2)
 
 
+class FusedNorm(nn.LayerNorm):
+    """As vLLM's RMSNorm is called in Qwen2.5-VL: it adds, and returns the sum besides."""
+
+    def __init__(self):
+        super().__init__(8)
+
+    def forward(self, x, residual):
+        return super().forward(x + residual), x + residual
+
+
 class Layer(nn.Module):
     def __init__(self, times=1):
         super().__init__()
-        self.qkv, self.mlp = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.qkv, self.layer_norm2 = nn.Linear(8, 24), nn.LayerNorm(8)
+        self.mlp = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
         self.attn, self.times, self.seen = MMEncoderAttention(), times, []
 
     def forward(self, hidden_states):
         self.seen.append(hidden_states.shape)
         for _ in range(self.times):
-            hidden_states = hidden_states + self.attn(*self.qkv(hidden_states).chunk(3, dim=-1))
-        return hidden_states + self.mlp(hidden_states).relu()
+            before, added = hidden_states, self.attn(*self.qkv(hidden_states).chunk(3, dim=-1))
+            hidden_states = before + added
+        if isinstance(self.layer_norm2, FusedNorm):
+            normed, hidden_states = self.layer_norm2(before, residual=added)
+        else:
+            normed = self.layer_norm2(hidden_states)
+        return hidden_states + self.mlp(normed)
 
 
 class Tower(nn.Module):
@@ -192,7 +208,7 @@ def test_later_layers_work_on_the_kept_tokens_and_give_back_whole_grids(pixels):
         out = tower(pixels)
     assert [dict(vars(module)) for module in model.modules()] == before, "nothing is left"
     assert len(asked) == 1, "one message to the other ranks"
-    assert [layer.seen[-1] for layer in tower.encoder.layers] == [(2, 17, 8), (2, 5, 8), (2, 5, 8)]
+    assert [layer.seen[-1] for layer in tower.encoder.layers] == [(2, 17, 8), (2, 17, 8), (2, 5, 8)]
     for row, plan in enumerate(made.sets):
         assert len(plan.kept) == 4
         tokens = out[row, 1:]
@@ -203,9 +219,9 @@ def test_later_layers_work_on_the_kept_tokens_and_give_back_whole_grids(pixels):
 def test_a_mass_is_copies_that_see_each_other(pixels):
     model = model_of()
     tower = model.vision_tower.vision_model
-    with staged(model, otprune.EncoderStage(4, after=2), lambda x: x) as made:
+    with staged(model, otprune.EncoderStage(4, after=1), lambda x: x) as made:
         out = tower(pixels[:1])
-    hidden = []
+    hidden = []  # the layer of the selection is exact for the tokens that it keeps
     tower.encoder.layers[2].register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
     tower(pixels[:1])
     (plan,) = made.sets
@@ -237,5 +253,33 @@ def test_masses_that_would_be_lost_are_an_error(pixels):
     with (
         staged(model, otprune.EncoderStage(4, after=1), lambda x: x),
         pytest.raises(otprune.UnsupportedError, match="attended 2 times"),
+    ):
+        model.vision_tower.vision_model(pixels)
+
+
+@torch.no_grad()
+def test_the_selection_sees_what_the_attention_gave_and_a_fused_norm_returns_it(pixels):
+    model = model_of()
+    layer = model.vision_tower.vision_model.encoder.layers[1]
+    seen = []
+    handle = layer.layer_norm2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.vision_tower.vision_model(pixels)
+    handle.remove()
+    wanted = otprune.DPPPrune(4).select(seen[0][:, 1:])
+    for norm in (layer.layer_norm2, FusedNorm()):
+        layer.layer_norm2 = norm
+        with staged(model, otprune.EncoderStage(4, after=1), lambda x: x) as made:
+            model.vision_tower.vision_model(pixels)
+        assert all(map(torch.equal, [plan.kept for plan in made.sets], wanted))
+
+
+@torch.no_grad()
+def test_a_layer_that_does_not_call_its_norm_and_mlp_is_an_error(pixels):
+    model = model_of()
+    layer = model.vision_tower.vision_model.encoder.layers[1]
+    layer.forward = lambda hidden_states: layer.mlp(hidden_states)
+    with (
+        staged(model, otprune.EncoderStage(4, after=1), lambda x: x),
+        pytest.raises(otprune.UnsupportedError, match="called mlp where"),
     ):
         model.vision_tower.vision_model(pixels)

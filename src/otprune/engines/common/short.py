@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +41,10 @@ class Short:
         """`(R, n', d)` or `(n', d)` to `(R, n, d)` or `(n, d)`."""
         flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.back.to(hidden.device))
         return flat if hidden.ndim == 2 else flat.view(len(self.columns), self.n, -1)
+
+    def spread(self, hidden: Tensor) -> Tensor:
+        """Of all tokens, to all tokens: dropped ones take what those in their place have."""
+        return self.give_back(self.take(hidden))
 
     def borders(self, old: Tensor) -> Tensor:
         """Packed borders `(parts + 1,)` of the short sequence, without its empty parts."""
@@ -88,3 +94,10 @@ def short_of(special: Tensor, units: list[Tensor], cells: list[Cells], rows: int
     lost = (padding & ~keep).reshape(-1)
     whose = torch.where(lost, index.view(rows, width)[:, :1].expand(rows, n).reshape(-1), whose)
     return Short(columns, index, place[whose], log_mass[index].view(rows, width))
+
+
+def applied(change: Callable[[Tensor], Tensor], out: Any) -> Any:
+    """What a layer gave, with its hidden states changed."""
+    if isinstance(out, tuple):
+        return change(out[0]), *out[1:]
+    return change(out)

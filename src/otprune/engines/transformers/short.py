@@ -57,10 +57,3 @@ def _mask(mask: Tensor, short: Short, tower: str) -> Tensor:
     if mask.shape[2] == n:
         mask = mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, n))
     return mask.gather(3, columns[:, None, None].expand(-1, *mask.shape[1:3], -1))
-
-
-def whole_again(out: Any, short: Short) -> Any:
-    """What a layer gave for the kept tokens, for all tokens."""
-    if isinstance(out, tuple):
-        return short.give_back(out[0]), *out[1:]
-    return short.give_back(out)

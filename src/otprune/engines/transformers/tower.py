@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from otprune.engines.common.arguments import named
-from otprune.engines.common.short import Short, short_of
+from otprune.engines.common.short import Short, applied, short_of
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.transformers.attention import Decoder, apply_key_bias, checkpointing
 from otprune.engines.transformers.bias import as_mask
 from otprune.engines.transformers.following import PACK, followed
 from otprune.engines.transformers.packing import packed_origins
-from otprune.engines.transformers.short import shortened, whole_again
+from otprune.engines.transformers.short import shortened
 from otprune.engines.transformers.towers import Tower, layers_of, side_of, tower_of
 from otprune.errors import UnsupportedError
 from otprune.measures.cells import Cells
@@ -75,8 +75,9 @@ def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
     first = stage.layer(len(layers))
     side = side_of(getattr(model, "config", None))
     places = {id(layer): i for i, layer in enumerate(layers)}
-    plan = _Plan(stage, tower, row, side, first, len(layers), places, Decoder(tower))
-    with followed(model, tower, layers[first:], plan):
+    inside = getattr(layers[first], row.norm), getattr(layers[first], row.mlp)
+    plan = _Plan(stage, tower, row, side, first, inside, len(layers), places, Decoder(tower))
+    with followed(model, tower, [*layers[first:], *inside], plan):
         yield plan.calls
 
 
@@ -88,13 +89,18 @@ def check_stage(model: Any, stage: EncoderStage) -> None:
 
 @dataclass(eq=False)
 class _Plan:
-    """A stage for the calls of one encoder in one context."""
+    """A stage for the calls of one encoder in one context.
+
+    first: index of the layer in which the tokens are selected.
+    inside: its MLP, and the norm in front of it.
+    """
 
     stage: EncoderStage
     tower: Any
     row: Tower
     side: int
     first: int
+    inside: tuple[Any, Any]
     layers: int
     places: dict[int, int]
     decoder: Decoder
@@ -112,6 +118,11 @@ class _Plan:
             return _call_pack(self, module, function, args, kwargs)
         if module is self.tower:
             return _call_tower(self, function, args, kwargs)
+        norm, mlp = self.inside
+        if module is norm:
+            return _call_norm(self, function, args, kwargs)
+        if module is mlp:
+            return _call_mlp(self, function, args, kwargs)
         place = self.places.get(id(module))
         if place is None or place < self.first:
             return function(*args, **kwargs)
@@ -120,11 +131,17 @@ class _Plan:
 
 @dataclass(eq=False)
 class _Call:
-    """A running call of a plan's encoder: its arguments, and what was kept (None: every token)."""
+    """A running call of a plan's encoder.
+
+    arguments: of the call.
+    short: what was kept; None for every token.
+    cut: which of the norm and the MLP of the layer of the selection have been called.
+    """
 
     plan: _Plan
     arguments: Mapping[str, Any]
     short: Short | None = None
+    cut: list[str] = field(default_factory=list)
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("otprune_encoder_call", default=None)
@@ -179,7 +196,15 @@ def _call_layer(
             "the encoder, or prune without encoder="
         )
     if place == plan.first:
-        call.short = _select(call, given["hidden_states"])
+        call.short, call.cut = None, []
+        out = function(*args, **kwargs)
+        if call.cut != ["norm", "mlp"]:
+            raise UnsupportedError(
+                f"a layer of {name} called {' and '.join(call.cut) or 'nothing'} where its norm "
+                "and then its MLP were expected, so where to select is not known: prune without "
+                "encoder="
+            )
+        return out if call.short is None else applied(call.short.spread, out)
     short = call.short
     if short is None:
         return function(*args, **kwargs)
@@ -191,12 +216,38 @@ def _call_layer(
         )
     given = {key: shortened(key, value, short, name) for key, value in given.items()}
     if not plan.stage.mass:
-        return whole_again(function(**given), short)
+        return applied(short.give_back, function(**given))
     bias = TowerBias(plan.decoder, short.log_mass)
     with apply_key_bias(bias):
         out = function(**given)
     bias.check_used()
-    return whole_again(out, short)
+    return applied(short.give_back, out)
+
+
+def _call_norm(
+    plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Select, in the layer of the selection, among the states behind its attention."""
+    call = _CALL.get()
+    if call is not None and call.plan is plan:
+        call.cut.append("norm")
+        (hidden,) = (*args, *kwargs.values())
+        call.short = _select(call, hidden)
+    return function(*args, **kwargs)
+
+
+def _call_mlp(
+    plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The MLP of the layer of the selection, of kept tokens alone."""
+    call = _CALL.get()
+    if call is None or call.plan is not plan:
+        return function(*args, **kwargs)
+    call.cut.append("mlp")
+    if call.short is None:
+        return function(*args, **kwargs)
+    (hidden,) = (*args, *kwargs.values())
+    return call.short.give_back(function(call.short.take(hidden)))
 
 
 def _select(call: _Call, hidden: Tensor) -> Short | None:

@@ -34,10 +34,14 @@ class Tower:
 
     layers: path of the list of its layers.
     layout: finds the layout of a call.
+    norm, mlp: names of a layer's MLP and of the norm in front of it, which gets what the attention
+        has added to.
     """
 
     layers: str
     layout: Find
+    norm: str
+    mlp: str = "mlp"
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -129,20 +133,20 @@ def _registers(config: Any) -> int:
 
 
 TOWERS: dict[str, Tower] = {
-    "CLIPVisionModel": Tower("encoder.layers", _square(_class)),
-    "SiglipVisionModel": Tower("encoder.layers", _square(_none)),
-    "Siglip2VisionModel": Tower("encoder.layers", _native),
-    "Dinov2Model": Tower("encoder.layer", _square(_class)),
-    "Dinov2WithRegistersModel": Tower("encoder.layer", _square(_registers)),
-    "InternVLVisionModel": Tower("encoder.layer", _square(_class)),
-    "Idefics2VisionTransformer": Tower("encoder.layers", _masked),
-    "Idefics3VisionTransformer": Tower("encoder.layers", _masked),
-    "SmolVLMVisionTransformer": Tower("encoder.layers", _masked),
-    "PixtralVisionModel": Tower("transformer.layers", _pixtral),
-    "Qwen2VisionTransformerPretrainedModel": Tower("blocks", _qwen),
-    "Qwen2_5_VisionTransformerPretrainedModel": Tower("blocks", _qwen),
-    "Qwen3VLVisionModel": Tower("blocks", _qwen),
-    "Qwen3VLMoeVisionModel": Tower("blocks", _qwen),
+    "CLIPVisionModel": Tower("encoder.layers", _square(_class), "layer_norm2"),
+    "SiglipVisionModel": Tower("encoder.layers", _square(_none), "layer_norm2"),
+    "Siglip2VisionModel": Tower("encoder.layers", _native, "layer_norm2"),
+    "Dinov2Model": Tower("encoder.layer", _square(_class), "norm2"),
+    "Dinov2WithRegistersModel": Tower("encoder.layer", _square(_registers), "norm2"),
+    "InternVLVisionModel": Tower("encoder.layer", _square(_class), "layernorm_after"),
+    "Idefics2VisionTransformer": Tower("encoder.layers", _masked, "layer_norm2"),
+    "Idefics3VisionTransformer": Tower("encoder.layers", _masked, "layer_norm2"),
+    "SmolVLMVisionTransformer": Tower("encoder.layers", _masked, "layer_norm2"),
+    "PixtralVisionModel": Tower("transformer.layers", _pixtral, "ffn_norm", "feed_forward"),
+    "Qwen2VisionTransformerPretrainedModel": Tower("blocks", _qwen, "norm2"),
+    "Qwen2_5_VisionTransformerPretrainedModel": Tower("blocks", _qwen, "norm2"),
+    "Qwen3VLVisionModel": Tower("blocks", _qwen, "norm2"),
+    "Qwen3VLMoeVisionModel": Tower("blocks", _qwen, "norm2"),
 }
 
 # How many tokens of a side are combined into one behind the encoder, where that is not the

@@ -1,9 +1,9 @@
 """A selection inside one of vLLM's vision encoders, for one call of it.
 
-As in transformers (`otprune.engines.transformers.tower`): at the first layer behind the cut the
-tokens are selected; from there on each layer gets the rows of the kept ones, and gives back a whole
-grid. For the time of the call some methods of the encoder are replaced; afterwards nothing is left.
-A worker runs its encoder in one thread.
+As in transformers (`otprune.engines.transformers.tower`): between the attention and the MLP of one
+layer the tokens are selected; from there on MLPs and layers get the rows of the kept ones, and give
+back a whole grid. For the time of the call some methods of the encoder are replaced; afterwards
+nothing is left. A worker runs its encoder in one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from otprune.engines.common.arguments import named
 from otprune.engines.common.grids import Layout, frames_of, images_of, window_lengths
-from otprune.engines.common.short import Short, short_of
+from otprune.engines.common.short import Short, applied, short_of
 from otprune.engines.common.stage import EncoderStage
 from otprune.engines.vllm.attention import attend, parts_of
 from otprune.engines.vllm.towers import first_layer, side_of, tower_of
@@ -65,10 +65,14 @@ def staged(model: Any, stage: EncoderStage, agree: Agree) -> Iterator[Staged]:
     layers = list(_at(tower, row.layers))[first_layer(model.config, stage) :]
     made = Staged()
     call = _Call(stage, tower, row.special, side_of(model.config), made, agree)
+    cut, norm, mlp = layers[0], getattr(layers[0], row.norm), layers[0].mlp
     with ExitStack() as stack:
         stack.enter_context(_replaced(tower, "forward", partial(call.tower, tower.forward)))
-        for i, layer in enumerate(layers):
-            method = partial(call.layer, layer, layer.forward, i == 0)
+        stack.enter_context(_replaced(cut, "forward", partial(call.cut_layer, cut.forward)))
+        stack.enter_context(_replaced(norm, "forward", partial(call.norm, norm.forward)))
+        stack.enter_context(_replaced(mlp, "forward", partial(call.mlp, mlp.forward)))
+        for layer in layers[1:]:
+            method = partial(call.layer, layer, layer.forward)
             stack.enter_context(_replaced(layer, "forward", method))
         if hasattr(model, PACK):
             method = partial(_pack, model, getattr(model, PACK), made)
@@ -107,6 +111,7 @@ class _Call:
 
     arguments: of the encoder's running call.
     short: what was kept, None for every token.
+    called: which of the norm and the MLP of the layer of the selection have been called.
     parts: where frames are packed, their kept tokens, and those of windows.
     """
 
@@ -118,21 +123,43 @@ class _Call:
     agree: Agree
     arguments: dict[str, Any] = field(default_factory=dict)
     short: Short | None = None
+    called: list[str] = field(default_factory=list)
     parts: dict[bool, list[Tensor]] = field(default_factory=dict)
 
     def tower(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.arguments = named(self.encoder, args, kwargs)
         return forward(*args, **kwargs)
 
-    def layer(
-        self, layer: Any, forward: Callable[..., Any], is_first: bool, *args: Any, **kwargs: Any
-    ) -> Any:
-        given = named(layer, args, kwargs)
-        name = next(iter(given))  # of the hidden states
-        if is_first:
-            self._select(given[name])
+    def cut_layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The layer of the selection, whose attention is of all tokens."""
+        self.short, self.called = None, []
+        out = forward(*args, **kwargs)
+        if self.called != ["norm", "mlp"]:
+            raise UnsupportedError(
+                f"a layer of {type(self.encoder).__name__} called "
+                f"{' and '.join(self.called) or 'nothing'} where its norm and then its MLP were "
+                "expected, so where to select is not known: leave encoder_keep out"
+            )
+        return out if self.short is None else applied(self._spread, out)
+
+    def norm(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.called.append("norm")
+        out = forward(*args, **kwargs)
+        # A fused norm adds what the attention gave, and returns the sum besides.
+        self._select(out[1] if isinstance(out, tuple) else args[0])
+        return out
+
+    def mlp(self, forward: Callable[..., Any], hidden: Tensor) -> Any:
+        self.called.append("mlp")
+        if self.short is None:
+            return forward(hidden)
+        return self._give_back(forward(self._take(hidden)))
+
+    def layer(self, layer: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.short is None:
             return forward(*args, **kwargs)
+        given = named(layer, args, kwargs)
+        name = next(iter(given))  # of the hidden states
         hidden = given.pop(name)
         given = {key: self._shortened(key, value) for key, value in given.items()}
         attended = [0]
@@ -147,9 +174,7 @@ class _Call:
                 f"{type(layer).__name__} attended {attended[0]} times where once was expected, so "
                 "masses would be lost: leave encoder_keep out"
             )
-        if isinstance(out, tuple):
-            return self._give_back(out[0]), *out[1:]
-        return self._give_back(out)
+        return applied(self._give_back, out)
 
     def _select(self, hidden: Tensor) -> None:
         layout, (rows, n) = self._layout(hidden)
@@ -226,6 +251,9 @@ class _Call:
         if self.special is not None:
             return self.short.give_back(hidden)
         return self.short.give_back(hidden.squeeze(1)).unsqueeze(1)
+
+    def _spread(self, hidden: Tensor) -> Tensor:
+        return self._give_back(self._take(hidden))
 
     def _shortened(self, name: str, value: Any) -> Any:
         """An argument of a layer, for the kept tokens."""

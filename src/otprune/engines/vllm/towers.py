@@ -25,17 +25,19 @@ class Tower:
     layers: of the list of its layers, in the encoder.
     special: special tokens in front of each image; None where frames of any size are packed into
         one sequence, the tokens of each merged block next to each other.
+    norm: name of the norm in front of a layer's MLP.
     """
 
     path: str
     layers: str
     special: int | None
+    norm: str = "norm2"
 
 
 # Keys are the model type of `vision_config`.
 TOWERS: dict[str, Tower] = {
-    "clip_vision_model": Tower("vision_tower.vision_model", "encoder.layers", 1),
-    "siglip_vision_model": Tower("vision_tower.vision_model", "encoder.layers", 0),
+    "clip_vision_model": Tower("vision_tower.vision_model", "encoder.layers", 1, "layer_norm2"),
+    "siglip_vision_model": Tower("vision_tower.vision_model", "encoder.layers", 0, "layer_norm2"),
     "internvl_vision": Tower("vision_tower", "encoder.layer", 1),
     "qwen2_vl_vision": Tower("visual", "blocks", None),
     "qwen2_5_vl_vision": Tower("visual", "blocks", None),
@@ -59,7 +61,7 @@ def tower_of(config: Any) -> Tower:
 
 
 def first_layer(config: Any, stage: EncoderStage) -> int:
-    """Index of the first layer behind the stage.
+    """Index of the layer in which the stage selects.
 
     Raises:
         OTPruneError: there is none whose output the model reads.
