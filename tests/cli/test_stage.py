@@ -76,7 +76,7 @@ def test_ask_reports_what_the_encoder_kept(run, photo):
     result = run("ask", photo, QUESTION, *QUICK, "--encoder-keep", "30", "--encoder-after", "0.5")
     assert (result.status, result.err) == (0, "")
     words = " ".join(result.out.split())
-    assert "encoder 144 -> 30 tokens after layer 2 of 5" in words
+    assert "encoder 144 -> 30 tokens in layer 3 of 5" in words
     assert "and inside the encoder" in words
     assert "encoder keep=30, after=0.5" in words
     assert widest(result.out, photo) <= 80
@@ -134,7 +134,7 @@ def test_select_keeps_what_ask_keeps(in_json, run, photo):
     del asked["encoder"]["selector_seconds"], image["encoder"]["selector_seconds"]
     assert image["encoder"] == asked["encoder"]
     shown = run("select", photo, "--repeats", "1", *stage).out
-    assert "144 -> 50 tokens after layer 3 of 5" in " ".join(shown.split())
+    assert "144 -> 50 tokens in layer 4 of 5" in " ".join(shown.split())
     assert widest(shown, photo) <= 80
 
 
@@ -206,6 +206,6 @@ def test_an_unknown_encoder_is_refused(refused, photo, monkeypatch, command):
 
 def test_the_words_of_the_report():
     one = InEncoder(before=576, after=202, tiles=1, layer=10, layers=24, seconds=0.1)
-    assert str(one) == "576 -> 202 tokens after layer 10 of 24"
+    assert str(one) == "576 -> 202 tokens in layer 11 of 24"
     tiled = InEncoder(before=2880, after=1010, tiles=5, layer=0, layers=24, seconds=0.1)
-    assert str(tiled) == "2880 -> 1010 tokens in 5 tiles before layer 1 of 24"
+    assert str(tiled) == "2880 -> 1010 tokens in 5 tiles in layer 1 of 24"

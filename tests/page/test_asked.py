@@ -49,7 +49,7 @@ def test_a_method_without_certificate_and_a_stage_say_so(loaded, upload, short):
     *_, last = asked.ask(loaded, upload(), QUESTION, Wanted("transport", encoder_keep=0.5))
     assert "would not cover what the encoder dropped" in last.figures
     assert "Inside the encoder: 144 -&gt; 72" not in last.picture.summary
-    assert "Inside the encoder: 144 -> 72 tokens after layer" in last.picture.summary
+    assert "Inside the encoder: 144 -> 72 tokens in layer" in last.picture.summary
 
 
 def refused(loaded, path, question=QUESTION, wanted=None):

@@ -42,8 +42,8 @@ class InEncoder:
 
     def __str__(self) -> str:
         tiles = f" in {self.tiles} tiles" if self.tiles > 1 else ""
-        where = f"after layer {self.layer}" if self.layer else "before layer 1"
-        return f"{self.before} -> {self.after} tokens{tiles} {where} of {self.layers}"
+        where = f"in layer {self.layer + 1} of {self.layers}"
+        return f"{self.before} -> {self.after} tokens{tiles} {where}"
 
 
 @dataclass(frozen=True)

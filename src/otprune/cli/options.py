@@ -199,7 +199,7 @@ EncoderAfter = Annotated[
     str | None,
     typer.Option(
         metavar="SHARE|NUMBER",
-        help="--encoder-keep: so many of the encoder's layers see all tokens; with a point a share "
+        help="--encoder-keep: so many of the encoder's layers come before it; with a point a share "
         "(0.5), without a number (12).",
         show_default="0.6",
         rich_help_panel=WHAT,

@@ -21,21 +21,22 @@ from otprune.selectors.gate import check_cues
 class EncoderStage:
     """Selection inside the vision encoder: later layers work on the kept tokens alone.
 
-    After some layers the tokens of each image are reduced to the kept ones, and only these go
-    through the attention and MLP of the remaining layers. Each kept key has the logarithm of its
-    mass added to its attention logits, its mass being the number of tokens in its cell
-    (proportional attention, Bolya et al., "Token merging: your ViT but faster", ICLR 2023; here
-    tokens are selected, not merged). Special tokens of the encoder (class token, registers) always
-    stay, with mass 1. Between layers every dropped token takes the feature of the kept token that
-    it belongs to, so whatever reads the encoder finds its grid whole.
+    Behind some whole layers the tokens of each image are selected in the next one, between its
+    attention, which is of all tokens, and its MLP. Only the kept ones go through this MLP and the
+    remaining layers. There each kept key has the logarithm of its mass added to its attention
+    logits, its mass being the number of tokens in its cell (proportional attention, Bolya et al.,
+    "Token merging: your ViT but faster", ICLR 2023, which also reduces tokens between attention and
+    MLP; here tokens are selected, not merged). Special tokens of the encoder (class token,
+    registers) always stay, with mass 1. Between layers every dropped token takes the feature of the
+    kept token that it belongs to, so whatever reads the encoder finds its grid whole.
 
     A budget is that of one attention set of the encoder: an image, a tile of a tiled image, or a
     frame of a video. Where the model combines blocks of s x s tokens behind the encoder, blocks are
     kept or dropped as a whole.
 
-    The default method and layer are the cheapest that kept 99% of the embedded model's answers at
-    keep 0.35, and 97% in every kind of question (docs/results/encoder). An earlier selection saves
-    more and loses more. `TransportPrune` follows the encoder's features more closely than
+    With the default method and layer the embedded model keeps 99% of its answers at keep 0.35, and
+    97% in every kind of question (docs/results/encoder). An earlier selection saves more and loses
+    more. `TransportPrune` follows the encoder's features more closely than
     `DPPPrune`, and takes two to three times as long.
 
         stage = otprune.EncoderStage(keep=0.35)
@@ -45,10 +46,10 @@ class EncoderStage:
     Attributes:
         keep: ratio in (0, 1] as a float or number of tokens as an int (of blocks, where tokens are
             combined), for `DPPPrune`. None if `selector` is given.
-        after: number of layers before the selection, as an int, or their share of the encoder's
-            layers in [0, 1), as a float.
-        selector: another method, with its own keep. It sees the hidden states that enter the layer
-            after the selection (the mean of a block). Its keep must not be a rule.
+        after: number of whole layers before the selection, as an int, or their share of the
+            encoder's layers in [0, 1), as a float.
+        selector: another method, with its own keep. It sees the hidden states that the attention of
+            the next layer has added to (the mean of a block). Its keep must not be a rule.
         mass: whether kept keys carry their mass in the remaining layers.
 
     Raises:
@@ -86,10 +87,10 @@ class EncoderStage:
         return DPPPrune(self.keep) if self.selector is None else self.selector  # type: ignore[arg-type]
 
     def layer(self, layers: int) -> int:
-        """Index of the first layer behind the selection, of an encoder with so many layers.
+        """Index of the layer of the selection, in an encoder with so many layers.
 
         Raises:
-            OTPruneError: the encoder has no layer behind the selection.
+            OTPruneError: the encoder has no such layer.
         """
         if isinstance(self.after, Integral):
             first = int(self.after)

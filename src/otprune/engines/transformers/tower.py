@@ -2,11 +2,11 @@
 
 The encoder and its layers are called as ever. During a call with an `EncoderStage` their `forward`
 are replaced by functions that look up the stage of the context, so other threads, and calls without
-a stage, are unaffected; afterwards nothing is left. At the first layer behind the cut the tokens
-are selected. From there on each layer gets the rows of the kept tokens, with masks, positions and
-packed borders to match, and gives back a whole grid: a dropped token takes the feature of the kept
-one that it belongs to. Hidden states, features of inner layers, deepstack levels, mergers and
-projectors therefore need no changes.
+a stage, are unaffected; afterwards nothing is left. The tokens are selected in one layer, between
+its attention and its MLP. From there on this MLP and each layer get the rows of the kept tokens,
+with masks, positions and packed borders to match, and give back a whole grid: a dropped token takes
+the feature of the kept one that it belongs to. Hidden states, features of inner layers, deepstack
+levels, mergers and projectors therefore need no changes.
 
 A mass of n equals n literal copies of the token at its place that see each other. A layer in which
 the mass would be lost raises an error.
@@ -42,7 +42,7 @@ class Staged:
 
     cells: of each set, in the order of the encoder's output; of blocks, if the model combines
         tokens behind the encoder.
-    layer, layers: index of the first layer behind the selection, and number of all layers.
+    layer, layers: index of the layer of the selection, and number of all layers.
     seconds: time of the selection.
     origins: for each image the token of the encoder's output, counted through all sets, that each
         token of the prompt shows, -1 for rows that the model adds; where the model packs tiles into

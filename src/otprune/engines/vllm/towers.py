@@ -38,7 +38,7 @@ class Tower:
 TOWERS: dict[str, Tower] = {
     "clip_vision_model": Tower("vision_tower.vision_model", "encoder.layers", 1, "layer_norm2"),
     "siglip_vision_model": Tower("vision_tower.vision_model", "encoder.layers", 0, "layer_norm2"),
-    "internvl_vision": Tower("vision_tower", "encoder.layer", 1),
+    "internvl_vision": Tower("vision_tower", "encoder.layer", 1, "layernorm_after"),
     "qwen2_vl_vision": Tower("visual", "blocks", None),
     "qwen2_5_vl_vision": Tower("visual", "blocks", None),
     "qwen3_vl_vision": Tower("visual", "blocks", None),
