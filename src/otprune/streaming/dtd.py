@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from otprune.streaming.frames import NONE, Previous, check_frame, check_settings, number
+from otprune.streaming.frames import NONE, Comparing, check_frame, number
 
 
-class DTD:
+class DTD(Comparing):
     """Drops a token that is like the token in the same place of the previous frame.
 
     Differential token drop (TimeChat-Online, ACM MM 2025, arXiv 2504.17343), its "feature" mode
@@ -36,8 +36,8 @@ class DTD:
     needs: ClassVar[frozenset[str]] = NONE
 
     def __init__(self, threshold: float = 0.25) -> None:
+        super().__init__()
         self.threshold = number("threshold", threshold, above=-1.0, most=1.0)
-        self._previous = Previous()
 
     @torch.no_grad()
     def push(self, frame: Any, *, patches: Any = None) -> Tensor:
@@ -47,19 +47,6 @@ class DTD:
         if alike is None:
             return torch.arange(len(tokens), device=tokens.device)
         return (alike <= self.threshold).nonzero().squeeze(1)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that the next frames depend on, as tensors."""
-        return {"settings": self._settings(), **self._previous.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue another selector of the same settings.
-
-        Raises:
-            OTPruneError: the state is of other settings.
-        """
-        check_settings(state, self._settings(), "DTD")
-        self._previous.load_state_dict(state)
 
     def _settings(self) -> Tensor:
         return torch.tensor([self.threshold], dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, Protocol, runtime_checkable
@@ -134,6 +135,30 @@ class Previous:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.rows = state["rows"].clone() if "rows" in state else None
+
+
+class Comparing(ABC):
+    """A selector of frames that depends on its settings and on the frame before."""
+
+    def __init__(self) -> None:
+        self._previous = Previous()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the next frames depend on, as tensors."""
+        return {"settings": self._settings(), **self._previous.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue another selector of the same settings.
+
+        Raises:
+            OTPruneError: the state is of other settings.
+        """
+        check_settings(state, self._settings(), type(self).__name__)
+        self._previous.load_state_dict(state)
+
+    @abstractmethod
+    def _settings(self) -> Tensor:
+        """`(n,)` float64."""
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

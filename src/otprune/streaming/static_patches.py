@@ -7,17 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from otprune.streaming.frames import (
-    PATCHES,
-    Previous,
-    check_frame,
-    check_patches,
-    check_settings,
-    number,
-)
+from otprune.streaming.frames import PATCHES, Comparing, check_frame, check_patches, number
 
 
-class StaticPatches:
+class StaticPatches(Comparing):
     """Keeps the tokens of image patches whose pixels changed since the previous frame.
 
     VLA-Cache (NeurIPS 2025): patches whose raw pixels have a cosine of at least `threshold` to
@@ -44,9 +37,9 @@ class StaticPatches:
     needs: ClassVar[frozenset[str]] = PATCHES
 
     def __init__(self, threshold: float = 0.996, share: float = 150 / 256) -> None:
+        super().__init__()
         self.threshold = number("threshold", threshold, above=-1.0, most=1.0)
         self.share = number("share", share, above=0.0, most=1.0)
-        self._previous = Previous()
 
     @torch.no_grad()
     def push(self, frame: Any, *, patches: Any = None) -> Tensor:
@@ -59,19 +52,6 @@ class StaticPatches:
             order = alike[static].argsort(descending=True, stable=True)
             kept[static[order[: int(self.share * len(tokens))]]] = False
         return kept.nonzero().squeeze(1)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that the next frames depend on, as tensors."""
-        return {"settings": self._settings(), **self._previous.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue another selector of the same settings.
-
-        Raises:
-            OTPruneError: the state is of other settings.
-        """
-        check_settings(state, self._settings(), "StaticPatches")
-        self._previous.load_state_dict(state)
 
     def _settings(self) -> Tensor:
         return torch.tensor([self.threshold, self.share], dtype=torch.float64)
