@@ -178,6 +178,20 @@ def test_kept_indices_ascend_within_a_set(wrong):
             picks.check_kept(Own, indices, 9)
 
 
+@pytest.mark.parametrize("wrong", [-1, 9, 4])
+def test_one_set_of_a_batch_is_wrong(wrong):
+    """On a device the sets of a batch are picked from at once."""
+    order = torch.tensor([[0, 4, 8], [3, 4, wrong], [1, 2, 3]])
+    with pytest.raises(SelectorError, match="Own picked"):
+        picks.check_picks(Own, order, 3, 9, 3)
+
+
+def test_values_that_cannot_be_read_are_not_checked():
+    order = torch.empty(2, 3, dtype=torch.int64, device="meta")
+    assert picks.check_picks(Own, order, 2, 9, 3) is order
+    picks.check_kept(Own, order, 9)
+
+
 @dataclass(frozen=True)
 class Unchecked(Selector):
     """Its own `__post_init__` leaves out that of `Selector`."""

@@ -154,6 +154,15 @@ def test_scope(power, picks):
     assert order(selector, tokens, 4, saliency=saliency * 1e6, encoded=CIRCLE * 1e-20) == picks
 
 
+def test_scope_with_a_large_power():
+    """The power of the largest saliency is 1, whatever the others are."""
+    assert SCOPE(4).saliency_power == 1.0, "as published"
+    saliency = torch.tensor([1e-3, 1.0, 0.5, 0.25])
+    tokens = torch.arange(4.0, 0, -1)[:, None]  # of equal gains the first would be picked
+    picks = order(SCOPE(4, saliency_power=60), tokens, 4, saliency=saliency, encoded=torch.eye(4))
+    assert picks == [1, 2, 3, 0]
+
+
 def circle(*degrees):
     """Features at these angles: the cosine of two is that of the angle between them."""
     angles = torch.tensor(degrees, dtype=torch.float32).deg2rad()
