@@ -15,6 +15,7 @@ from otprune import (
     NormPrune,
     OTPrune,
     Selector,
+    SimplexPrune,
     TokenError,
     TransportPrune,
     WeightError,
@@ -185,6 +186,22 @@ def test_certified_share_of_what_any_max_keep_tokens_are_worth(method, target):
 
 def test_where_nothing_can_be_gained_one_token_is_certain():
     assert len(TransportPrune(Auto(measure="certificate")).select(torch.ones(8, 3))) == 1
+
+
+def test_one_image_may_take_many_times_its_share_of_a_budget():
+    """More than twice, which is what its costs are computed for at first."""
+    sets = [torch.ones(40, 8)] * 7 + [random_tokens(40, 8)]
+    for method in (TransportPrune, SimplexPrune):
+        kept = method(Budget(16)).select_each(sets)
+        assert [len(x) for x in kept] == [1] * 7 + [9]
+
+
+def test_all_that_can_be_had_is_enough():
+    """A target of 1 is reached, not exceeded."""
+    tokens = torch.eye(3).repeat(8, 1)
+    said = TransportPrune(Auto(1.0, "certificate", max_keep=9)).explain(tokens)
+    assert said.indices.tolist() == [0, 1, 2]
+    assert said.reached == 1.0
 
 
 def test_no_certificate_no_rule_by_it():
