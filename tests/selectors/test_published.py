@@ -154,10 +154,14 @@ def test_scope(power, picks):
     assert order(selector, tokens, 4, saliency=saliency * 1e6, encoded=CIRCLE * 1e-20) == picks
 
 
-def test_scope_with_a_large_power():
-    """The power of the largest saliency is 1, whatever the others are."""
-    assert SCOPE(4).saliency_power == 1.0, "as published"
-    saliency = torch.tensor([1e-3, 1.0, 0.5, 0.25])
+def test_scope_has_the_published_power():
+    assert SCOPE(4).saliency_power == 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_scope_with_a_large_power(scale):
+    """The power of the largest saliency is 1, whatever it is itself."""
+    saliency = scale * torch.tensor([1e-3, 1.0, 0.5, 0.25])
     tokens = torch.arange(4.0, 0, -1)[:, None]  # of equal gains the first would be picked
     picks = order(SCOPE(4, saliency_power=60), tokens, 4, saliency=saliency, encoded=torch.eye(4))
     assert picks == [1, 2, 3, 0]
@@ -209,7 +213,8 @@ SALIENT = torch.tensor([0.1, 0.1, 0.7, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
 
 @pytest.mark.parametrize(("k", "dominant"), [(192, 162), (128, 108), (64, 54)])
 def test_visionzip_shares_its_budget_as_published(k, dominant):
-    tokens, saliency = random_tokens(576, 4), torch.rand(576)
+    tokens = random_tokens(576, 4)
+    saliency = torch.randperm(576, generator=torch.Generator().manual_seed(0)).float()  # no ties
     picks = order(VisionZip(k), tokens, k, saliency=saliency, keys=torch.rand(576, 2, 3))
     rest = [i for i in range(576) if i not in saliency.topk(dominant).indices.tolist()]
     assert picks[:dominant] == saliency.topk(dominant).indices.tolist()
