@@ -83,6 +83,16 @@ def test_sets_of_several_sizes_in_one_launch(d):
         assert (row[k:] == -1).all()
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize(("less", "first"), [(4e-7, 0), (3e-6, 1)])
+def test_what_is_tied_does_not_depend_on_the_scale(scale, less, first):
+    """Two tokens in directions of their own, the first a little shorter; ties would go to it."""
+    x = torch.diag(torch.tensor([scale * (1 - less), scale]).sqrt())[None].to(DEVICE)
+    rank = torch.tensor([[0, 1]], device=DEVICE)
+    for way in (triton_kernel, sequential):
+        assert way.greedy(LowRank(x, x), 1, rank, 1.0).tolist() == [[first]]
+
+
 def test_the_selector_keeps_the_same():
     tokens = random_tokens(2, 50, 30)
     kept = OTPrune(9).select(tokens)
