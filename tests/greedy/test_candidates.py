@@ -55,12 +55,17 @@ def test_covering_ends_where_another_token_may_be_better():
     assert covering(near, start.copy(), mass, np.array([0.1, 1, 1]), -np.inf, 3) == [1, 2, 0]
 
 
-@given(seed=st.integers(0, 10_000), outside=st.sampled_from([-np.inf, 1e-3]))
-def test_covering_follows_gains_that_become_small(seed, outside):
-    """Each pick is that of the gains summed up anew, down to a millionth of the first."""
+@given(
+    seed=st.integers(0, 10_000),
+    decades=st.sampled_from([0, 6, 20]),
+    outside=st.sampled_from([-np.inf, 1e-3]),
+)
+def test_covering_follows_gains_that_become_small(seed, decades, outside):
+    """Each pick is that of the gains summed up anew, however little is left of the first ones."""
     rng = np.random.default_rng(seed)
     near = rng.random((30, 8)) ** 8
     mass, paid = rng.random(30), near.max(axis=1)
+    paid[0] = 10.0**decades  # an outlier, to which all are about as near
     places, left = [], paid.copy()
     for _ in range(8):
         gains = (np.maximum(left[:, None] - near, 0) * mass[:, None]).sum(axis=0)

@@ -72,6 +72,16 @@ def test_cover_in_rounds_with_copies_and_nothing(seed, candidates, monkeypatch):
         assert cover_lazy(D, mass, k, rank).equal(cover_sequential.greedy(D, mass, k, rank))
 
 
+@pytest.mark.parametrize("outlier", [1e4, 1e8])
+def test_cover_of_a_few_tokens_and_an_outlier(outlier):
+    """Costs and masses of many scales, so that the last gains are tiny beside the first ones."""
+    points = random_tokens(30, 9).double()
+    points[7] *= outlier
+    D, rank = pairwise(points[None]), torch.arange(30)[None]
+    for mass in (torch.full((1, 30), 1 / 30).double(), torch.logspace(-12, 0, 30)[None].double()):
+        assert cover_lazy(D, mass, 30, rank).equal(cover_sequential.greedy(D, mass, 30, rank))
+
+
 def test_maxmin():
     got = maxmin.greedy(unit_rows(BATCH), K, RANK)
     for b in range(3):

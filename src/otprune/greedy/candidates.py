@@ -21,8 +21,9 @@ Array = NDArray[Any]
 
 # Behind every place in the tie order.
 NOBODY = np.iinfo(np.int64).max
-# Gains of which so little is left are rounding.
-_NOISE = 1e-12
+# Gains are worked out again when the largest is less than this share of what it was. Until then it
+# exceeds the rounding of what was taken off by more than `TOLERANCE`.
+_LEFT = 1e-8
 
 
 def candidates(gains: Array, preference: Array, p: int) -> tuple[Array, float]:
@@ -63,7 +64,7 @@ def covering(
 
     The gain of a candidate is its worth times what the n points would save by it. A pick changes
     gains only through the points that come nearer to a kept token by it, so gains are lowered pick
-    by pick; in float64, so that what is left of them is larger than the rounding.
+    by pick; in float64, and worked out again before what is left of them is mere rounding.
 
     Args:
         near: `(n, c)` float64, distances of points to candidates in tie order.
@@ -75,11 +76,14 @@ def covering(
     """
     least = np.where(worth < 0, worth, 0)
     worth = np.maximum(worth, 0)
-    gains = _saved(paid[:, None] - near, mass) * worth + least
-    noise = _NOISE * np.maximum(gains, 0)
+    gains, exact = least, np.inf
     places: list[int] = []
     while len(places) < most:
         place, top = best_place(gains)
+        if top < _LEFT * exact:
+            gains = _saved(paid[:, None] - near, mass) * worth + least
+            place, top = best_place(gains)
+            exact = top
         if places and not top * (1 - TOLERANCE) > outside:
             break
         places.append(place)
@@ -87,7 +91,7 @@ def covering(
         (nearer,) = np.nonzero(near[:, place] < paid)
         before, after = paid[nearer, None], near[nearer, place][:, None]
         gains -= _saved(before - np.maximum(near[nearer], after), mass[nearer]) * worth
-        gains = np.where(gains > noise, gains, 0) + least
+        gains = np.maximum(gains, 0) + least
         paid[nearer] = after[:, 0]
     return places
 
