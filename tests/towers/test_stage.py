@@ -26,7 +26,7 @@ from otprune import (
     UnsupportedError,
     WeightError,
 )
-from otprune.engines.transformers.tower import staged
+from otprune.engines.transformers.tower import check_stage, staged
 from otprune.engines.transformers.towers import TOWERS as KNOWN
 from otprune.engines.transformers.towers import layers_of
 
@@ -409,6 +409,42 @@ def test_a_layer_that_does_not_call_its_norm_and_mlp_is_refused():
         tower(**inputs)
     with staged(tower, EncoderStage(keep=0.5, after=3)):
         tower(**inputs)
+
+
+def test_a_layer_without_norm_and_mlp_is_refused():
+    tower = build("CLIPVisionModel")
+    tower.encoder.layers[2] = torch.nn.Sequential(tower.encoder.layers[2])
+    with pytest.raises(UnsupportedError, match="is a Sequential without layer_norm2 and mlp"):
+        check_stage(tower, EncoderStage(keep=0.5))
+    with (
+        pytest.raises(UnsupportedError, match="is a Sequential without layer_norm2 and mlp"),
+        staged(tower, EncoderStage(keep=0.5)),
+    ):
+        pass
+    check_stage(tower, EncoderStage(keep=0.5, after=1))
+
+
+@torch.no_grad()
+def test_a_compiled_norm_and_mlp_do_not_compile_the_selection():
+    seen = []
+
+    class Watching(RandomPrune):
+        def cells_each(self, sets, *args, **kwargs):
+            seen.append(torch.compiler.is_compiling())
+            return super().cells_each(sets, *args, **kwargs)
+
+    tower, inputs = build("CLIPVisionModel"), TOWERS["CLIPVisionModel"].inputs()
+    stages = [EncoderStage(selector=Watching(keep), after=2) for keep in (0.3, 0.6)]
+    right = []
+    for stage in stages:
+        with staged(tower, stage):
+            right.append(tower(**inputs).last_hidden_state)
+    tower.encoder.layers[2].layer_norm2.compile(backend="eager")
+    tower.encoder.layers[2].mlp.compile(backend="eager")
+    for stage, expected in zip(stages, right, strict=True):
+        with staged(tower, stage):
+            assert torch.equal(tower(**inputs).last_hidden_state, expected)
+    assert seen == [False] * 4
 
 
 def test_attention_that_would_lose_the_masses_is_refused():

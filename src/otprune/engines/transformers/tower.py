@@ -31,7 +31,7 @@ from otprune.engines.transformers.bias import as_mask
 from otprune.engines.transformers.following import PACK, followed
 from otprune.engines.transformers.packing import packed_origins
 from otprune.engines.transformers.short import shortened
-from otprune.engines.transformers.towers import Tower, layers_of, side_of, tower_of
+from otprune.engines.transformers.towers import Tower, inside_of, layers_of, side_of, tower_of
 from otprune.errors import UnsupportedError
 from otprune.measures.cells import Cells
 
@@ -75,7 +75,7 @@ def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
     first = stage.layer(len(layers))
     side = side_of(getattr(model, "config", None))
     places = {id(layer): i for i, layer in enumerate(layers)}
-    inside = getattr(layers[first], row.norm), getattr(layers[first], row.mlp)
+    inside = inside_of(layers[first], row)
     plan = _Plan(stage, tower, row, side, first, inside, len(layers), places, Decoder(tower))
     with followed(model, tower, [*layers[first:], *inside], plan):
         yield plan.calls
@@ -84,7 +84,8 @@ def staged(model: Any, stage: EncoderStage) -> Iterator[list[Staged]]:
 def check_stage(model: Any, stage: EncoderStage) -> None:
     """Raise what `staged` would raise before any call."""
     tower, row = tower_of(model)
-    stage.layer(len(layers_of(tower, row)))
+    layers = layers_of(tower, row)
+    inside_of(layers[stage.layer(len(layers))], row)
 
 
 @dataclass(eq=False)
@@ -224,6 +225,7 @@ def _call_layer(
     return applied(short.give_back, out)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _call_norm(
     plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -236,6 +238,7 @@ def _call_norm(
     return function(*args, **kwargs)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _call_mlp(
     plan: _Plan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:

@@ -211,6 +211,21 @@ def layers_of(tower: Any, row: Tower) -> list[Any]:
     return list(layers)
 
 
+def inside_of(layer: Any, row: Tower) -> tuple[Any, Any]:
+    """The norm in front of a layer's MLP, and the MLP.
+
+    Raises:
+        UnsupportedError: the layer has none of that name, since other code replaced it.
+    """
+    found = getattr(layer, row.norm, None), getattr(layer, row.mlp, None)
+    if None in found:
+        raise UnsupportedError(
+            f"a layer of the vision encoder is a {type(layer).__name__} without {row.norm} and "
+            f"{row.mlp}, so where to select is not known: prune without encoder="
+        )
+    return found
+
+
 def _outermost(module: Any) -> Iterator[Any]:
     """Modules of known classes, not looking inside them."""
     if type(module).__name__ in TOWERS:
