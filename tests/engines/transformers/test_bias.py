@@ -81,6 +81,14 @@ def test_hidden_keys_stay_hidden_in_half_precision(dtype: torch.dtype) -> None:
             assert torch.equal(made.float().softmax(-1)[0, 0], torch.eye(2))
 
 
+def test_a_mask_over_other_keys_is_refused() -> None:
+    """As one over all tokens in a layer that keeps those of a sliding window."""
+    bias, query = torch.zeros(1, 3), torch.zeros(1, 1, 2, 8)
+    for mask in (torch.ones(1, 1, 2, 4).bool(), torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 2)):
+        with pytest.raises(UnsupportedError, match=f"3 keys under a mask of {mask.shape[-1]} col"):
+            as_mask(mask, bias, query, causal=True)
+
+
 LEAST = torch.finfo(torch.float32).min
 
 

@@ -148,6 +148,16 @@ def test_a_mask_over_the_slots_of_a_static_cache_is_left_as_it_is(build):
     torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE)
 
 
+@torch.no_grad()
+def test_a_mask_of_all_columns_is_refused_where_layers_keep_a_window(build):
+    model, inputs = build("gemma3"), FAMILIES["gemma3"].inputs(images=(1,))
+    mask = four_dimensional(torch.ones(1, inputs["input_ids"].shape[1] + 3), 3, torch.float32)
+    with prune(model, SELECTOR, mass="token"):
+        cache = model(**inputs).past_key_values
+        with pytest.raises(UnsupportedError, match="keys under a mask of"):
+            model(input_ids=NEW, attention_mask=mask, past_key_values=cache)
+
+
 @pytest.mark.parametrize("low", [float("-inf"), torch.finfo(torch.float32).min])
 @pytest.mark.parametrize("mass", ["none", "token"])
 def test_gradients_of_a_step_with_padding_that_sees_nothing(build, mass, low):

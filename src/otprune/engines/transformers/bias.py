@@ -72,7 +72,8 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
         `(B, 1 or heads, q, keys)`.
 
     Raises:
-        UnsupportedError: causal without a mask, and queries and keys differ in number.
+        UnsupportedError: the mask has another number of columns than there are keys, or it is
+            causal without a mask, and queries and keys differ in number.
     """
     q, keys = query.shape[-2], bias.shape[-1]
     added = (bias[:, None, None] if bias.ndim == 2 else bias[:, None]).to(query.dtype)
@@ -85,7 +86,13 @@ def as_mask(mask: Tensor | None, bias: Tensor, query: Tensor, causal: bool) -> T
         mask = torch.ones(q, keys, dtype=torch.bool, device=query.device).tril()[None, None]
     if mask is None:
         return added.expand(-1, -1, q, -1)
-    mask, least = mask[..., :keys], torch.finfo(query.dtype).min
+    if mask.shape[-1] != keys:
+        raise UnsupportedError(
+            f"mass: a layer attends to {keys} keys under a mask of {mask.shape[-1]} columns, as a "
+            "sliding window does, and which belong together is not known: give attention_mask with "
+            "two dimensions, or leave it out"
+        )
+    least = torch.finfo(query.dtype).min
     if mask.dtype == torch.bool:
         return torch.where(mask | ~mask.any(dim=-1, keepdim=True), added, least)
     mask = mask.to(query.dtype).clamp(min=least)
