@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import otprune
+from otprune_bench.figures.plots import LOOKS
 from otprune_bench.runs.report import figure, table, write_report
 
 
@@ -59,3 +60,8 @@ def test_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
         figure(tmp_path, "plot"),
     ):
         pass
+
+
+def test_no_two_methods_look_alike():
+    colors = [look["color"] for look in LOOKS.values()]
+    assert len(set(colors)) == len(colors) > 8

@@ -19,7 +19,10 @@ from otprune_bench.runs.json_values import json_value
 RESULTS, REPORT = "results.json", "report.md"
 
 # Okabe and Ito: distinguishable with any kind of colour vision, and in print.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+    *("#56B4E9", "#000000", "#8C8C8C", "#882255", "#999933"),
+)
 
 
 def write_report(
