@@ -15,9 +15,8 @@ from otprune.engines.common.question import end_ids, special_ids
 from otprune.engines.transformers.encoded import encode_call
 from otprune.engines.transformers.question import questions
 from otprune.engines.vllm.question import questions as before_writing
-from tests.families.base import IMAGE, VISION_END, VISION_START, images_in
-from tests.families.mistral import END
-from tests.families.tiles import FAKE, OVERVIEW
+from tests.families.base import BOS, IMAGE, VISION_END, VISION_START, images_in
+from tests.families.tiles import LINE_END
 from tests.families.tiny import FAMILIES
 
 NAMES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm")
@@ -47,19 +46,14 @@ class Listener(Selector):
 
 
 def text_behind(model, inputs):
-    """For each image of one-turn prompts, the text tokens behind it, embedded."""
-    special = {IMAGE, model.config.image_token_id, getattr(model.config, "video_token_id", None)}
-    for name, value in model.config.to_dict().items():
-        if name.endswith(("token_id", "token_index")):
-            special.add(value)
-    special |= {VISION_START, VISION_END, FAKE, OVERVIEW, END}  # not all configs name them
-    special |= {model.generation_config.bos_token_id, model.generation_config.eos_token_id}
+    """For each image of one-turn prompts, the text tokens behind it, embedded.
+
+    Placeholders, and marks beside and between them, have ids from `LINE_END` on.
+    """
     found = []
     for image in images_in(inputs["input_ids"]):
-        last = int(image.columns[-1])
-        ids, mask = inputs["input_ids"][image.row], inputs["attention_mask"][image.row]
-        text = [int(x) for x in ids[last + 1 :][mask[last + 1 :].bool()] if int(x) not in special]
-        found.append(model.get_input_embeddings()(torch.tensor(text, dtype=torch.long)))
+        ids = inputs["input_ids"][image.row, image.columns[-1] + 1 :]
+        found.append(model.get_input_embeddings()(ids[(ids > BOS) & (ids < LINE_END)]))
     return found
 
 

@@ -72,17 +72,24 @@ def _text_behind(model: Any, call: Encoded, place: int) -> Tensor:
 
     What has a label is an answer, no question, unless all of the text has one.
     """
-    row, first, column = call.ends[place]
-    ids, mask = call.ids[row], call.mask[row].bool()
+    row, _, column = call.ends[place]
+    ids, mask = _without_marks(model, call, row), call.mask[row].bool()
     known = mask[column + 1 :] & _asked(call, row)[column + 1 :]
     ahead: list[int] = ids[: column + 1][mask[: column + 1]].tolist()
     behind: list[int] = ids[column + 1 :][known].tolist()
     configs = _configs(model)
-    before, after = family(model.config).marks
-    marks = [*ids[max(first - before, 0) : first], *ids[column + 1 : column + 1 + after]]
-    special = special_ids(configs) | {int(token) for token in marks}
-    found = text_behind(ahead, behind, end_ids(configs), special)
+    found = text_behind(ahead, behind, end_ids(configs), special_ids(configs))
     return torch.tensor(found, dtype=torch.int64)
+
+
+def _without_marks(model: Any, call: Encoded, row: int) -> Tensor:
+    """Ids of one prompt `(S,)`, with placeholders for all that a processor writes with an image."""
+    before, after = family(model.config).marks
+    ids = call.ids[row].clone()
+    for where, first, last in call.ends:
+        if where == row:
+            ids[max(first - before, 0) : last + 1 + after] = ids[last].clone()
+    return ids
 
 
 def _asked(call: Encoded, row: int) -> Tensor:
