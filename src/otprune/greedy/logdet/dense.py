@@ -18,7 +18,8 @@ Array = NDArray[Any]
 
 # Up to so many tokens of a set this takes no longer than speculation.
 MOST = 1024
-# Where at most one token in so many is kept, rows of the matrix are formed on demand, some at once.
+# Where at most one token in so many is kept, rows are formed on demand, some at once, if the factor
+# is square, as OTPrune's: narrow ones make the whole matrix cheap, wide ones are slow to read again.
 _FEW, _AT_ONCE = 8, 16
 # The covariance of a token with all, given its place and the current gains of all.
 Rows = Callable[[int, Array], Array]
@@ -94,7 +95,9 @@ def of_set(
     ours = left.index_select(0, preferred)
     theirs = ours if left is right else right.index_select(0, preferred)
     gains = as_array(diagonal.index_select(0, preferred).clamp_(min=0))
-    covariance = _OnDemand(ours, theirs) if k * _FEW <= len(ours) else _whole(ours, theirs, gains)
+    m, r = theirs.shape
+    on_demand = k * _FEW <= m and r == m
+    covariance = _OnDemand(ours, theirs) if on_demand else _whole(ours, theirs, gains)
     places, _, _ = greedy(gains, covariance, shift, k)
     return preferred.index_select(0, torch.from_numpy(places))
 
