@@ -19,7 +19,7 @@ Array = NDArray[Any]
 # Up to so many tokens of a set this takes no longer than speculation.
 MOST = 1024
 # Where at most one token in so many is kept, rows are formed on demand, some at once, if the factor
-# is square, as OTPrune's: narrow ones make the whole matrix cheap, wide ones are slow to read again.
+# is square, as OTPrune's: of narrow ones the whole matrix is cheap, wide ones are slow to read.
 _FEW, _AT_ONCE = 8, 16
 # The covariance of a token with all, given its place and the current gains of all.
 Rows = Callable[[int, Array], Array]
