@@ -12,8 +12,7 @@ from otprune_bench.runs.report import COLORS
 
 MARKERS = "osD^vP<>X"
 LOOKS: dict[str, dict[str, Any]] = {
-    name: {"color": COLORS[i], "marker": MARKERS[i % len(MARKERS)]}
-    for i, name in enumerate(NAMES)
+    name: {"color": COLORS[i], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(NAMES)
 }
 LOOKS[RANDOM] = {"color": "#555555", "marker": "X", "linestyle": "--"}
 
