@@ -46,19 +46,21 @@ def test_a_pick_of_low_gain_is_formed_with_those_of_the_largest(products):
         for j in [99, *range(dense._AT_ONCE - 1)]:
             rows(j, gains)
         assert len(products) == 1
-        rows(dense._AT_ONCE - 1, gains)
-    assert len(products) == 2
+        for j in range(dense._AT_ONCE - 1, 2 * dense._AT_ONCE - 1):
+            rows(j, gains)
+    assert len(products) == 2  # nothing is formed twice
 
 
 @pytest.mark.parametrize("k", [dense.MOST // dense._FEW, dense.MOST // dense._FEW + 1])
-def test_rows_outside_the_first_product_are_picked(k):
-    """Some tokens are much longer than others, and not all of those are picked first."""
+def test_rows_outside_the_first_product_are_picked(k, products):
+    """On demand and beforehand; of the longest tokens not all are picked first."""
     x = random_tokens(dense.MOST, dense.MOST).double()
     x *= torch.linspace(1, 2, len(x), dtype=x.dtype).unsqueeze(-1)
     order = torch.arange(len(x))[None]
     K = LowRank(x[None], x[None])
     got = logdet.greedy(K, k, order, 1e-3)
     assert got.equal(sequential.greedy(K, k, order, 1e-3))
+    assert (set(products) == {dense._AT_ONCE}) == (k * dense._FEW <= dense.MOST)
     largest = K.diagonal()[0].topk(dense._AT_ONCE).indices
     assert len(set(got[0].tolist()) - set(largest.tolist())) > 100
 

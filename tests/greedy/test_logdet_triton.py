@@ -17,6 +17,7 @@ from otprune.greedy import logdet as search
 from otprune.greedy import ties
 from otprune.greedy.logdet import sequential
 from otprune.measures.logdet import kernel_norms
+from otprune.numerics import threads
 from otprune.numerics.lowrank import LowRank
 from tests.greedy.operations import Operations
 from tests.random_tokens import random_tokens
@@ -99,6 +100,22 @@ def test_the_selector_keeps_the_same():
     assert OTPrune(9, backend="triton").select(tokens.to(DEVICE)).cpu().equal(kept)
     with pytest.raises(OTPruneError, match='expected "torch" or "triton"'):
         OTPrune(9, backend="cuda")
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="sets of a batch go to a GPU together")
+def test_one_thread_at_a_time_in_the_interpreter(monkeypatch):
+    """It replaces functions of Triton while it runs, and a batch on a CPU has threads."""
+    locked, plain = [], triton_kernel._greedy
+
+    class Watched:
+        def __getitem__(self, grid):
+            locked.append(threads._turn().locked())
+            return plain[grid]
+
+    monkeypatch.setattr(triton_kernel, "_greedy", Watched())
+    tokens = random_tokens(3, 30, 12)
+    assert OTPrune(5, backend="triton").select(tokens).equal(OTPrune(5).select(tokens))
+    assert locked == [True] * 3
 
 
 def test_operations_do_not_grow_with_the_picks():

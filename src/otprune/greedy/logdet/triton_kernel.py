@@ -14,11 +14,14 @@ none is read before the next pick.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from otprune.errors import MissingDependencyError, UnsupportedError
 from otprune.greedy.ties import TOLERANCE
+from otprune.numerics import threads
 from otprune.numerics.lowrank import LowRank
 
 try:
@@ -128,8 +131,10 @@ def greedy(
         )
     tokens = triton.next_power_of_2(m)
     order = tie_order.new_full((batch, k), -1)
-    # Triton launches on the current device, whichever the tensors are on.
-    with torch.cuda.device_of(tie_order):
+    # Triton launches on the current device, whichever the tensors are on. Its interpreter replaces
+    # functions of Triton during a launch, so that two threads would disturb each other.
+    alone = nullcontext() if tie_order.is_cuda else threads.turn()
+    with torch.cuda.device_of(tie_order), alone:
         _greedy[(batch,)](
             M.left.contiguous(),
             M.right.mT.contiguous(),
