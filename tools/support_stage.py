@@ -15,7 +15,7 @@ encoder of a whole model and that the rest of the model goes on as ever. Of each
 - the features of an image depend on the stage;
 - generate() gives the logits of forward() on the prompt with the answer behind it.
 
-Small models have two layers in their encoder; the selection is between them.
+Small models have two layers in their encoder; the selection is in the second.
 """
 
 from __future__ import annotations
