@@ -7,7 +7,7 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image, features, ImageFile
+from PIL import Image, ImageFile, features
 
 from otprune import OTPruneError
 from otprune.asking import images
